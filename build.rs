@@ -1,0 +1,3 @@
+//! Generates the wire types from `proto/`.
+
+fn main() {}

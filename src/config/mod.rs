@@ -1,0 +1,1 @@
+//! The daemon's settings as written, checked into runtime types.

@@ -1,0 +1,1 @@
+//! Decision, Permit, Denial: the only place that can make a permit.

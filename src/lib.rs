@@ -1,0 +1,16 @@
+//! crivet vets what the CRI is asked to run. See ARCHITECTURE.md for where things live.
+
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod cri;
+pub mod decision;
+pub mod image;
+pub mod limits;
+pub mod metrics;
+pub mod policy;
+pub mod proofs;
+pub mod registry;
+pub mod relay;
+pub mod verify;
+pub mod vetter;

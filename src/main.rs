@@ -1,0 +1,2 @@
+//! The crivet binary: arguments, configuration, build, run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The `crivet_` metrics and their exposition.

@@ -1,0 +1,1 @@
+//! Policies as written, compiled to one inner form; who must have signed what. No I/O.

@@ -1,0 +1,1 @@
+//! A thin OCI distribution client with a cap on everything.

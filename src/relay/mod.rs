@@ -1,0 +1,1 @@
+//! The relay: listener, upstream, passthrough, intercept, and the vetter's keeper.

@@ -1,0 +1,1 @@
+//! The other process: its socket, its workers, the order of work.
