@@ -163,6 +163,11 @@ pub fn classify(path: &str) -> Class {
     if only_reads(name) { Class::UnknownRead(service) } else { Class::UnknownWrite(service) }
 }
 
+/// Whether a path's answer is a stream of messages, going by the CRI's own naming.
+pub fn is_server_stream(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with("Stream") || name == "GetContainerEvents")
+}
+
 fn only_reads(name: &str) -> bool {
     // "Getaway" is not "Get" + "Away": the word must end where the next begins.
     let begins = |word: &str| {
