@@ -12,5 +12,6 @@ pub mod policy;
 pub mod proofs;
 pub mod registry;
 pub mod relay;
+pub mod users;
 pub mod verify;
 pub mod vetter;

@@ -70,3 +70,6 @@ pub const INDEX_MANIFESTS: usize = 512;
 /// Most child manifests of one index fetched in search of an image ID. Those of the node's platform come first,
 /// so that more than one or two is already unusual.
 pub const WALK_CHILDREN: usize = 32;
+
+/// Bytes read of /etc/passwd.
+pub const PASSWD_BYTES: usize = 4 * 1024 * 1024;

@@ -1,2 +1,9 @@
-//! The crivet binary: arguments, configuration, build, run.
-fn main() {}
+//! The crivet binary: arguments, and the command they name.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    crivet::cli::run(crivet::cli::Arguments::parse())
+}

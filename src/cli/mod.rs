@@ -1,1 +1,51 @@
 //! The commands, one file each.
+
+pub mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Where the configuration is unless `--config` says otherwise.
+const CONFIG: &str = "/etc/crivet/config.yaml";
+
+/// Vets what the CRI is asked to run.
+#[derive(Parser)]
+#[command(name = "crivet", version, about, propagate_version = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stand between the kubelet and the runtime
+    ///
+    /// Exit code 0: stopped in order. 78: the configuration names no usable listen and runtimeEndpoint.
+    Serve {
+        /// The daemon's configuration
+        #[arg(long, default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// The other process of `serve`; it is started by the relay
+    #[command(hide = true)]
+    Vetter,
+}
+
+/// Runs a command.
+pub fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Serve { config } => serve::serve(&config),
+        Command::Vetter => crate::vetter::run(),
+    }
+}
+
+/// Logs to standard error, the journal's under systemd: `RUST_LOG` filters, `info` by default.
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second call in one process changes nothing.
+    let _ = log.without_time().with_target(false).try_init();
+}

@@ -44,6 +44,7 @@ pub struct Vetter {
     shared: Arc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
     outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
     living: watch::Sender<bool>,
@@ -68,12 +69,7 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps a vetter running until the returned handle and all its clones are gone.
     pub fn start(self) -> Vetter {
-        let shared = Arc::new(Shared {
-            outgoing: Mutex::default(),
-            living: watch::Sender::new(false),
-            waiting: Mutex::default(),
-            next: AtomicU64::new(1),
-        });
+        let shared = Arc::<Shared>::default();
         let vetter = Vetter { shared: Arc::clone(&shared) };
         tokio::spawn(self.keep(shared));
         vetter
@@ -268,6 +264,11 @@ impl Shared {
 }
 
 impl Vetter {
+    /// No vetter, ever: the configuration is not known.
+    pub fn none() -> Vetter {
+        Vetter { shared: Arc::default() }
+    }
+
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()

@@ -1,0 +1,211 @@
+//! `crivet serve`: the relay process.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{self, Loaded, LoadError, Mode, ProxyConfiguration, Settings, Source};
+use crate::cri::runtime::RuntimeClient;
+use crate::limits;
+use crate::relay::keeper::{Keeper, Vetter};
+use crate::relay::permits::Permits;
+use crate::relay::stats::Stats;
+use crate::relay::upstream::Endpoints;
+use crate::relay::{Live, Members, Relay, Stance, listener, serve as accept};
+use crate::users;
+use crate::vetter::wire::Configure;
+
+/// sysexits.h EX_CONFIG.
+const EX_CONFIG: u8 = 78;
+/// sysexits.h EX_OSERR.
+const EX_OSERR: u8 = 71;
+
+/// Serves until SIGTERM or SIGINT.
+pub fn serve(config: &Path) -> ExitCode {
+    super::log_to_stderr();
+    let loaded = match config::load(config) {
+        Ok(loaded) => loaded,
+        Err(error) => return no_configuration(&error),
+    };
+    // One thread: the relay moves frames, and what takes time happens in the vetter.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::from(EX_OSERR);
+        }
+    };
+    let code = runtime.block_on(relay(config.to_owned(), loaded));
+    // Calls that are cut off were told; what runs beside is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+fn no_configuration(error: &LoadError) -> ExitCode {
+    tracing::error!(%error, "no usable configuration");
+    ExitCode::from(EX_CONFIG)
+}
+
+async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
+    say(&loaded);
+    let (listen, endpoints, drain, pause, user) = match &loaded.settings {
+        Settings::Whole(c) => (
+            c.listen.path().to_owned(),
+            Endpoints::new(c.runtime_endpoint.path().to_owned(), c.image_endpoint.path().to_owned()),
+            c.drain_timeout,
+            c.pause_image.as_ref().map(ToString::to_string),
+            c.vetter_user.clone(),
+        ),
+        Settings::Salvaged(s) => (
+            s.listen.path().to_owned(),
+            Endpoints::new(s.runtime_endpoint.path().to_owned(), s.image_endpoint.path().to_owned()),
+            Duration::from_secs(5),
+            None,
+            None,
+        ),
+    };
+    let listener = match listener::listener(&listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(socket = %listen.display(), %error, "cannot listen");
+            return ExitCode::from(EX_OSERR);
+        }
+    };
+    let (live, live_now) = watch::channel(live(&loaded));
+    let (configure, configure_now) = watch::channel(configure(&loaded));
+    let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
+    let (permits, stats) = (Arc::<Permits>::default(), Arc::<Stats>::default());
+    let vetter = match &loaded.settings {
+        Settings::Whole(_) => Keeper {
+            user: user.as_deref().and_then(vetter_user),
+            configure: configure_now,
+            runtime: runtime.clone(),
+            permits: Arc::clone(&permits),
+            stats: Arc::clone(&stats),
+        }
+        .start(),
+        // Without a configuration there is nothing to vet by; the stance says so to whoever calls.
+        Settings::Salvaged(_) => Vetter::none(),
+    };
+    tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
+    let relay = Relay::new(Members { live: live_now, endpoints, runtime, vetter, permits, stats, pause_image: pause });
+    tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits)));
+    tokio::spawn(watchdog());
+    notify(&[NotifyState::Ready]);
+    tracing::info!("serving");
+    accept::serve(relay, listener, stopped(), drain).await;
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
+}
+
+fn say(loaded: &Loaded) {
+    if let Some(error) = &loaded.error {
+        match loaded.source {
+            Source::Given => {}
+            Source::LastGood => tracing::error!(%error, "the configuration is bad; using the last good one"),
+            Source::Salvaged => tracing::error!(%error, "the configuration is bad and none was kept; relaying without vetting"),
+        }
+    }
+    if let Err(error) = config::keep_last_good(loaded) {
+        tracing::error!(%error, "the configuration cannot be kept for a start with a bad one");
+    }
+}
+
+fn live(loaded: &Loaded) -> Live {
+    match &loaded.settings {
+        Settings::Whole(whole) => of_whole(whole),
+        Settings::Salvaged(salvage) => Live {
+            stance: match salvage.mode {
+                Some(Mode::Audit) => Stance::Audit,
+                Some(Mode::Enforce) | None => Stance::Unknown(format!(
+                    "crivet's configuration is bad: {}; mend it and reload crivet",
+                    loaded.error.as_deref().unwrap_or("unknown error")
+                )),
+            },
+            vetting_timeout: Duration::ZERO,
+        },
+    }
+}
+
+fn of_whole(whole: &ProxyConfiguration) -> Live {
+    Live {
+        stance: match whole.mode {
+            Mode::Audit => Stance::Audit,
+            Mode::Enforce => Stance::Enforce,
+        },
+        vetting_timeout: whole.vetting.timeout,
+    }
+}
+
+fn configure(loaded: &Loaded) -> Configure {
+    Configure { settings: loaded.text().to_owned() }
+}
+
+fn vetter_user(name: &str) -> Option<(u32, u32)> {
+    match users::find(name) {
+        Ok(ids) => Some(ids),
+        Err(error) => {
+            // Running it unprivileged is the second wall, not the first: a node without vetting is worse.
+            tracing::error!(%error, "the vetter runs as the relay's own user");
+            None
+        }
+    }
+}
+
+/// Takes over the configuration anew at SIGHUP: mode, unmatched and everything that is the vetter's. A bad one
+/// changes nothing.
+async fn reload(path: PathBuf, live: watch::Sender<Live>, configure_: watch::Sender<Configure>, permits: Arc<Permits>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+        match config::load(&path) {
+            Ok(loaded) => match (&loaded.settings, loaded.source) {
+                (Settings::Whole(whole), Source::Given) => {
+                    say(&loaded);
+                    permits.void();
+                    live.send_replace(of_whole(whole));
+                    configure_.send_replace(configure(&loaded));
+                    tracing::info!("reloaded");
+                }
+                _ => tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed"),
+            },
+            Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+}
+
+async fn stopped() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Never: then only SIGKILL ends it.
+        _ => std::future::pending::<()>().await,
+    }
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Tells systemd's watchdog that this thread still turns.
+async fn watchdog() {
+    let Some(every) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(every / 3);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}
