@@ -14,3 +14,4 @@ pub mod registry;
 pub mod relay;
 pub mod verify;
 pub mod vetter;
+pub mod yaml;

@@ -23,3 +23,12 @@ pub const INDEX_MANIFESTS: usize = 512;
 /// Most child manifests of one index fetched in search of an image ID. Those of the node's platform come first,
 /// so that more than one or two is already unusual.
 pub const WALK_CHILDREN: usize = 32;
+
+/// Largest daemon configuration read, bytes.
+pub const CONFIGURATION_BYTES: usize = 256 * 1024;
+
+/// Most bytes of policies in one set, all files together: ten thousand policies with their keys are some 8 MiB.
+pub const POLICY_SET_BYTES: usize = 32 * 1024 * 1024;
+
+/// Most files in a policy folder, those that are no policies included.
+pub const POLICY_FILES: usize = 20_000;
