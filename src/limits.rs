@@ -4,6 +4,53 @@
 /// digest fit several times over; a reference of 1 MiB is an attack.
 pub const REFERENCE_BYTES: usize = 4 * 1024;
 
+/// Largest CRI message read, bytes. Kubelet and containerd agree on 16 MiB.
+pub const RUNTIME_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest a call of crivet's own to the runtime may take, seconds. A pull of the pause image excepted.
+pub const RUNTIME_CALL_SECONDS: u64 = 20;
+
+/// Most characters of somebody else's words that are quoted in a message of crivet's.
+pub const QUOTED_CHARS: usize = 300;
+
+/// Largest frame between relay and vetter, bytes: a manifest or config of 4 MiB with room for its wrapping.
+pub const LINK_FRAME_BYTES: usize = 6 * 1024 * 1024;
+
+/// Largest vetted call that is read, bytes: what the runtimes receive, and the gRPC prefix.
+pub const VETTED_CALL_BYTES: usize = RUNTIME_MESSAGE_BYTES + 5;
+
+/// Bytes of vetted calls held at once, all calls together; four of the largest.
+pub const VETTED_CALLS_BYTES: usize = 4 * VETTED_CALL_BYTES;
+
+/// Longest a vetted call's bytes may take to arrive, seconds. A kubelet sends them at once.
+pub const VETTED_CALL_SECONDS: u64 = 20;
+
+/// Bytes of a call kept so that it can be sent again if the runtime never saw it.
+pub const REPLAYED_CALL_BYTES: usize = 64 * 1024;
+
+/// Largest answer to a vetted call that is read, bytes: an ID or an image reference.
+pub const VETTED_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Client connections at once. A kubelet has two, and tools come one by one.
+pub const CONNECTIONS: usize = 512;
+
+/// Questions to the vetter at once, the calls of a node that restarts with 500 pods among them.
+pub const QUESTIONS: usize = 4096;
+
+/// Calls in audit mode that wait for their vetting beside; more are counted and not vetted.
+pub const BESIDE_CALLS: usize = 1024;
+
+/// Permits the relay holds. A node runs some hundred pods.
+pub const PERMITS: usize = 10_000;
+
+/// Questions of the vetter to the runtime that are under way at once.
+pub const RUNTIME_QUESTIONS: usize = 16;
+
+/// Memory the vetter may use, bytes. It reads hostile input; the relay must not be what the kernel kills for it.
+pub const VETTER_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Seconds without a sign of life after which the vetter is killed and started anew.
+pub const VETTER_SILENCE_SECONDS: u64 = 15;
 /// Largest manifest or index read, bytes: what registries themselves accept (distribution, `MaxManifestBodySize`).
 pub const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 

@@ -1,1 +1,206 @@
 //! The relay: listener, upstream, passthrough, intercept, and the vetter's keeper.
+//!
+//! A request's way: [`serve`] accepts its connection, [`Relay::call`] finds its class in the method table, and
+//! it is relayed undecoded, vetted first ([`intercept`]) or vetted beside ([`beside`]).
+
+pub mod beside;
+pub mod body;
+pub mod http2;
+pub mod intercept;
+pub mod keeper;
+pub mod listener;
+pub mod look;
+pub mod pause;
+pub mod permits;
+pub mod serve;
+pub mod stats;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::request::Parts;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::body::{Passing, Relayed, ResponseBody};
+use self::keeper::Vetter;
+use self::pause::PauseImage;
+use self::permits::Permits;
+use self::stats::Stats;
+use self::upstream::{Endpoints, Upstream};
+use crate::cri::methods::{Class, Service, classify, is_server_stream};
+use crate::cri::reply::Reply;
+use crate::cri::runtime::RuntimeClient;
+use crate::limits;
+
+/// What is done about vetted calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// Nothing is refused, delayed or made to fail; vetting happens beside.
+    Audit,
+    /// Nothing vetted passes without a permit.
+    Enforce,
+    /// The configuration does not say: vetted calls are undecided, for this reason.
+    Unknown(String),
+}
+
+/// The settings that change while the relay runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// The mode in force.
+    pub stance: Stance,
+    /// Longest a call's vetting may take.
+    pub vetting_timeout: Duration,
+}
+
+/// The relay's state, shared by all its connections.
+pub struct Relay {
+    /// Settings in force.
+    pub live: watch::Receiver<Live>,
+    /// The runtime's sockets.
+    pub endpoints: Endpoints,
+    /// For crivet's own calls.
+    pub runtime: RuntimeClient,
+    /// Who decides.
+    pub vetter: Vetter,
+    /// Permits held.
+    pub permits: Arc<Permits>,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// The pod sandboxes' image.
+    pub pause: PauseImage,
+    /// Cancelled at shutdown, first: server streams end.
+    pub stop_streams: CancellationToken,
+    /// Cancelled at shutdown, after the drain: calls end as Unavailable.
+    pub stop_calls: CancellationToken,
+    held_bytes: Arc<Semaphore>,
+    beside: Arc<Semaphore>,
+}
+
+/// What a relay is made of.
+pub struct Members {
+    /// See [`Relay::live`].
+    pub live: watch::Receiver<Live>,
+    /// See [`Relay::endpoints`].
+    pub endpoints: Endpoints,
+    /// See [`Relay::runtime`].
+    pub runtime: RuntimeClient,
+    /// See [`Relay::vetter`].
+    pub vetter: Vetter,
+    /// See [`Relay::permits`].
+    pub permits: Arc<Permits>,
+    /// See [`Relay::stats`].
+    pub stats: Arc<Stats>,
+    /// The setting `pauseImage`.
+    pub pause_image: Option<String>,
+}
+
+impl Relay {
+    /// A relay of these parts.
+    pub fn new(parts: Members) -> Arc<Relay> {
+        Arc::new(Relay {
+            live: parts.live,
+            endpoints: parts.endpoints,
+            runtime: parts.runtime,
+            vetter: parts.vetter,
+            permits: parts.permits,
+            stats: parts.stats,
+            pause: PauseImage::new(parts.pause_image),
+            stop_streams: CancellationToken::new(),
+            stop_calls: CancellationToken::new(),
+            held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
+            beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
+        })
+    }
+
+    /// One call, from its headers to its answer.
+    pub async fn call(
+        self: Arc<Relay>,
+        upstream: Arc<Upstream>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let stop = self.stop_calls.clone();
+        tokio::select! {
+            biased;
+            response = self.route(&upstream, request) => response,
+            () = stop.cancelled() => {
+                Reply::unavailable("crivet is shutting down; call again".to_owned()).into_response()
+            }
+        }
+    }
+
+    async fn route(
+        self: Arc<Relay>,
+        upstream: &Upstream,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let class = classify(path);
+        self.stats.called(class, SystemTime::now());
+        let stance = self.live.borrow().stance.clone();
+        match (class, stance) {
+            (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
+                passthrough(&self, upstream, service, head, body).await
+            }
+            (Class::Vetted(service, vetted), Stance::Audit) => {
+                beside::forward_then_vet(self, upstream, service, vetted, head, body).await
+            }
+            (Class::Vetted(service, vetted), Stance::Enforce) => {
+                intercept::vet_then_forward(&self, upstream, service, vetted, head, body).await
+            }
+            (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Audit) => {
+                tracing::warn!(path, "relayed because nothing is enforced; enforce mode refuses this call");
+                passthrough(&self, upstream, service, head, body).await
+            }
+            (Class::Vetted(..) | Class::RefusedUnlessAllowed(_), Stance::Unknown(why)) => {
+                Reply::undecided(&why).into_response()
+            }
+            (Class::RefusedUnlessAllowed(_), Stance::Enforce) => {
+                let text = format!(
+                    "{path} makes containers that crivet cannot vet; use mode: audit to let it through"
+                );
+                tracing::warn!(path, "refused");
+                Reply::undecided(&text).into_response()
+            }
+            (Class::UnknownWrite(_), Stance::Enforce | Stance::Unknown(_)) => {
+                tracing::warn!(path, "refused: newer than this crivet's method table");
+                let text = format!(
+                    "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
+                );
+                Reply::unimplemented(text).into_response()
+            }
+            (Class::ForeignService, _) => {
+                let path: String = path.chars().take(limits::QUOTED_CHARS).collect();
+                let text =
+                    format!("crivet forwards runtime.v1 only, not {path}; use the runtime's own socket");
+                Reply::unimplemented(text).into_response()
+            }
+        }
+    }
+}
+
+/// Relays a call undecoded.
+async fn passthrough(
+    relay: &Relay,
+    upstream: &Upstream,
+    service: Service,
+    head: Parts,
+    body: Incoming,
+) -> Response<ResponseBody> {
+    let stream = is_server_stream(head.uri.path());
+    let body = Passing::new(body, limits::REPLAYED_CALL_BYTES);
+    let response = upstream.send_passing(service, head, &body).await;
+    body.take();
+    match response {
+        Ok(response) => response.map(|incoming| {
+            let body = Relayed::new(incoming, Arc::clone(upstream.socket(service)));
+            let stop = relay.stop_streams.clone();
+            ResponseBody::Relayed(if stream { body.until(stop.cancelled_owned()) } else { body })
+        }),
+        Err(reply) => reply.into_response(),
+    }
+}

@@ -1,1 +1,3 @@
 //! The other process: its socket, its workers, the order of work.
+
+pub mod wire;

@@ -1,0 +1,211 @@
+//! crivet's own calls to the runtime: what it reads to know an image and a container, and the few things it
+//! does (remove what it did not vouch for, pull the pause image). The kubelet's calls never come through here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status};
+
+use super::containerd::containers::{GetContainerRequest, containers_client::ContainersClient};
+use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
+use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
+use super::v1::image_service_client::ImageServiceClient;
+use super::v1::runtime_service_client::RuntimeServiceClient;
+use super::v1::{self, Image, ImageSpec};
+use crate::limits;
+
+/// Why a question to the runtime has no answer. Deterministic, one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// The runtime has no such thing.
+    #[error("the runtime has no {0}")]
+    NotFound(String),
+    /// The runtime answered with an error, or not at all.
+    #[error("the runtime did not answer {call}: {reason}")]
+    Failed {
+        /// What was asked.
+        call: &'static str,
+        /// The gRPC code's name and the runtime's message, shortened.
+        reason: String,
+    },
+    /// More bytes than crivet reads.
+    #[error("{what} is larger than {cap} bytes ({limit})")]
+    TooLarge {
+        /// What was read.
+        what: String,
+        /// Bytes.
+        cap: usize,
+        /// The limit's name.
+        limit: &'static str,
+    },
+}
+
+/// A client of the runtime's socket(s). Cheap to clone; connects when first used and again after a loss.
+#[derive(Clone, Debug)]
+pub struct RuntimeClient {
+    runtime: Channel,
+    image: Channel,
+}
+
+/// The container's file system as containerd has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// containerd's snapshotter.
+    pub snapshotter: String,
+    /// The chain ID of the layers the container stands on.
+    pub parent: String,
+}
+
+impl RuntimeClient {
+    /// A client of the two endpoints (often one socket). Does not connect yet.
+    pub fn new(runtime_endpoint: &Path, image_endpoint: &Path) -> RuntimeClient {
+        let runtime = channel(runtime_endpoint.to_owned());
+        let image = if image_endpoint == runtime_endpoint {
+            runtime.clone()
+        } else {
+            channel(image_endpoint.to_owned())
+        };
+        RuntimeClient { runtime, image }
+    }
+
+    fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.image.clone()).max_decoding_message_size(limits::RUNTIME_MESSAGE_BYTES)
+    }
+
+    fn pods(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.runtime.clone())
+            .max_decoding_message_size(limits::RUNTIME_MESSAGE_BYTES)
+    }
+
+    /// The runtime's name and version.
+    pub async fn version(&self) -> Result<v1::VersionResponse, RuntimeError> {
+        let request = v1::VersionRequest::default();
+        Ok(self.pods().version(timed(request)).await.map_err(|s| failed("Version", s))?.into_inner())
+    }
+
+    /// The image the runtime has under a name (reference, ID, truncated ID); `None` if it has none.
+    pub async fn image_status(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        let image = ImageSpec { image: name.to_owned(), ..Default::default() };
+        let request = v1::ImageStatusRequest { image: Some(image) };
+        let response =
+            self.images().image_status(timed(request)).await.map_err(|s| failed("ImageStatus", s))?;
+        Ok(response.into_inner().image.filter(|image| !image.id.is_empty()))
+    }
+
+    /// The images the runtime keeps from being collected; the pause image is among them.
+    pub async fn pinned_images(&self) -> Result<Vec<Image>, RuntimeError> {
+        let request = v1::ListImagesRequest::default();
+        let response =
+            self.images().list_images(timed(request)).await.map_err(|s| failed("ListImages", s))?;
+        Ok(response.into_inner().images.into_iter().filter(|image| image.pinned).collect())
+    }
+
+    /// The runtime's own words about itself, by key.
+    pub async fn status_info(&self) -> Result<std::collections::BTreeMap<String, String>, RuntimeError> {
+        let request = v1::StatusRequest { verbose: true };
+        Ok(self.pods().status(timed(request)).await.map_err(|s| failed("Status", s))?.into_inner().info)
+    }
+
+    /// Pulls an image. Only ever the pause image, after it was vetted.
+    pub async fn pull_image(
+        &self,
+        reference: &str,
+        sandbox: Option<v1::PodSandboxConfig>,
+    ) -> Result<(), RuntimeError> {
+        let image = ImageSpec { image: reference.to_owned(), ..Default::default() };
+        let request = v1::PullImageRequest { image: Some(image), auth: None, sandbox_config: sandbox };
+        self.images().pull_image(Request::new(request)).await.map_err(|s| failed("PullImage", s))?;
+        Ok(())
+    }
+
+    /// Removes a container that was made and is not what was vetted.
+    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
+        self.pods().remove_container(timed(request)).await.map_err(|s| failed("RemoveContainer", s))?;
+        Ok(())
+    }
+
+    /// Stops and removes a pod sandbox that was made and is not what was vetted.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let stop = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.pods().stop_pod_sandbox(timed(stop)).await.map_err(|s| failed("StopPodSandbox", s))?;
+        let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.pods().remove_pod_sandbox(timed(remove)).await.map_err(|s| failed("RemovePodSandbox", s))?;
+        Ok(())
+    }
+
+    /// What a container's (or sandbox's) file system stands on, by containerd's containers and snapshots
+    /// services. The snapshot tells the truth where names do not: containerd creates by name.
+    pub async fn container_snapshot(&self, id: &str) -> Result<Snapshot, RuntimeError> {
+        let request = in_k8s(GetContainerRequest { id: id.to_owned() });
+        let response = ContainersClient::new(self.runtime.clone()).get(request).await;
+        let container = response.map_err(|s| failed("containers.Get", s))?.into_inner().container;
+        let container = container.ok_or_else(|| RuntimeError::NotFound(format!("container {id}")))?;
+        let snapshotter = container.snapshotter;
+        let request =
+            in_k8s(StatSnapshotRequest { snapshotter: snapshotter.clone(), key: container.snapshot_key });
+        let response = SnapshotsClient::new(self.runtime.clone()).stat(request).await;
+        let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
+        let info = info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot of container {id}")))?;
+        Ok(Snapshot { snapshotter, parent: info.parent })
+    }
+
+    /// A blob of containerd's content store, unverified: whoever asks must hash it.
+    pub async fn read_content(&self, digest: &str, cap: usize) -> Result<Vec<u8>, RuntimeError> {
+        let request = in_k8s(ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 });
+        let mut client =
+            ContentClient::new(self.image.clone()).max_decoding_message_size(limits::RUNTIME_MESSAGE_BYTES);
+        let response = client.read(request).await.map_err(|s| failed("content.Read", s))?;
+        let mut stream = response.into_inner();
+        let mut content = Vec::new();
+        while let Some(chunk) = stream.message().await.map_err(|s| failed("content.Read", s))? {
+            if content.len().saturating_add(chunk.data.len()) > cap {
+                let what = format!("blob {digest}");
+                return Err(RuntimeError::TooLarge { what, cap, limit: "the caller's cap" });
+            }
+            content.extend_from_slice(&chunk.data);
+        }
+        Ok(content)
+    }
+}
+
+fn channel(socket: PathBuf) -> Channel {
+    // The URI is never resolved; containerd and CRI-O expect the kubelet's `localhost`.
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    }))
+}
+
+/// A request with a deadline, so that a hung runtime does not hang crivet.
+fn timed<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(Duration::from_secs(limits::RUNTIME_CALL_SECONDS));
+    request
+}
+
+/// A request to one of containerd's own services, in the namespace of the CRI.
+fn in_k8s<M>(message: M) -> Request<M> {
+    let mut request = timed(message);
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("k8s.io"));
+    request
+}
+
+fn failed(call: &'static str, status: Status) -> RuntimeError {
+    let mut message: String = status.message().chars().take(limits::QUOTED_CHARS).collect();
+    if status.code() == Code::NotFound {
+        return RuntimeError::NotFound(message);
+    }
+    if status.code() == Code::Unavailable {
+        // The transport's own words vary from call to call.
+        message = "it cannot be reached".to_owned();
+    }
+    RuntimeError::Failed {
+        call,
+        reason: format!("{:?}: {message}", status.code()).escape_debug().to_string(),
+    }
+}

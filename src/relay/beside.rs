@@ -1,0 +1,123 @@
+//! Audit mode: a vetted call is forwarded as it comes, and vetted beside. Nothing here can fail or delay it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::Response;
+use http::request::Parts;
+use hyper::body::Incoming;
+
+use super::body::{Passing, Relayed, ResponseBody};
+use super::intercept::{alert_unknown, traceparent};
+use super::upstream::Upstream;
+use super::{Relay, look, pause};
+use crate::cri::facts::{self, Facts};
+use crate::cri::methods::{Service, Vetted};
+use crate::cri::reply::Reply;
+use crate::limits;
+use crate::vetter::wire::{Call, Kind, Outcome, Verdict};
+
+/// Longest the vetting beside a call may take. Nobody waits for it.
+const BUDGET: Duration = Duration::from_secs(120);
+
+/// Forwards a call and copies it as it passes; vets the copy when the call has its answer.
+pub async fn forward_then_vet(
+    relay: Arc<Relay>,
+    upstream: &Upstream,
+    service: Service,
+    vetted: Vetted,
+    head: Parts,
+    body: Incoming,
+) -> Response<ResponseBody> {
+    let trace = traceparent(&head.headers);
+    let body = Passing::new(body, limits::VETTED_CALL_BYTES);
+    let response = match upstream.send_passing(service, head, &body).await {
+        Ok(response) => response,
+        Err(reply) => return reply.into_response(),
+    };
+    let Ok(place) = Arc::clone(&relay.beside).try_acquire_owned() else {
+        relay.stats.beside_dropped.fetch_add(1, Ordering::Relaxed);
+        body.take();
+        let socket = Arc::clone(upstream.socket(service));
+        return response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket)));
+    };
+    let (head, incoming) = response.into_parts();
+    let socket = Arc::clone(upstream.socket(service));
+    let (relayed, answer) = Relayed::new(incoming, socket).copied(limits::VETTED_ANSWER_BYTES);
+    tokio::spawn(async move {
+        // Given when the answer has passed, or when its reader has gone.
+        let answer = answer.await.unwrap_or_default();
+        let request = body.take();
+        match request.as_deref().map(|bytes| facts::facts(vetted, bytes)) {
+            Some(Ok(mut facts)) => {
+                facts.call.traceparent = trace;
+                alert_unknown(&relay, &facts.unknown);
+                vet(&relay, vetted, facts, &answer).await;
+            }
+            Some(Err(error)) => tracing::warn!(%error, "a call was relayed that enforce mode would refuse"),
+            None => {
+                tracing::warn!("a call was relayed that enforce mode would refuse: it did not arrive whole")
+            }
+        }
+        drop(place);
+    });
+    Response::from_parts(head, ResponseBody::Relayed(relayed))
+}
+
+async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
+    let mut call = Call { beside: true, ..facts.call };
+    if vetted == Vetted::RunPodSandbox {
+        match pause::complete(relay, &mut call).await {
+            Ok(Ok(())) => {}
+            Ok(Err(name)) => return undecided(relay, &call, &format!("the pause image {name} is not there")),
+            Err(text) => return undecided(relay, &call, &text),
+        }
+    }
+    let verdict = match relay.vetter.ask(call.clone(), BUDGET).await {
+        Ok(verdict) => verdict,
+        Err(none) => {
+            relay.stats.beside_dropped.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(reason = %none, "a call was relayed and not vetted");
+            return;
+        }
+    };
+    let Ok(made) = facts::made(vetted, answer) else { return };
+    match vetted {
+        Vetted::PullImage => read_back(relay, &call, &verdict).await,
+        Vetted::CreateContainer | Vetted::RunPodSandbox => {
+            let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id) else { return };
+            if chain_id.is_empty() {
+                return;
+            }
+            if let Err(text) = look::look(relay, &made, chain_id).await {
+                undecided(relay, &call, &text);
+            }
+        }
+    }
+}
+
+/// What the pull brought, held to what was vetted.
+async fn read_back(relay: &Relay, call: &Call, verdict: &Verdict) {
+    let (Some(image), Some(vetted)) = (call.images.first(), verdict.images.first()) else { return };
+    let Ok(Some(arrived)) = relay.runtime.image_status(&image.named).await else { return };
+    if vetted.digest.is_empty() || vetted.image_ids.contains(&arrived.id) {
+        return;
+    }
+    let mut pulled = Call { kind: Kind::PulledImage.into(), ..call.clone() };
+    for image in &mut pulled.images {
+        image.named = arrived.id.clone();
+        image.vetted_digest = vetted.digest.clone();
+    }
+    // Its record is all that is wanted.
+    let _ = relay.vetter.ask(pulled, BUDGET).await;
+}
+
+fn undecided(relay: &Relay, call: &Call, text: &str) {
+    let verdict = Verdict {
+        outcome: Outcome::Undecided.into(),
+        message: Reply::undecided(text).message,
+        ..Default::default()
+    };
+    relay.vetter.tell(call, verdict);
+}

@@ -1,0 +1,241 @@
+//! Enforce mode: a vetted call is read whole, decided, forwarded as it came, and looked at again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{RequestBody, ResponseBody, Whole};
+use super::permits::Age;
+use super::upstream::Upstream;
+use super::{Relay, look, pause};
+use crate::cri::deadline::vetting_budget;
+use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
+use crate::cri::methods::{Service, Vetted};
+use crate::cri::reply::Reply;
+use crate::decision::{NoVerdict, Permit, from_verdict};
+use crate::limits;
+use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict, VettedImage};
+
+/// Vets a call, forwards it with a permit in hand, and looks at what came of it.
+pub async fn vet_then_forward(
+    relay: &Relay,
+    upstream: &Upstream,
+    service: Service,
+    vetted: Vetted,
+    head: Parts,
+    body: Incoming,
+) -> Response<ResponseBody> {
+    let budget = vetting_budget(&head.headers, relay.live.borrow().vetting_timeout);
+    let (body, _held) = match read(relay, body).await {
+        Ok(read) => read,
+        Err(reply) => return reply.into_response(),
+    };
+    let Facts { mut call, unknown, sandbox } = match facts::facts(vetted, &body) {
+        Ok(facts) => facts,
+        Err(error) => return Reply::undecided(&error.to_string()).into_response(),
+    };
+    call.traceparent = traceparent(&head.headers);
+    alert_unknown(relay, &unknown);
+    let result = async {
+        let permit = match vetted {
+            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await?,
+            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await?,
+        };
+        let answer = forward(upstream, service, head, body, &permit).await?;
+        if answer.succeeded() {
+            match vetted {
+                Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
+                Vetted::CreateContainer | Vetted::RunPodSandbox => {
+                    look_at_what_was_made(relay, vetted, &call, &permit, &answer.data).await?;
+                }
+            }
+        }
+        Ok(answer)
+    };
+    result.await.map_or_else(Reply::into_response, Answer::into_response)
+}
+
+/// A permit for a call: one that is held, else the vetter's.
+pub async fn decide(relay: &Relay, call: &Call, budget: Duration) -> Result<Permit, Reply> {
+    let age = if relay.vetter.is_living() { Age::Fresh } else { Age::UsableWhenVetterDown };
+    if let Some(permit) = relay.permits.find(call, age, Instant::now()) {
+        return Ok(held(relay, call, permit));
+    }
+    let generation = relay.permits.generation();
+    let verdict = relay.vetter.ask(call.clone(), budget).await;
+    if matches!(verdict, Err(NoVerdict::Away | NoVerdict::Late))
+        && let Some(permit) = relay.permits.find(call, Age::UsableWhenVetterDown, Instant::now())
+    {
+        return Ok(held(relay, call, permit));
+    }
+    let permit = from_verdict(verdict, call.images.len())?;
+    if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
+        relay.permits.hold(call, &permit, generation, Instant::now());
+    }
+    Ok(permit)
+}
+
+fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
+    relay.stats.permits_used.fetch_add(1, Ordering::Relaxed);
+    let images = permit.images().iter().map(|image| VettedImage {
+        digest: image.digest.clone().unwrap_or_default(),
+        image_ids: image.image_ids.clone(),
+        chain_id: image.chain_id.clone().unwrap_or_default(),
+    });
+    let verdict =
+        Verdict { outcome: Outcome::Permitted.into(), images: images.collect(), ..Default::default() };
+    relay.vetter.tell(call, verdict);
+    permit
+}
+
+/// The runtime's whole answer to a vetted call.
+struct Answer {
+    head: http::response::Parts,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    fn succeeded(&self) -> bool {
+        let status = self.trailers.as_ref().unwrap_or(&self.head.headers).get("grpc-status");
+        status.is_some_and(|status| status.as_bytes() == b"0")
+    }
+
+    fn into_response(self) -> Response<ResponseBody> {
+        Response::from_parts(self.head, ResponseBody::Whole(Whole::new(self.data, self.trailers)))
+    }
+}
+
+/// Forwards the original bytes. Takes a permit, and nobody but the decision module can make one.
+async fn forward(
+    upstream: &Upstream,
+    service: Service,
+    head: Parts,
+    body: Bytes,
+    _permit: &Permit,
+) -> Result<Answer, Reply> {
+    let again = || RequestBody::Whole(Whole::new(body.clone(), None));
+    let (head, mut incoming) = upstream.send_whole(service, head, again).await?.into_parts();
+    let socket = Arc::clone(upstream.socket(service));
+    let (mut data, mut trailers) = (Vec::new(), None);
+    while let Some(frame) = incoming.frame().await {
+        let cut_off = |_| Reply::unavailable(format!("the runtime at {} cut the call off", socket.display()));
+        match frame.map_err(cut_off)?.into_data() {
+            Ok(bytes) if data.len() + bytes.len() <= limits::VETTED_ANSWER_BYTES => {
+                data.extend_from_slice(&bytes)
+            }
+            Ok(_) => {
+                let cap = limits::VETTED_ANSWER_BYTES;
+                let text =
+                    format!("the runtime's answer is larger than {cap} bytes (limits::VETTED_ANSWER_BYTES)");
+                return Err(Reply::undecided(&text));
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok(Answer { head, data: data.into(), trailers })
+}
+
+/// What a pull brought must be what was vetted, or nothing of this call counts as vetted.
+async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Duration) -> Result<(), Reply> {
+    let (Some(image), Some(vetted)) = (call.images.first(), permit.images().first()) else { return Ok(()) };
+    let Some(digest) = &vetted.digest else { return Ok(()) };
+    let arrived = relay.runtime.image_status(&image.named).await;
+    let arrived = arrived.map_err(|error| {
+        Reply::undecided(&format!("what {} brought cannot be read back: {error}", image.named))
+    })?;
+    let id = arrived.map(|image| image.id).unwrap_or_default();
+    if vetted.image_ids.iter().any(|known| same_id(known, &id)) {
+        return Ok(());
+    }
+    let arrived = ImageUse {
+        named: id,
+        reference: image.reference.clone(),
+        role: ROLE_IMAGE.to_owned(),
+        vetted_digest: digest.clone(),
+    };
+    let pulled = Call { kind: Kind::PulledImage.into(), images: vec![arrived], ..call.clone() };
+    decide(relay, &pulled, budget).await.map(drop)
+}
+
+/// containerd writes `sha256:<hex>`, CRI-O the hex alone.
+fn same_id(a: &str, b: &str) -> bool {
+    let hex = |id: &str| id.strip_prefix("sha256:").unwrap_or(id).to_owned();
+    !a.is_empty() && hex(a) == hex(b)
+}
+
+async fn look_at_what_was_made(
+    relay: &Relay,
+    vetted: Vetted,
+    call: &Call,
+    permit: &Permit,
+    answer: &[u8],
+) -> Result<(), Reply> {
+    let mut of_role = call.images.iter().zip(permit.images());
+    let container = of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE);
+    let Some(chain_id) = container.and_then(|(_, permitted)| permitted.chain_id.as_deref()) else {
+        return Ok(());
+    };
+    let made = facts::made(vetted, answer).map_err(|error| Reply::undecided(&error.to_string()))?;
+    look::look_or_remove(relay, vetted, &made, chain_id).await.inspect_err(|reply| {
+        let verdict = Verdict {
+            outcome: Outcome::Undecided.into(),
+            message: reply.message.clone(),
+            ..Default::default()
+        };
+        relay.vetter.tell(call, verdict);
+    })
+}
+
+/// Reads a vetted call's body, bounded in bytes and time.
+async fn read(relay: &Relay, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Reply> {
+    let deadline = Instant::now() + Duration::from_secs(limits::VETTED_CALL_SECONDS);
+    let (mut whole, mut held) = (Vec::new(), Vec::new());
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
+            let seconds = limits::VETTED_CALL_SECONDS;
+            Reply::undecided(&format!(
+                "the call did not arrive within {seconds} s (limits::VETTED_CALL_SECONDS)"
+            ))
+        })?;
+        let Some(frame) = frame else { return Ok((whole.into(), held)) };
+        let frame = frame.map_err(|_| Reply::undecided("the call was cut off before it had arrived"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limits::VETTED_CALL_BYTES {
+            let cap = limits::VETTED_CALL_BYTES;
+            let text = format!("the call is larger than {cap} bytes (limits::VETTED_CALL_BYTES)");
+            return Err(Reply::undecided(&text));
+        }
+        let share = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        held.push(Arc::clone(&relay.held_bytes).try_acquire_many_owned(share).map_err(|_| {
+            Reply::undecided("too many large calls at once (limits::VETTED_CALLS_BYTES); try again")
+        })?);
+        whole.extend_from_slice(&data);
+    }
+}
+
+/// Alerts on fields crivet has never heard of: an image reference once arrived in such a one.
+pub fn alert_unknown(relay: &Relay, unknown: &[String]) {
+    if !unknown.is_empty() {
+        relay.stats.unknown_fields.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(fields = %unknown.join(" "), "a vetted call has fields this crivet has never heard of; is it older than the kubelet?");
+    }
+}
+
+/// The W3C trace context of a call, for its audit record.
+pub fn traceparent(headers: &HeaderMap) -> String {
+    headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.len() <= 64)
+        .unwrap_or_default()
+        .to_owned()
+}

@@ -1,0 +1,331 @@
+//! The vetter's keeper: starts the vetter, asks it, answers its questions about the runtime, notices that it
+//! hangs, and starts it anew. Whatever the vetter does, the relay only ever waits within a call's budget.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+
+use super::permits::Permits;
+use super::stats::Stats;
+use crate::cri::runtime::{RuntimeClient, RuntimeError};
+use crate::decision::NoVerdict;
+use crate::limits;
+use crate::vetter::wire::{
+    self, Call, Configure, Decided, FromVetter, ImageFacts, Ping, RuntimeAnswer, RuntimeQuestion, ToVetter,
+    Verdict, from_vetter, runtime_question, to_vetter,
+};
+
+/// Longest a call waits for a vetter that is being started.
+const WAIT_FOR_START: Duration = Duration::from_secs(3);
+/// First pause before a vetter that died is started anew; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A vetter that lived so long starts anew without a pause.
+const SETTLED: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(limits::VETTER_SILENCE_SECONDS / 3);
+const SILENCE: Duration = Duration::from_secs(limits::VETTER_SILENCE_SECONDS);
+/// Frames to the vetter that wait to be written.
+const OUTGOING: usize = limits::QUESTIONS;
+
+/// The relay's end of the vetter. Cheap to clone.
+#[derive(Clone)]
+pub struct Vetter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
+    living: watch::Sender<bool>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
+    next: AtomicU64,
+}
+
+/// What the keeper needs to keep a vetter.
+pub struct Keeper {
+    /// The vetter is started as this user; `None`: as the relay's own.
+    pub user: Option<(u32, u32)>,
+    /// The configuration in force.
+    pub configure: watch::Receiver<Configure>,
+    /// Answers the vetter's questions.
+    pub runtime: RuntimeClient,
+    /// Voided when the vetter says that policies changed.
+    pub permits: Arc<Permits>,
+    /// The relay's counters.
+    pub stats: Arc<Stats>,
+}
+
+impl Keeper {
+    /// Keeps a vetter running until the returned handle and all its clones are gone.
+    pub fn start(self) -> Vetter {
+        let shared = Arc::new(Shared {
+            outgoing: Mutex::default(),
+            living: watch::Sender::new(false),
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+        });
+        let vetter = Vetter { shared: Arc::clone(&shared) };
+        tokio::spawn(self.keep(shared));
+        vetter
+    }
+
+    async fn keep(mut self, shared: Arc<Shared>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let why = match self.spawn() {
+                Ok((child, socket)) => self.attend(child, socket, &shared).await,
+                Err(error) => format!("it cannot be started: {error}"),
+            };
+            shared.no_vetter();
+            tracing::error!(reason = %why, "the vetter ended; starting it anew");
+            self.stats.vetter_restarts.fetch_add(1, Ordering::Relaxed);
+            if started.elapsed() > SETTLED {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("crivet")
+            .arg("vetter")
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| {
+                name.to_str().is_some_and(|name| {
+                    matches!(name, "RUST_LOG" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
+                        || name.to_ascii_lowercase().ends_with("_proxy")
+                })
+            }))
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        if let Some((uid, gid)) = self.user {
+            // With a user, the standard library also empties the supplementary groups.
+            command.uid(uid).gid(gid);
+        }
+        Ok((command.spawn()?, UnixStream::from_std(ours)?))
+    }
+
+    /// Serves one vetter's life; says why it ended.
+    async fn attend(&mut self, mut child: Child, socket: UnixStream, shared: &Arc<Shared>) -> String {
+        let (mut sink, mut frames) = wire::link(socket).split();
+        let (outgoing, mut queue) = mpsc::channel::<Bytes>(OUTGOING);
+        let writer = tokio::spawn(async move {
+            while let Some(frame) = queue.recv().await {
+                if sink.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let configure = self.configure.borrow_and_update().clone();
+        let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+        let questions = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS));
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let why = loop {
+            tokio::select! {
+                frame = frames.next() => match frame {
+                    Some(Ok(frame)) => {
+                        heard = Instant::now();
+                        match FromVetter::decode(frame) {
+                            Ok(message) => self.handle(message, shared, &outgoing, &questions),
+                            Err(_) => break "it sent a frame that is no message".to_owned(),
+                        }
+                    }
+                    Some(Err(error)) => break format!("its socket failed: {error}"),
+                    None => break match timeout(Duration::from_secs(1), child.wait()).await {
+                        Ok(Ok(status)) => status.to_string(),
+                        _ => "it closed its socket".to_owned(),
+                    },
+                },
+                _ = pings.tick() => {
+                    if heard.elapsed() > SILENCE {
+                        break format!("no sign of life for {} s (limits::VETTER_SILENCE_SECONDS)", SILENCE.as_secs());
+                    }
+                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Ping(Ping {})));
+                }
+                Ok(()) = self.configure.changed() => {
+                    let configure = self.configure.borrow_and_update().clone();
+                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+                }
+            }
+        };
+        writer.abort();
+        let _ = child.start_kill();
+        let _ = timeout(Duration::from_secs(5), child.wait()).await;
+        why
+    }
+
+    fn handle(
+        &self,
+        message: FromVetter,
+        shared: &Arc<Shared>,
+        outgoing: &mpsc::Sender<Bytes>,
+        questions: &Arc<Semaphore>,
+    ) {
+        match message.body {
+            Some(from_vetter::Body::Configured(configured)) => {
+                // Permits from before may rest on policies that are no longer in force.
+                self.permits.void();
+                if !configured.policy_error.is_empty() {
+                    tracing::error!(error = %configured.policy_error, "the policies that were asked for are not in force");
+                }
+                tracing::info!(policy_set = %configured.policy_set, "the vetter is ready");
+                *lock(&shared.outgoing) = Some(outgoing.clone());
+                shared.living.send_replace(true);
+            }
+            Some(from_vetter::Body::Verdict(verdict)) => {
+                if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
+                    // Whoever asked may have given up.
+                    let _ = waiting.send(verdict);
+                }
+            }
+            Some(from_vetter::Body::Changed(_)) => self.permits.void(),
+            Some(from_vetter::Body::Runtime(question)) => {
+                let (runtime, stats, permits) =
+                    (self.runtime.clone(), self.stats.clone(), self.permits.clone());
+                let (outgoing, questions) = (outgoing.clone(), questions.clone());
+                tokio::spawn(async move {
+                    let _turn = questions.acquire().await;
+                    let answer = answer(question, &runtime, &stats, &permits).await;
+                    let _ = outgoing.send(to_vetter(message.id, to_vetter::Body::Runtime(answer))).await;
+                });
+            }
+            Some(from_vetter::Body::Pong(_)) | None => {}
+        }
+    }
+}
+
+/// What the vetter may know of the runtime: an image's names and IDs, a blob's bytes, the relay's counters.
+async fn answer(
+    question: RuntimeQuestion,
+    runtime: &RuntimeClient,
+    stats: &Stats,
+    permits: &Permits,
+) -> RuntimeAnswer {
+    let result = match question.question {
+        Some(runtime_question::Question::ImageStatus(name)) => {
+            runtime.image_status(&name).await.map(|image| match image {
+                None => RuntimeAnswer { not_found: true, ..Default::default() },
+                Some(image) => RuntimeAnswer {
+                    image: Some(ImageFacts {
+                        id: image.id,
+                        repo_tags: image.repo_tags,
+                        repo_digests: image.repo_digests,
+                    }),
+                    ..Default::default()
+                },
+            })
+        }
+        Some(runtime_question::Question::ReadContent(read)) => {
+            let cap = usize::try_from(read.cap).unwrap_or(usize::MAX).min(limits::LINK_FRAME_BYTES / 2);
+            runtime
+                .read_content(&read.digest, cap)
+                .await
+                .map(|content| RuntimeAnswer { content: content.into(), ..Default::default() })
+        }
+        Some(runtime_question::Question::Stats(_)) => {
+            Ok(RuntimeAnswer { exposition: stats.exposition(permits.len()), ..Default::default() })
+        }
+        None => Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() }),
+    };
+    result.unwrap_or_else(|error| RuntimeAnswer {
+        not_found: matches!(error, RuntimeError::NotFound(_)),
+        error: error.to_string(),
+        ..Default::default()
+    })
+}
+
+fn to_vetter(id: u64, body: to_vetter::Body) -> Bytes {
+    wire::frame(&ToVetter { id, body: Some(body) })
+}
+
+impl Shared {
+    fn no_vetter(&self) {
+        *lock(&self.outgoing) = None;
+        self.living.send_replace(false);
+        // Dropping the senders tells those who wait.
+        lock(&self.waiting).clear();
+    }
+}
+
+impl Vetter {
+    /// Whether a vetter is there to be asked.
+    pub fn is_living(&self) -> bool {
+        *self.shared.living.borrow()
+    }
+
+    /// Asks about a call; answers within `budget`, whatever the vetter does.
+    pub async fn ask(&self, mut call: Call, budget: Duration) -> Result<Verdict, NoVerdict> {
+        let deadline = Instant::now() + budget;
+        let outgoing = self.outgoing(deadline.min(Instant::now() + WAIT_FOR_START)).await?;
+        call.budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
+        let (answer, verdict) = oneshot::channel();
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut waiting = lock(&self.shared.waiting);
+            if waiting.len() >= limits::QUESTIONS {
+                return Err(NoVerdict::Busy);
+            }
+            waiting.insert(id, answer);
+        }
+        let _forget = Forget { shared: &self.shared, id };
+        outgoing.try_send(to_vetter(id, to_vetter::Body::Vet(call))).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NoVerdict::Busy,
+            mpsc::error::TrySendError::Closed(_) => NoVerdict::Away,
+        })?;
+        timeout_at(deadline, verdict).await.map_err(|_| NoVerdict::Late)?.map_err(|_| NoVerdict::Away)
+    }
+
+    /// Hands over a decision the relay made by itself, for the audit log. Lost if no vetter lives.
+    pub fn tell(&self, call: &Call, verdict: Verdict) {
+        let call = Call { auth: None, ..call.clone() };
+        let decided = Decided { call: Some(call), verdict: Some(verdict) };
+        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
+            let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Decided(decided)));
+        }
+    }
+
+    async fn outgoing(&self, until: Instant) -> Result<mpsc::Sender<Bytes>, NoVerdict> {
+        let mut living = self.shared.living.subscribe();
+        timeout_at(until, living.wait_for(|living| *living))
+            .await
+            .map_err(|_| NoVerdict::Away)?
+            .map_err(|_| NoVerdict::Away)?;
+        lock(&self.shared.outgoing).clone().ok_or(NoVerdict::Away)
+    }
+}
+
+/// A question nobody waits for any more is not kept.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.waiting).remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,39 @@
+//! The look after a create: containerd makes a container from what a *name* points at by then, not from the ID
+//! it was given. The snapshot under the finished container tells the truth.
+
+use super::Relay;
+use crate::cri::methods::Vetted;
+use crate::cri::reply::Reply;
+
+/// Holds a new container or sandbox to the chain ID of the vetted image's layers.
+///
+/// # Errors
+/// What is wrong, one deterministic line.
+pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), String> {
+    let snapshot = relay.runtime.container_snapshot(id).await.map_err(|error| {
+        format!("what the new container stands on cannot be looked at ({error}); containerd's own services must be reachable on its socket")
+    })?;
+    if snapshot.parent == chain_id {
+        return Ok(());
+    }
+    // containerd resolves an ID to a name, and the name may have moved (seen: 5 of 208).
+    Err(format!(
+        "the runtime made the container on layers {} instead of the vetted image's {chain_id}; the image's name moved meanwhile, try again",
+        if snapshot.parent.is_empty() { "(none)" } else { &snapshot.parent }
+    ))
+}
+
+/// As [`look`]; removes what does not hold, and answers undecided.
+pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &str) -> Result<(), Reply> {
+    let Err(text) = look(relay, id, chain_id).await else { return Ok(()) };
+    relay.stats.removed_after_look.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let removed = match vetted {
+        Vetted::RunPodSandbox => relay.runtime.remove_sandbox(id).await,
+        _ => relay.runtime.remove_container(id).await,
+    };
+    if let Err(error) = removed {
+        tracing::error!(id, %error, "what does not stand on the vetted image could not be removed");
+    }
+    tracing::warn!(id, reason = %text, "removed what did not stand on the vetted image");
+    Err(Reply::undecided(&text))
+}
