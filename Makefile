@@ -9,7 +9,18 @@ check: ## fast inner loop: format, lints, unit and integration tests
 	cargo clippy --all-targets -- -D warnings
 	cargo test --lib --test integration
 
+peers: ## the real parts the tests run against, into a cache outside the tree (CRIVET_PEERS)
+	tests/e2e/peers/install.sh
+
+fixtures: ## the signature fixtures made again, with real cosign: every file changes
+	tests/fixtures/make.sh
+
+e2e: ## end-to-end tests with the real parts; needs root and `make peers`
+	cargo test --test e2e
+
 test: ## everything: check, then end-to-end with the real parts
 	$(MAKE) check
+	$(MAKE) peers
+	$(MAKE) e2e
 
-.PHONY: help check test
+.PHONY: help check peers fixtures e2e test

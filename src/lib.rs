@@ -15,3 +15,4 @@ pub mod relay;
 pub mod users;
 pub mod verify;
 pub mod vetter;
+pub mod yaml;

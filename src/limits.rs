@@ -73,3 +73,11 @@ pub const WALK_CHILDREN: usize = 32;
 
 /// Bytes read of /etc/passwd.
 pub const PASSWD_BYTES: usize = 4 * 1024 * 1024;
+/// Largest daemon configuration read, bytes.
+pub const CONFIGURATION_BYTES: usize = 256 * 1024;
+
+/// Most bytes of policies in one set, all files together: ten thousand policies with their keys are some 8 MiB.
+pub const POLICY_SET_BYTES: usize = 32 * 1024 * 1024;
+
+/// Most files in a policy folder, those that are no policies included.
+pub const POLICY_FILES: usize = 20_000;

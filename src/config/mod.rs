@@ -1,1 +1,10 @@
 //! The daemon's settings as written, checked into runtime types.
+
+pub mod files;
+mod load;
+mod settings;
+mod units;
+
+pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, load};
+pub use settings::{AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Unmatched, Vetting};
+pub use units::{Endpoint, duration, quantity};

@@ -1,0 +1,306 @@
+//! Files that decide, read and kept so that nobody but root and the daemon's own user can have written them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::limits;
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system's error.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error("{}: expected a {kind} that only root or the daemon's user can write, found {found}; correct it with chown and chmod go-w", .path.display())]
+    Guard {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// Owner or mode found.
+        found: String,
+    },
+    /// Not a regular file.
+    #[error("{}: expected a regular file, found something else", .path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Larger or more than a limit allows.
+    #[error("{}: expected at most {cap} {unit} (limit {limit}); make it smaller", .path.display())]
+    Limit {
+        /// The file or folder.
+        path: PathBuf,
+        /// The name of the limit in [`limits`].
+        limit: &'static str,
+        /// The limit.
+        cap: usize,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// A name that is no UTF-8.
+    #[error("{}: expected a file name in UTF-8; rename the file", .path.display())]
+    Name {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// A policy file's name (without its folder) and content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The name, for messages and order.
+    pub name: String,
+    /// The content.
+    pub bytes: Vec<u8>,
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> FileError + '_ {
+    move |error| FileError::Io { path: path.to_owned(), error }
+}
+
+/// Refuses what group or others can write, and what belongs to neither root nor this process's user.
+fn guard(path: &Path, metadata: &fs::Metadata, kind: &'static str) -> Result<(), FileError> {
+    let refuse = |found| Err(FileError::Guard { path: path.to_owned(), kind, found });
+    let mode = metadata.permissions().mode();
+    // In a folder with the sticky bit (/tmp) only a file's owner can exchange it.
+    let sticky = metadata.is_dir() && mode & 0o1000 != 0;
+    if mode & 0o022 != 0 && !sticky {
+        return refuse(format!("mode {:04o}", mode & 0o7777));
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return refuse(format!("owner {owner}"));
+    }
+    Ok(())
+}
+
+/// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
+/// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
+pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {
+    let real = path.canonicalize().map_err(at(path))?;
+    if let Some(folder) = real.parent() {
+        guard(folder, &folder.metadata().map_err(at(folder))?, "folder")?;
+    }
+    // Opened without blocking: a FIFO in the place of a file would wait for a writer for ever.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(&real).map_err(at(path))?;
+    // The open file is looked at, not the name: the name may lead elsewhere by now.
+    let metadata = file.metadata().map_err(at(path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path: path.to_owned() });
+    }
+    guard(path, &metadata, "file")?;
+    let mut bytes = Vec::new();
+    file.take(cap as u64 + 1).read_to_end(&mut bytes).map_err(at(path))?;
+    if bytes.len() > cap {
+        return Err(FileError::Limit { path: path.to_owned(), limit, cap, unit: "bytes" });
+    }
+    Ok(bytes)
+}
+
+/// Reads a folder's policies: every `*.yaml`, `*.yml` and `*.json` that is not hidden, sorted by name. Hidden entries
+/// (`..data` of Kubernetes volumes, editors' files) and other extensions are not policies; any policy file that cannot be read or is not
+/// guarded is an error, because a set with a file left out is another set.
+///
+/// A Kubernetes volume is exchanged by turning its `..data` link; if that happens meanwhile, reading begins anew.
+pub fn read_policy_dir(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
+    let side = || fs::read_link(dir.join("..data")).ok();
+    for _ in 0..3 {
+        let before = side();
+        let files = read_policy_dir_once(dir)?;
+        if side() == before {
+            return Ok(files);
+        }
+    }
+    Err(at(dir)(io::Error::other("the set was exchanged again and again while it was read")))
+}
+
+fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
+    // Resolved once, so that a set exchanged meanwhile (a link swapped) is read from one side only.
+    let real = dir.canonicalize().map_err(at(dir))?;
+    guard(dir, &real.metadata().map_err(at(dir))?, "folder")?;
+    let mut names = Vec::new();
+    for (count, entry) in fs::read_dir(&real).map_err(at(dir))?.enumerate() {
+        if count == limits::POLICY_FILES {
+            let (limit, cap) = ("POLICY_FILES", limits::POLICY_FILES);
+            return Err(FileError::Limit { path: dir.to_owned(), limit, cap, unit: "entries" });
+        }
+        let name = entry.map_err(at(dir))?.file_name();
+        let Some(name) = name.to_str() else { return Err(FileError::Name { path: dir.join(name) }) };
+        let is_policy = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
+        if is_policy && !name.starts_with('.') {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    let mut left = limits::POLICY_SET_BYTES;
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let bytes = read_guarded(&real.join(&name), "POLICY_SET_BYTES", left)?;
+        left -= bytes.len();
+        files.push(SourceFile { name, bytes });
+    }
+    Ok(files)
+}
+
+/// Writes a file of the state folder so that it is there whole or not at all, also after a power cut. The folder is
+/// made if need be, and refused if others could write it.
+pub(super) fn write_state(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
+    guard(dir, &dir.metadata().map_err(at(dir))?, "folder")?;
+    let (path, temporary) = (dir.join(name), dir.join(format!(".{name}.new")));
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&temporary)(error)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(at(&temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
+    fs::rename(&temporary, &path).map_err(at(&path))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+}
+
+const LAST_GOOD_POLICIES: &str = "policies.last-good.json";
+
+/// Keeps a policy set that compiled, for a later start with a bad one.
+pub fn keep_policies(state_dir: &Path, files: &[SourceFile]) -> Result<(), FileError> {
+    let texts = files.iter().map(|file| (file.name.as_str(), String::from_utf8_lossy(&file.bytes)));
+    let object: serde_json::Map<String, serde_json::Value> =
+        texts.map(|(name, text)| (name.to_owned(), text.into())).collect();
+    write_state(state_dir, LAST_GOOD_POLICIES, serde_json::Value::Object(object).to_string().as_bytes())
+}
+
+/// The policy set kept last, sorted by name; `None` if none was ever kept.
+pub fn kept_policies(state_dir: &Path) -> Result<Option<Vec<SourceFile>>, FileError> {
+    let path = state_dir.join(LAST_GOOD_POLICIES);
+    // JSON escapes may lengthen the texts.
+    let bytes = match read_guarded(&path, "POLICY_SET_BYTES", 2 * limits::POLICY_SET_BYTES) {
+        Err(FileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let texts: std::collections::BTreeMap<String, String> =
+        serde_json::from_slice(&bytes).map_err(|error| at(&path)(error.into()))?;
+    Ok(Some(texts.into_iter().map(|(name, text)| SourceFile { name, bytes: text.into_bytes() }).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn file_that_group_or_others_can_write_is_refused() {
+        let dir = folder();
+        let path = dir.path().join("a");
+        write(&path, "text", 0o644);
+        assert_eq!(read_guarded(&path, "TEST", 4).unwrap(), b"text");
+        for mode in [0o664, 0o646] {
+            write(&path, "text", mode);
+            assert!(matches!(read_guarded(&path, "TEST", 4), Err(FileError::Guard { kind: "file", .. })));
+        }
+    }
+
+    #[test]
+    fn file_in_a_folder_that_others_can_write_is_refused() {
+        let dir = folder();
+        write(&dir.path().join("a"), "text", 0o600);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = read_guarded(&dir.path().join("a"), "TEST", 4).unwrap_err();
+        assert!(matches!(error, FileError::Guard { kind: "folder", .. }));
+        assert!(error.to_string().contains("mode 0777"), "{error}");
+    }
+
+    #[test]
+    fn target_of_a_link_is_held_to_the_rules() {
+        let dir = folder();
+        write(&dir.path().join("target"), "text", 0o666);
+        symlink("target", dir.path().join("link")).unwrap();
+        assert!(matches!(read_guarded(&dir.path().join("link"), "TEST", 4), Err(FileError::Guard { .. })));
+    }
+
+    #[test]
+    fn fifo_folder_and_large_file_are_refused_at_once() {
+        let dir = folder();
+        let fifo = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(matches!(read_guarded(&fifo, "TEST", 4), Err(FileError::NotAFile { .. })));
+        assert!(matches!(read_guarded(dir.path(), "TEST", 4), Err(FileError::NotAFile { .. })));
+        let path = dir.path().join("large");
+        write(&path, "texts", 0o600);
+        assert!(read_guarded(&path, "TEST", 4).unwrap_err().to_string().contains("limit TEST"));
+    }
+
+    #[test]
+    fn policy_folder_is_read_in_order_without_what_is_hidden() {
+        let dir = folder();
+        for name in ["b.yml", "a.yaml", "c.json", ".hidden.yaml", "README.md", "d.yaml~"] {
+            write(&dir.path().join(name), name, 0o644);
+        }
+        let files = read_policy_dir(dir.path()).unwrap();
+        assert_eq!(files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yml", "c.json"]);
+        assert_eq!(files[0].bytes, b"a.yaml");
+    }
+
+    #[test]
+    fn policy_folder_in_the_form_of_a_kubernetes_volume_is_read() {
+        let dir = folder();
+        fs::create_dir(dir.path().join("..2026")).unwrap();
+        write(&dir.path().join("..2026/a.yaml"), "text", 0o644);
+        symlink("..2026", dir.path().join("..data")).unwrap();
+        symlink("..data/a.yaml", dir.path().join("a.yaml")).unwrap();
+        let expected = SourceFile { name: "a.yaml".to_owned(), bytes: b"text".to_vec() };
+        assert_eq!(read_policy_dir(dir.path()).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn policy_file_that_is_writable_or_dangling_fails_the_whole_set_by_name() {
+        let dir = folder();
+        write(&dir.path().join("a.yaml"), "", 0o644);
+        write(&dir.path().join("b.yaml"), "", 0o664);
+        assert!(read_policy_dir(dir.path()).unwrap_err().to_string().contains("b.yaml"));
+        fs::remove_file(dir.path().join("b.yaml")).unwrap();
+        symlink("nowhere", dir.path().join("c.yaml")).unwrap();
+        assert!(read_policy_dir(dir.path()).unwrap_err().to_string().contains("c.yaml"));
+    }
+
+    #[test]
+    fn kept_policies_come_back_as_they_were() {
+        let dir = folder();
+        let state = dir.path().join("new/state");
+        assert!(kept_policies(&state).unwrap().is_none());
+        let file = |name: &str, text: &str| SourceFile { name: name.to_owned(), bytes: text.into() };
+        let files = [file("a.yaml", "x: \"y\"\n"), file("b.yaml", "é")];
+        keep_policies(&state, &[file("old.yaml", "")]).unwrap();
+        keep_policies(&state, &files).unwrap();
+        assert_eq!(kept_policies(&state).unwrap().unwrap(), files);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        let mode = fs::metadata(state.join(LAST_GOOD_POLICIES)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        write(&state.join(LAST_GOOD_POLICIES), "{}", 0o666);
+        assert!(kept_policies(&state).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# Puts the real parts that crivet is tested against into a cache outside the tree:
+#   ${CRIVET_PEERS:-~/.cache/crivet/peers}/bin/…            what the tests, the benches and the demo run
+#   …/containerd-1.6/ containerd-1.7/ containerd-2/         one folder per containerd, with its shim
+#   …/versions.txt                                          part, version, sha256
+# Debian packages are unpacked, not installed: no service is started, nothing of the machine is touched, and
+# root is not needed. The mirror is the machine's own; a suite other than the machine's is reached through a
+# private apt configuration. What Debian lacks is built with the machine's Go from the Go module proxy.
+#
+# usage: install.sh [PART...]      all parts when none is named; `install.sh --list` names them
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+peers=${CRIVET_PEERS:-${HOME:?}/.cache/crivet/peers}
+archive_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# part | suite | packages: the first gives the part its version, the others are libraries it needs.
+# Upstream versions are pinned, Debian's revisions are not: a security update keeps this working.
+debian_parts='
+containerd-1.6  | bookworm | containerd=1.6.*
+containerd-1.7  | trixie   | containerd=1.7.*
+containerd-2    | sid      | containerd=2.*
+runc            | bookworm | runc=1.1.*
+docker-registry | bookworm | docker-registry=2.8.*
+busybox         | bookworm | busybox-static=1:1.35.*
+haproxy         | bookworm | haproxy=2.6.* liblua5.3-0 libopentracing1 libopentracing-c-wrapper0
+socat           | bookworm | socat=1.7.* libwrap0
+nginx           | bookworm | nginx=1.22.*
+cosign-2        | trixie   | cosign=2.5.*
+cosign-3        | sid      | cosign=3.*
+'
+go_parts='crictl critest kubelet'
+
+say() { printf 'peers: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+debian_names() { awk -F'|' 'NF==3 {gsub(/ /,"",$1); print $1}' <<<"$debian_parts"; }
+field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) {gsub(/^ +| +$/,"",$n); print $n}}' <<<"$debian_parts"; }
+
+# A part is complete when its stamp holds the recipe it would be made by now.
+recipe() {
+    if [[ " $go_parts " == *" $1 "* ]]; then
+        local dir; dir=$(go_dir "$1")
+        echo "go $(cat "$dir"/go.mod "$dir"/go.sum "$dir"/*.go 2>/dev/null | sha256sum | cut -c1-16)"
+    else
+        echo "debian 1 $(field "$1" 2) $(field "$1" 3)"
+    fi
+}
+complete() { [[ -f $peers/stamps/$1 && $(cat "$peers/stamps/$1") == "$(recipe "$1")" ]]; }
+
+# The machine's own mirror: where it takes Debian's main component from, leaving out -security and -updates.
+mirror() {
+    apt-get indextargets --format '$(ORIGIN)|$(SUITE)|$(COMPONENT)|$(REPO_URI)' 'Created-By: Packages' |
+        awk -F'|' '$1=="Debian" && $3=="main" && $2 !~ /-/ {print $4; exit}'
+}
+
+# apt_in SUITE ARGS…: apt-get as this machine has it set up (proxies, certificates), but with one suite as
+# its only source and nothing taken as installed.
+apt_in() {
+    local suite=$1 dir=$peers/apt/$1; shift
+    apt-get -q -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o Dir::State::lists="$dir/lists" -o Dir::Cache="$dir/cache" -o Dir::State::status="$dir/status" \
+        -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
+}
+
+declare -A suite_ready=()
+ready_suite() {
+    local suite=$1 dir=$peers/apt/$1 uri
+    [[ -z ${suite_ready[$suite]:-} ]] || return 0
+    command -v apt-get >/dev/null || die "apt-get is missing: the peers come from Debian; run this on Debian"
+    [[ -r $archive_keyring ]] || die "$archive_keyring is missing; run apt-get install debian-archive-keyring"
+    uri=$(mirror)
+    if [[ -z $uri ]]; then
+        # Origin is only known once the machine's own lists have been fetched.
+        [[ $(id -u) == 0 ]] && apt-get -q update >&2
+        uri=$(mirror)
+    fi
+    [[ -n $uri ]] || die "no Debian mirror found in this machine's apt sources; run apt-get update as root"
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    : >"$dir/status"
+    echo "deb [signed-by=$archive_keyring] $uri $suite main" >"$dir/sources.list"
+    say "reading Debian's package lists ($suite)"
+    apt_in "$suite" update >"$dir/update.log" 2>&1 || { cat "$dir/update.log" >&2; die "apt-get update failed for $suite"; }
+    suite_ready[$suite]=1
+}
+
+install_debian() {
+    local part=$1 suite packages work deb
+    suite=$(field "$part" 2) packages=$(field "$part" 3)
+    ready_suite "$suite"
+    work=$(mktemp -d "$peers/tmp.XXXXXX")
+    say "$part: ${packages%% *} from $suite"
+    # shellcheck disable=SC2086 # a list of words
+    (cd "$work" && apt_in "$suite" download $packages >log 2>&1) || { cat "$work/log" >&2; die "$part: apt-get download failed"; }
+    mkdir "$work/root"
+    for deb in "$work"/*.deb; do
+        dpkg -x "$deb" "$work/root"
+        printf '%s %s %s\n' "$(dpkg-deb -f "$deb" Package)" "$(dpkg-deb -f "$deb" Version)" "$(sha256sum <"$deb" | cut -d' ' -f1)"
+    done >"$work/versions"
+    rm -rf "$peers/pkg/$part"
+    mv "$work/root" "$peers/pkg/$part"
+    mv "$work/versions" "$peers/pkg/$part.versions"
+    rm -rf "$work"
+    case $part in
+        containerd-*) ln -sfn "pkg/$part/usr/bin" "$peers/$part" ;;
+        haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
+        runc) launcher runc usr/sbin/runc runc ;;
+        busybox) launcher busybox bin/busybox busybox ;;
+        cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
+        cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
+        *) launcher "$part" "usr/bin/$part" "$part" ;;
+    esac
+}
+
+# launcher PART BINARY NAME: bin/NAME runs the unpacked binary; where it brought libraries, with those.
+launcher() {
+    local libs=("$peers/pkg/$1/usr/lib/"*-linux-gnu*/*.so* "$peers/pkg/$1/lib/"*-linux-gnu*/*.so*) lib
+    rm -f "$peers/bin/$3"
+    for lib in "${libs[@]}"; do
+        [[ -e $lib ]] || continue
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$(dirname "$lib")" "$peers/pkg/$1/$2" >"$peers/bin/$3"
+        chmod 755 "$peers/bin/$3"
+        return
+    done
+    ln -s "../pkg/$1/$2" "$peers/bin/$3"
+}
+
+go_dir() { case $1 in kubelet) echo "$here/kubelet" ;; *) echo "$here/cri-tools" ;; esac; }
+
+install_go() {
+    local part=$1 dir module version flags="-s -w" began=$SECONDS job
+    command -v go >/dev/null || die "$part: the go command is missing; install Go 1.26 or later"
+    dir=$(go_dir "$part")
+    case $part in kubelet) module=k8s.io/kubernetes ;; *) module=sigs.k8s.io/cri-tools ;; esac
+    cd "$dir"
+    version=$(go list -m -f '{{.Version}}' "$module")
+    local out=$peers/bin/.$part.new
+    case $part in
+        kubelet)
+            # What the kubelet reports as its version, and refuses to start without.
+            local v=k8s.io/component-base/version
+            flags+=" -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=$(cut -d. -f2 <<<"$version")"
+            set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
+        crictl)
+            set -- go build -trimpath -ldflags "$flags -X $module/pkg/version.Version=$version" -o "$out" "$module/cmd/crictl" ;;
+        critest)
+            set -- go test -c -trimpath -ldflags "$flags" -o "$out" "$module/cmd/critest" ;;
+    esac
+    say "$part: building $module $version from the Go module proxy (the kubelet takes minutes)"
+    CGO_ENABLED=0 GOFLAGS=-mod=readonly "$@" &
+    job=$!
+    while kill -0 "$job" 2>/dev/null; do
+        sleep 1
+        (((SECONDS - began) % 30)) || say "$part: still building, $((SECONDS - began)) s"
+    done
+    wait "$job" || die "$part: the build failed; the message is above"
+    cd - >/dev/null
+    mv "$out" "$peers/bin/$part"
+    printf '%s %s %s\n' "$module/$part" "$version" "$(sha256sum <"$peers/bin/$part" | cut -d' ' -f1)" >"$peers/pkg/$part.versions"
+}
+
+main() {
+    local part parts
+    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts"; return; }
+    # shellcheck disable=SC2046 # a list of words
+    (($#)) || set -- $(debian_names) $go_parts
+    for part; do
+        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts") || die "no part is called $part; see install.sh --list"
+        complete "$part" || parts+=" $part"
+    done
+    if [[ -n ${parts:-} ]]; then
+        mkdir -p "$peers"/{bin,pkg,stamps,apt}
+        exec 9>"$peers/lock"
+        flock 9
+        trap 'rm -rf "$peers"/tmp.*' EXIT
+        for part in $parts; do
+            complete "$part" && continue
+            if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi
+            recipe "$part" >"$peers/stamps/$part"
+        done
+        sort "$peers"/pkg/*.versions >"$peers/versions.txt"
+    fi
+    say "ready in $peers ($(wc -l <"$peers/versions.txt") components in versions.txt)"
+}
+
+main "$@"
