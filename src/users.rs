@@ -6,7 +6,9 @@ use crate::limits;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
     /// Not listed.
-    #[error("expected user {0} in /etc/passwd, found none; create it (systemd/crivet.sysusers) or leave out vetterUser")]
+    #[error(
+        "expected user {0} in /etc/passwd, found none; create it (systemd/crivet.sysusers) or leave out vetterUser"
+    )]
     None(String),
     /// No such file, or not readable.
     #[error("/etc/passwd cannot be read: {0}")]
@@ -15,7 +17,8 @@ pub enum UserError {
 
 /// The user and group ID of a user.
 pub fn find(name: &str) -> Result<(u32, u32), UserError> {
-    let passwd = std::fs::read("/etc/passwd").map_err(|error| UserError::Unreadable(error.kind().to_string()))?;
+    let passwd =
+        std::fs::read("/etc/passwd").map_err(|error| UserError::Unreadable(error.kind().to_string()))?;
     let passwd = String::from_utf8_lossy(passwd.get(..limits::PASSWD_BYTES).unwrap_or(&passwd));
     in_passwd(&passwd, name).ok_or_else(|| UserError::None(name.to_owned()))
 }
@@ -34,7 +37,8 @@ fn in_passwd(passwd: &str, name: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\ncrivet:x:990:989::/:/usr/sbin/nologin\nbad:x:a:b\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\ncrivet:x:990:989::/:/usr/sbin/nologin\nbad:x:a:b\n";
 
     #[test]
     fn a_listed_user() {

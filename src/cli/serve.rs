@@ -9,9 +9,8 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{self, Loaded, LoadError, Mode, ProxyConfiguration, Settings, Source};
+use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
 use crate::cri::runtime::RuntimeClient;
-use crate::limits;
 use crate::relay::keeper::{Keeper, Vetter};
 use crate::relay::permits::Permits;
 use crate::relay::stats::Stats;
@@ -93,7 +92,15 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         Settings::Salvaged(_) => Vetter::none(),
     };
     tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
-    let relay = Relay::new(Members { live: live_now, endpoints, runtime, vetter, permits, stats, pause_image: pause });
+    let relay = Relay::new(Members {
+        live: live_now,
+        endpoints,
+        runtime,
+        vetter,
+        permits,
+        stats,
+        pause_image: pause,
+    });
     tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
@@ -108,7 +115,9 @@ fn say(loaded: &Loaded) {
         match loaded.source {
             Source::Given => {}
             Source::LastGood => tracing::error!(%error, "the configuration is bad; using the last good one"),
-            Source::Salvaged => tracing::error!(%error, "the configuration is bad and none was kept; relaying without vetting"),
+            Source::Salvaged => {
+                tracing::error!(%error, "the configuration is bad and none was kept; relaying without vetting")
+            }
         }
     }
     if let Err(error) = config::keep_last_good(loaded) {
@@ -143,7 +152,7 @@ fn of_whole(whole: &ProxyConfiguration) -> Live {
 }
 
 fn configure(loaded: &Loaded) -> Configure {
-    Configure { settings: loaded.text().to_owned() }
+    Configure { settings: loaded.text() }
 }
 
 fn vetter_user(name: &str) -> Option<(u32, u32)> {
@@ -159,10 +168,18 @@ fn vetter_user(name: &str) -> Option<(u32, u32)> {
 
 /// Takes over the configuration anew at SIGHUP: mode, unmatched and everything that is the vetter's. A bad one
 /// changes nothing.
-async fn reload(path: PathBuf, live: watch::Sender<Live>, configure_: watch::Sender<Configure>, permits: Arc<Permits>) {
+async fn reload(
+    path: PathBuf,
+    live: watch::Sender<Live>,
+    configure_: watch::Sender<Configure>,
+    permits: Arc<Permits>,
+) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
-        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+        // sd_notify(3): RELOADING comes with the time.
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, now]);
+        }
         match config::load(&path) {
             Ok(loaded) => match (&loaded.settings, loaded.source) {
                 (Settings::Whole(whole), Source::Given) => {
@@ -172,7 +189,9 @@ async fn reload(path: PathBuf, live: watch::Sender<Live>, configure_: watch::Sen
                     configure_.send_replace(configure(&loaded));
                     tracing::info!("reloaded");
                 }
-                _ => tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed"),
+                _ => {
+                    tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed")
+                }
             },
             Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
         }

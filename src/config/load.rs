@@ -54,8 +54,15 @@ pub struct Loaded {
     pub source: Source,
     /// What is wrong with the given file, in one line, unless it is the source. To be told loudly.
     pub error: Option<String>,
-    /// The text of the whole configuration, for [`keep_last_good`].
+    /// The text of the whole configuration; empty where there is none.
     bytes: Vec<u8>,
+}
+
+impl Loaded {
+    /// The text of the configuration in [`Self::settings`]; empty if that was salvaged.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
 }
 
 /// Nothing usable was found: exit 78.
