@@ -81,3 +81,19 @@ pub const POLICY_SET_BYTES: usize = 32 * 1024 * 1024;
 
 /// Most files in a policy folder, those that are no policies included.
 pub const POLICY_FILES: usize = 20_000;
+
+/// Digests about which something is known. A node holds some hundred images.
+pub const PROOFS: usize = 10_000;
+
+/// Bytes of evidence held, all digests together. 10,000 digests with one signature each need 5 MiB.
+pub const PROOF_BYTES: usize = 32 * 1024 * 1024;
+
+/// Credentials of pulls held for later vetting of the same repository and namespace.
+pub const CREDENTIALS: usize = 1024;
+
+/// Digests tried for an image ID: what the runtime lists as repo digests only suggests, and anybody who can
+/// import an image can suggest.
+pub const CANDIDATES: usize = 16;
+
+/// Images one call may use: a container's own and its image volumes.
+pub const IMAGES_PER_CALL: usize = 64;
