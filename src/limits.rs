@@ -3,3 +3,43 @@
 /// Longest image reference taken apart, bytes. A registry host (255), a repository (255), a tag (128) and a
 /// digest fit several times over; a reference of 1 MiB is an attack.
 pub const REFERENCE_BYTES: usize = 4 * 1024;
+
+/// Longest manifest or index read from a registry, bytes: what distribution spec v1.1 ("Pushing Manifests")
+/// asks registries to take, and what registries and runtimes hold to.
+pub const REGISTRY_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest simple-signing payload read, bytes. Real ones are under 1 KiB; annotations add to that.
+pub const REGISTRY_SIGNATURE_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Longest image config read, bytes. Build histories make configs of some 100 KiB.
+pub const REGISTRY_CONFIG_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest answer of a token endpoint, bytes. Tokens of cloud registries reach a few KiB.
+pub const REGISTRY_TOKEN_BYTES: usize = 64 * 1024;
+
+/// Longest error body read from a registry, bytes. More than that is left unread: only the error code is used.
+pub const REGISTRY_ERROR_BYTES: usize = 8 * 1024;
+
+/// Longest status line and headers of a registry's answer together, bytes.
+pub const REGISTRY_HEADER_BYTES: usize = 64 * 1024;
+
+/// Most header lines in a registry's answer.
+pub const REGISTRY_HEADERS: usize = 100;
+
+/// Redirects followed for one request. Real chains are one or two long: registry to region to object store.
+pub const REGISTRY_REDIRECTS: usize = 4;
+
+/// Times a request that met 429 or 5xx is tried again. More would turn a registry's trouble into load.
+pub const REGISTRY_RETRIES: u32 = 2;
+
+/// Most tokens and remembered challenges kept in memory; the ones that expire first make room.
+pub const REGISTRY_TOKENS: usize = 1024;
+
+/// Longest time a token is used, seconds, whatever its `expires_in` says.
+pub const REGISTRY_TOKEN_SECONDS: u64 = 3600;
+
+/// Most registry hosts with a concurrency count of their own; idle ones make room.
+pub const REGISTRY_HOSTS: usize = 1024;
+
+/// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
+pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
