@@ -43,3 +43,22 @@ pub const REGISTRY_HOSTS: usize = 1024;
 
 /// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
 pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
+/// Largest manifest or index read, bytes: what registries themselves accept (distribution, `MaxManifestBodySize`).
+pub const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Largest image config read, bytes. Configs are kilobytes; history and labels may swell them.
+pub const CONFIG_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most values (of any kind) in one JSON document from outside. A manifest at every other limit has some ten
+/// thousand; without this, 4 MiB of `[[],[],…` would become a hundred megabytes of tree.
+pub const JSON_VALUES: usize = 200_000;
+
+/// Most layers of an image. overlayfs stacks at most 500 (the kernel's `OVL_MAX_STACK`).
+pub const LAYERS: usize = 512;
+
+/// Most entries of an image index. The widest official images have some forty, attestations included.
+pub const INDEX_MANIFESTS: usize = 512;
+
+/// Most child manifests of one index fetched in search of an image ID. Those of the node's platform come first,
+/// so that more than one or two is already unusual.
+pub const WALK_CHILDREN: usize = 32;
