@@ -4,15 +4,8 @@
 /// digest fit several times over; a reference of 1 MiB is an attack.
 pub const REFERENCE_BYTES: usize = 4 * 1024;
 
-/// Longest manifest or index read from a registry, bytes: what distribution spec v1.1 ("Pushing Manifests")
-/// asks registries to take, and what registries and runtimes hold to.
-pub const REGISTRY_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
-
 /// Longest simple-signing payload read, bytes. Real ones are under 1 KiB; annotations add to that.
 pub const REGISTRY_SIGNATURE_PAYLOAD_BYTES: usize = 64 * 1024;
-
-/// Longest image config read, bytes. Build histories make configs of some 100 KiB.
-pub const REGISTRY_CONFIG_BYTES: usize = 4 * 1024 * 1024;
 
 /// Longest answer of a token endpoint, bytes. Tokens of cloud registries reach a few KiB.
 pub const REGISTRY_TOKEN_BYTES: usize = 64 * 1024;
@@ -43,6 +36,7 @@ pub const REGISTRY_HOSTS: usize = 1024;
 
 /// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
 pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
+
 /// Largest manifest or index read, bytes: what registries themselves accept (distribution, `MaxManifestBodySize`).
 pub const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 

@@ -16,7 +16,7 @@ use super::host::Endpoint;
 use super::token::{self, Grant, GrantKey, Grants, Plan};
 use super::transport::{Answer, Ask, Cap, Transport};
 use crate::image::{Digest, Reference};
-use crate::limits::{REGISTRY_MANIFEST_BYTES, REGISTRY_RETRIES, REGISTRY_TOKEN_SECONDS};
+use crate::limits::{MANIFEST_BYTES, REGISTRY_RETRIES, REGISTRY_TOKEN_SECONDS};
 
 /// Manifest types crivet reads; registries convert to what a client lacks, so all are named.
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
@@ -328,15 +328,14 @@ impl Call<'_> {
 
 impl Cap {
     /// For manifests and indexes.
-    pub const MANIFEST: Self = Self { limit: "REGISTRY_MANIFEST_BYTES", bytes: REGISTRY_MANIFEST_BYTES };
+    pub const MANIFEST: Self = Self { limit: "MANIFEST_BYTES", bytes: MANIFEST_BYTES };
     /// For simple-signing payloads.
     pub const SIGNATURE_PAYLOAD: Self = Self {
         limit: "REGISTRY_SIGNATURE_PAYLOAD_BYTES",
         bytes: crate::limits::REGISTRY_SIGNATURE_PAYLOAD_BYTES,
     };
     /// For image configs.
-    pub const CONFIG: Self =
-        Self { limit: "REGISTRY_CONFIG_BYTES", bytes: crate::limits::REGISTRY_CONFIG_BYTES };
+    pub const CONFIG: Self = Self { limit: "CONFIG_BYTES", bytes: crate::limits::CONFIG_BYTES };
 }
 
 /// `manifests/<tag>`, if `tag` is one (spec v1.1: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`). Anything else could
