@@ -37,6 +37,28 @@ pub const REGISTRY_HOSTS: usize = 1024;
 /// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
 pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
 
+/// Longest text field of an audit record, bytes; a longer one is cut and says so. Long enough for the longest
+/// message a kubelet shows whole.
+pub const AUDIT_FIELD_BYTES: usize = 1024;
+
+/// Most policies named in one audit record; the count of the others is told.
+pub const AUDIT_POLICIES: usize = 32;
+
+/// Most different records remembered for merging equal ones. One that finds no room is written unmerged.
+pub const AUDIT_KEYS: usize = 512;
+
+/// Equal audit records are written at most once in this many seconds.
+pub const AUDIT_MERGE_SECONDS: u64 = 60;
+
+/// Most connections to the metrics address at a time; more wait in the kernel's queue.
+pub const METRICS_CONNECTIONS: usize = 8;
+
+/// Longest request line and headers on the metrics address, bytes (hyper's least is 8 KiB).
+pub const METRICS_HEADER_BYTES: usize = 8 * 1024;
+
+/// Longest time a connection to the metrics address may take for its headers, or stay open, seconds.
+pub const METRICS_CONNECTION_SECONDS: u64 = 10;
+
 /// Largest manifest or index read, bytes: what registries themselves accept (distribution, `MaxManifestBodySize`).
 pub const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 

@@ -8,4 +8,5 @@
     clippy::print_stdout
 )]
 
+mod audit;
 mod registry;
