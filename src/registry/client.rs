@@ -64,6 +64,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NotFound => "not_found",
+            Self::Auth => "auth",
+            Self::RateLimited => "rate_limited",
+            Self::ServerError => "server_error",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Invalid => "invalid",
+        }
+    }
+
     pub(super) fn of(result: &Result<Answer, Cause>) -> Self {
         match result {
             Ok(answer) => match answer.status.as_u16() {

@@ -9,4 +9,5 @@
 )]
 
 mod audit;
+mod metrics;
 mod registry;
