@@ -1,1 +1,13 @@
 //! Integration tests.
+// A test that meets what it did not expect fails by panicking.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+mod audit;
+mod metrics;
+mod registry;
