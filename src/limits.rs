@@ -79,3 +79,13 @@ pub const POLICY_SET_BYTES: usize = 32 * 1024 * 1024;
 
 /// Most files in a policy folder, those that are no policies included.
 pub const POLICY_FILES: usize = 20_000;
+
+/// Largest public key file taken, bytes: an RSA key of 4096 bits is 800.
+pub const KEY_BYTES: usize = 16 * 1024;
+
+/// Most signatures looked at for one image. Ten are unusual; without a bound anybody who can push to the repository
+/// decides how long vetting takes (CVE-2024-29902, CVE-2024-29903).
+pub const SIGNATURES: usize = 64;
+
+/// Largest signed payload read, bytes. cosign's are some 300, annotations included a few thousand.
+pub const PAYLOAD_BYTES: usize = 64 * 1024;
