@@ -152,3 +152,12 @@ pub const CANDIDATES: usize = 16;
 
 /// Images one call may use: a container's own and its image volumes.
 pub const IMAGES_PER_CALL: usize = 64;
+/// Largest public key file taken, bytes: an RSA key of 4096 bits is 800.
+pub const KEY_BYTES: usize = 16 * 1024;
+
+/// Most signatures looked at for one image. Ten are unusual; without a bound anybody who can push to the repository
+/// decides how long vetting takes (CVE-2024-29902, CVE-2024-29903).
+pub const SIGNATURES: usize = 64;
+
+/// Largest signed payload read, bytes. cosign's are some 300, annotations included a few thousand.
+pub const PAYLOAD_BYTES: usize = 64 * 1024;
