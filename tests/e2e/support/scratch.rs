@@ -72,28 +72,28 @@ fn remove_abandoned() {
 }
 
 fn remove(scratch: &Path) {
-    let cgroups = kill_processes(scratch);
-    remove_outside_files(scratch);
+    let bundles = bundles(scratch);
+    remove_shim_sockets(&bundles);
+    kill_processes(scratch);
     unmount(scratch);
-    for cgroup in cgroups {
+    for cgroup in cgroups(&bundles) {
         remove_cgroup(&cgroup);
     }
+    remove_log_links(scratch);
     if let Err(error) = fs::remove_dir_all(scratch) {
         eprintln!("{} could not be removed: {error}", scratch.display());
     }
 }
 
-/// Kills all that belong to the folder, until there are none; answers with the control groups they were in.
-fn kill_processes(scratch: &Path) -> Vec<PathBuf> {
-    let mut cgroups = Vec::new();
+/// Kills all that belong to the folder, until there are none.
+fn kill_processes(scratch: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let found = processes(scratch);
         if found.is_empty() || Instant::now() > deadline {
-            return cgroups;
+            return;
         }
         for pid in found {
-            cgroups.extend(container_cgroups(pid));
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
@@ -130,21 +130,19 @@ fn root_is_under(mountinfo: &str, path: &str) -> bool {
     mountinfo.lines().any(|line| line.split(' ').nth(4) == Some("/") && line.contains(path))
 }
 
-/// The control groups of a process below containerd's, never one that others share.
-fn container_cgroups(pid: i32) -> Vec<PathBuf> {
-    let listed = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let own = |line: &str| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        // Version 2 has no controllers here; beside version 1 it is mounted at `unified`.
-        let mount = match controllers.strip_prefix("name=").unwrap_or(controllers) {
-            "" if Path::new("/sys/fs/cgroup/unified").exists() => "unified",
-            other => other,
-        };
-        path.contains("k8s.io/")
-            .then(|| Path::new("/sys/fs/cgroup").join(mount).join(path.trim_start_matches('/')))
-    };
-    listed.lines().filter_map(own).collect()
+/// What containerd keeps of each container that it runs; the folder's name is the container's ID.
+fn bundles(scratch: &Path) -> Vec<PathBuf> {
+    let tasks = scratch.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    fs::read_dir(tasks).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// The control groups of these containers: in each version 1 hierarchy, or in the one of version 2.
+fn cgroups(bundles: &[PathBuf]) -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    let hierarchies: Vec<_> = below.chain([top.to_owned()]).map(|dir| dir.join("k8s.io")).collect();
+    let ids = bundles.iter().filter_map(|bundle| bundle.file_name());
+    ids.flat_map(|id| hierarchies.iter().map(move |dir| dir.join(id))).filter(|dir| dir.exists()).collect()
 }
 
 fn remove_cgroup(cgroup: &Path) {
@@ -170,18 +168,19 @@ fn unmount(scratch: &Path) {
     }
 }
 
-fn remove_outside_files(scratch: &Path) {
-    let tasks = scratch.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
-    for bundle in fs::read_dir(tasks).into_iter().flatten().flatten() {
+fn remove_shim_sockets(bundles: &[PathBuf]) {
+    for bundle in bundles {
         for file in ["address", "bootstrap.json"] {
-            let text = fs::read_to_string(bundle.path().join(file)).unwrap_or_default();
-            if let Some(at) = text.find(SHIM_SOCKETS) {
-                let socket: String =
-                    text[at + SHIM_SOCKETS.len()..].chars().take_while(char::is_ascii_hexdigit).collect();
+            let text = fs::read_to_string(bundle.join(file)).unwrap_or_default();
+            if let Some((_, rest)) = text.split_once(SHIM_SOCKETS) {
+                let socket: String = rest.chars().take_while(char::is_ascii_hexdigit).collect();
                 let _ = fs::remove_file(format!("/run/containerd/s/{socket}"));
             }
         }
     }
+}
+
+fn remove_log_links(scratch: &Path) {
     for link in fs::read_dir(CONTAINER_LOG_LINKS).into_iter().flatten().flatten() {
         if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(scratch)) {
             let _ = fs::remove_file(link.path());
