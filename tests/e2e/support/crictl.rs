@@ -84,7 +84,7 @@ impl Crictl {
     fn sandbox_config(&self, name: &str) -> Value {
         json!({"metadata": {"name": name, "namespace": "e2e", "uid": name, "attempt": 0},
             "log_directory": self.dir.join("logs"),
-            "linux": {"security_context": {"namespace_options": {"network": 2}}}})
+            "linux": {"cgroup_parent": "/k8s.io", "security_context": {"namespace_options": {"network": 2}}}})
     }
 
     fn write(&self, name: &str, value: &Value) -> PathBuf {
