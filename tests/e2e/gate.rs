@@ -1,0 +1,168 @@
+//! crivet between the kubelet and containerd: what is signed runs, what is not does not.
+
+use crate::support::containerd::Containerd;
+use crate::support::cosign::{Cosign, Key, Version};
+use crate::support::crivet::{Crivet, key_policy};
+use crate::support::image::{Image, Pushed};
+use crate::support::kubelet::Kubelet;
+use crate::support::peers::Peers;
+use crate::support::registry::Registry;
+use crate::support::wait_for;
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+/// A node with crivet on it. Everything of the registry wants a signature; the pause image has one.
+struct Node {
+    peers: Peers,
+    registry: Registry,
+    containerd: Containerd,
+    crivet: Crivet,
+    cosign: Cosign,
+    key: Key,
+}
+
+impl Node {
+    fn start(mode: &str) -> Option<Self> {
+        let peers = Peers::get()?;
+        let registry = Registry::start(&peers);
+        let containerd = Containerd::start(&peers, "1.6", &registry);
+        let cosign = Cosign::new(&peers, Version::V2);
+        let key = cosign.generate_key("key");
+        cosign.sign(&key, &containerd.pause().by_digest, &[]);
+        let policy = key_policy("all", &format!("{}/**", registry.address()), &key);
+        let crivet = Crivet::start(&peers, &containerd, mode, &[policy]);
+        Some(Self { crivet, containerd, registry, cosign, key, peers })
+    }
+
+    fn push(&self, name: &str, image: &Image) -> Pushed {
+        image.push(&self.registry, name, "1")
+    }
+
+    fn push_signed(&self, name: &str, image: &Image) -> Pushed {
+        let pushed = self.push(name, image);
+        self.cosign.sign(&self.key, &pushed.by_digest, &[]);
+        pushed
+    }
+
+    fn says(&self, line: &str) -> Image {
+        Image::says(&self.peers, line)
+    }
+
+    fn kubelet(&self) -> Kubelet {
+        Kubelet::start(&self.peers, &self.crivet.socket())
+    }
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn a_signed_image_is_pulled_and_runs() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed", &node.says("vouched for"));
+    node.crivet.crictl().pull(&signed.reference).unwrap();
+    let container = node.crivet.crictl().start("signed", &signed.id).unwrap();
+    assert_eq!(container.first_line(), "vouched for");
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn an_unsigned_image_is_not_pulled() {
+    let Some(node) = Node::start("enforce") else { return };
+    let unsigned = node.push("unsigned", &node.says("never"));
+    let refusal = node.crivet.crictl().pull(&unsigned.reference).unwrap_err();
+    assert!(refusal.contains("code = Unknown desc = SignatureValidationFailed: "), "{refusal}");
+    assert!(refusal.contains(&unsigned.digest), "{refusal}");
+    let images = node.containerd.crictl().run(["images", "--quiet"]).unwrap();
+    assert!(!images.contains(&unsigned.id), "{images}");
+    let recorded = || node.crivet.audit().into_iter().find(|r| r.to_string().contains(&unsigned.digest));
+    wait_for("the audit record", Duration::from_secs(5), recorded);
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn an_unsigned_image_that_is_already_there_does_not_run() {
+    let Some(node) = Node::start("enforce") else { return };
+    let unsigned = node.push("unsigned", &node.says("never"));
+    node.containerd.crictl().pull(&unsigned.reference).unwrap();
+    let Err(refusal) = node.crivet.crictl().start("unsigned", &unsigned.id) else {
+        panic!("a container of an unsigned image was made")
+    };
+    assert!(refusal.contains("SignatureValidationFailed: "), "{refusal}");
+    assert_eq!(node.containerd.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn kubelet_runs_a_signed_static_pod_as_the_images_user() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed", &node.says("uid $(id -u)").user("1000"));
+    let kubelet = node.kubelet();
+    kubelet.add_pod("signed", &signed.reference, &json!({}));
+    kubelet.wait_pod("signed", A_MINUTE, |pod| pod.ready());
+    assert_eq!(kubelet.pod_log("signed"), ["uid 1000"]);
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn kubelet_shows_why_an_unsigned_static_pod_waits() {
+    let Some(node) = Node::start("enforce") else { return };
+    let unsigned = node.push("unsigned", &node.says("never"));
+    let kubelet = node.kubelet();
+    kubelet.add_pod("unsigned", &unsigned.reference, &json!({}));
+    let denied = |reason: &str| reason == "SignatureValidationFailed";
+    let pod = kubelet.wait_pod("unsigned", A_MINUTE, |pod| pod.waiting().is_some_and(|w| denied(&w.0)));
+    let (_, message) = pod.waiting().unwrap();
+    assert!(message.contains(&unsigned.digest), "{message}");
+    assert!(kubelet.pod_log("unsigned").is_empty());
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn in_audit_mode_an_unsigned_static_pod_runs() {
+    let Some(node) = Node::start("audit") else { return };
+    let unsigned = node.push("unsigned", &node.says("allowed for now"));
+    let kubelet = node.kubelet();
+    kubelet.add_pod("unsigned", &unsigned.reference, &json!({}));
+    kubelet.wait_pod("unsigned", A_MINUTE, |pod| pod.ready());
+    assert_eq!(kubelet.pod_log("unsigned"), ["allowed for now"]);
+    let recorded = || node.crivet.audit().into_iter().find(|r| r.to_string().contains(&unsigned.digest));
+    wait_for("the audit record", Duration::from_secs(20), recorded);
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn crivet_killed_under_a_running_kubelet_leaves_pods_ready() {
+    let Some(mut node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed", &node.says("still here"));
+    let kubelet = node.kubelet();
+    kubelet.add_pod("before", &signed.reference, &json!({}));
+    kubelet.wait_pod("before", A_MINUTE, |pod| pod.ready());
+
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    kubelet.add_pod("after", &signed.reference, &json!({}));
+    kubelet.wait_pod("after", A_MINUTE, |pod| pod.ready());
+    assert!(kubelet.pod("before").is_some_and(|pod| pod.ready()));
+    assert_eq!(kubelet.pod_log("before"), ["still here"], "the container was started again");
+    assert!(!kubelet.log().contains("container runtime is down"));
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn sigterm_ends_crivet_in_order() {
+    let Some(mut node) = Node::start("enforce") else { return };
+    assert!(Path::new("/proc").join(node.crivet.pid().to_string()).exists());
+    assert_eq!(node.crivet.stop(), Some(0));
+}
+
+#[test]
+#[ignore = "until crivet serves"]
+fn a_registry_that_is_away_leaves_the_pull_undecided() {
+    let Some(mut node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed", &node.says("later"));
+    node.registry.stop();
+    let refusal = node.crivet.crictl().pull(&signed.reference).unwrap_err();
+    assert!(refusal.contains("code = Unknown desc = RegistryUnavailable: "), "{refusal}");
+}
