@@ -64,7 +64,11 @@ pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFi
     Ok((set, sources))
 }
 
-fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, String> {
+/// Compiles policies.
+///
+/// # Errors
+/// Every fault, joined into one line.
+pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, String> {
     PolicySet::compile(sources).map(Arc::new).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         lines.join("; ")
