@@ -11,3 +11,4 @@
 mod audit;
 mod metrics;
 mod registry;
+mod systemd;
