@@ -29,18 +29,18 @@ pub async fn forward_then_vet(
     vetted: Vetted,
     head: Parts,
     body: Incoming,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, h2::Error> {
     let trace = traceparent(&head.headers);
     let body = Passing::new(body, limits::VETTED_CALL_BYTES);
     let response = match upstream.send_passing(service, head, &body).await {
         Ok(response) => response,
-        Err(reply) => return reply.into_response(),
+        Err(none) => return none.into_response(),
     };
     let Ok(place) = Arc::clone(&relay.beside).try_acquire_owned() else {
         relay.stats.beside_dropped.fetch_add(1, Ordering::Relaxed);
         body.take();
         let socket = Arc::clone(upstream.socket(service));
-        return response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket)));
+        return Ok(response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket))));
     };
     let (head, incoming) = response.into_parts();
     let socket = Arc::clone(upstream.socket(service));
@@ -62,7 +62,7 @@ pub async fn forward_then_vet(
         }
         drop(place);
     });
-    Response::from_parts(head, ResponseBody::Relayed(relayed))
+    Ok(Response::from_parts(head, ResponseBody::Relayed(relayed)))
 }
 
 async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
+use super::upstream::cut_off;
 use crate::cri::reply::Reply;
 
 /// A request body on its way to the runtime.
@@ -236,7 +237,7 @@ impl Relayed {
         Relayed { incoming, socket, stop: None, copy: None, ended: false }
     }
 
-    /// Ends the body as Unavailable when `stop` is done: for server streams, at shutdown.
+    /// Ends the body as Unavailable when `stop` is done: at shutdown.
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Relayed {
         self.stop = Some(Box::pin(stop));
         self
@@ -259,10 +260,7 @@ impl Relayed {
             return self.end(Reply::unavailable("crivet is shutting down; call again".to_owned()));
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Err(error)) if !reset_by_peer(&error) => {
-                let text = format!("the runtime at {} cut the call off", self.socket.display());
-                self.end(Reply::unavailable(text))
-            }
+            Some(Err(error)) if !reset_by_peer(&error) => self.end(cut_off(&self.socket)),
             Some(Ok(frame)) => {
                 if let (Some(copy), Some(data)) = (&mut self.copy, frame.data_ref()) {
                     if copy.data.len() + data.len() <= copy.cap {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::permits::Age;
-use super::upstream::Upstream;
+use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, look, pause};
 use crate::cri::deadline::vetting_budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
@@ -32,15 +32,15 @@ pub async fn vet_then_forward(
     vetted: Vetted,
     head: Parts,
     body: Incoming,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, h2::Error> {
     let budget = vetting_budget(&head.headers, relay.live.borrow().vetting_timeout);
     let (body, _held) = match read(relay, body).await {
         Ok(read) => read,
-        Err(reply) => return reply.into_response(),
+        Err(reply) => return Ok(reply.into_response()),
     };
     let Facts { mut call, unknown, sandbox } = match facts::facts(vetted, &body) {
         Ok(facts) => facts,
-        Err(error) => return Reply::undecided(&error.to_string()).into_response(),
+        Err(error) => return Ok(Reply::undecided(&error.to_string()).into_response()),
     };
     call.traceparent = traceparent(&head.headers);
     alert_unknown(relay, &unknown);
@@ -60,7 +60,7 @@ pub async fn vet_then_forward(
         }
         Ok(answer)
     };
-    result.await.map_or_else(Reply::into_response, Answer::into_response)
+    result.await.map_or_else(NoAnswer::into_response, |answer| Ok(answer.into_response()))
 }
 
 /// A permit for a call: one that is held, else the vetter's.
@@ -121,14 +121,13 @@ async fn forward(
     head: Parts,
     body: Bytes,
     _permit: &Permit,
-) -> Result<Answer, Reply> {
+) -> Result<Answer, NoAnswer> {
     let again = || RequestBody::Whole(Whole::new(body.clone(), None));
     let (head, mut incoming) = upstream.send_whole(service, head, again).await?.into_parts();
     let socket = Arc::clone(upstream.socket(service));
     let (mut data, mut trailers) = (Vec::new(), None);
     while let Some(frame) = incoming.frame().await {
-        let cut_off = |_| Reply::unavailable(format!("the runtime at {} cut the call off", socket.display()));
-        match frame.map_err(cut_off)?.into_data() {
+        match frame.map_err(|error| no_answer(&error, &socket))?.into_data() {
             Ok(bytes) if data.len() + bytes.len() <= limits::VETTED_ANSWER_BYTES => {
                 data.extend_from_slice(&bytes)
             }
@@ -136,7 +135,7 @@ async fn forward(
                 let cap = limits::VETTED_ANSWER_BYTES;
                 let text =
                     format!("the runtime's answer is larger than {cap} bytes (limits::VETTED_ANSWER_BYTES)");
-                return Err(Reply::undecided(&text));
+                return Err(Reply::undecided(&text).into());
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }

@@ -116,27 +116,32 @@ impl Relay {
         })
     }
 
-    /// One call, from its headers to its answer.
+    /// One call, from its headers to its answer; an error resets its stream.
     pub async fn call(
         self: Arc<Relay>,
         upstream: Arc<Upstream>,
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let stop = self.stop_calls.clone();
-        tokio::select! {
+    ) -> Result<Response<ResponseBody>, h2::Error> {
+        let stop = if is_server_stream(request.uri().path()) { &self.stop_streams } else { &self.stop_calls };
+        let stop = stop.clone();
+        let response = tokio::select! {
             biased;
-            response = self.route(&upstream, request) => response,
+            response = self.route(&upstream, request) => response?,
             () = stop.cancelled() => {
-                Reply::unavailable("crivet is shutting down; call again".to_owned()).into_response()
+                return Ok(Reply::unavailable("crivet is shutting down; call again".to_owned()).into_response());
             }
-        }
+        };
+        Ok(response.map(|body| match body {
+            ResponseBody::Relayed(body) => ResponseBody::Relayed(body.until(stop.cancelled_owned())),
+            other => other,
+        }))
     }
 
     async fn route(
         self: Arc<Relay>,
         upstream: &Upstream,
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
+    ) -> Result<Response<ResponseBody>, h2::Error> {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         let class = classify(path);
@@ -144,7 +149,7 @@ impl Relay {
         let stance = self.live.borrow().stance.clone();
         match (class, stance) {
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
-                passthrough(&self, upstream, service, head, body).await
+                passthrough(upstream, service, head, body).await
             }
             (Class::Vetted(service, vetted), Stance::Audit) => {
                 beside::forward_then_vet(self, upstream, service, vetted, head, body).await
@@ -154,30 +159,30 @@ impl Relay {
             }
             (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Audit) => {
                 tracing::warn!(path, "relayed because nothing is enforced; enforce mode refuses this call");
-                passthrough(&self, upstream, service, head, body).await
+                passthrough(upstream, service, head, body).await
             }
             (Class::Vetted(..) | Class::RefusedUnlessAllowed(_), Stance::Unknown(why)) => {
-                Reply::undecided(&why).into_response()
+                Ok(Reply::undecided(&why).into_response())
             }
             (Class::RefusedUnlessAllowed(_), Stance::Enforce) => {
                 let text = format!(
                     "{path} makes containers that crivet cannot vet; use mode: audit to let it through"
                 );
                 tracing::warn!(path, "refused");
-                Reply::undecided(&text).into_response()
+                Ok(Reply::undecided(&text).into_response())
             }
             (Class::UnknownWrite(_), Stance::Enforce | Stance::Unknown(_)) => {
                 tracing::warn!(path, "refused: newer than this crivet's method table");
                 let text = format!(
                     "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
                 );
-                Reply::unimplemented(text).into_response()
+                Ok(Reply::unimplemented(text).into_response())
             }
             (Class::ForeignService, _) => {
                 let path: String = path.chars().take(limits::QUOTED_CHARS).collect();
                 let text =
                     format!("crivet forwards runtime.v1 only, not {path}; use the runtime's own socket");
-                Reply::unimplemented(text).into_response()
+                Ok(Reply::unimplemented(text).into_response())
             }
         }
     }
@@ -185,22 +190,19 @@ impl Relay {
 
 /// Relays a call undecoded.
 async fn passthrough(
-    relay: &Relay,
     upstream: &Upstream,
     service: Service,
     head: Parts,
     body: Incoming,
-) -> Response<ResponseBody> {
-    let stream = is_server_stream(head.uri.path());
+) -> Result<Response<ResponseBody>, h2::Error> {
     let body = Passing::new(body, limits::REPLAYED_CALL_BYTES);
     let response = upstream.send_passing(service, head, &body).await;
     body.take();
     match response {
-        Ok(response) => response.map(|incoming| {
-            let body = Relayed::new(incoming, Arc::clone(upstream.socket(service)));
-            let stop = relay.stop_streams.clone();
-            ResponseBody::Relayed(if stream { body.until(stop.cancelled_owned()) } else { body })
-        }),
-        Err(reply) => reply.into_response(),
+        Ok(response) => {
+            let socket = Arc::clone(upstream.socket(service));
+            Ok(response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket))))
+        }
+        Err(none) => none.into_response(),
     }
 }

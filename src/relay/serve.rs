@@ -1,6 +1,5 @@
 //! Accepts connections, and ends them in order.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +66,7 @@ async fn connection(relay: Arc<Relay>, stream: UnixStream) {
     let stopping = relay.stop_streams.clone();
     let service = service_fn(move |request| {
         let (relay, upstream) = (Arc::clone(&relay), Arc::clone(&upstream));
-        async move { Ok::<_, Infallible>(relay.call(upstream, request).await) }
+        async move { relay.call(upstream, request).await }
     });
     let connection = http2::server().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

@@ -32,6 +32,31 @@ impl Endpoints {
     }
 }
 
+/// Why a call has no answer of the runtime's.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The runtime reset the call; the client's stream is reset with the same code.
+    Reset(h2::Reason),
+    /// crivet's own answer.
+    Reply(Reply),
+}
+
+impl From<Reply> for NoAnswer {
+    fn from(reply: Reply) -> NoAnswer {
+        NoAnswer::Reply(reply)
+    }
+}
+
+impl NoAnswer {
+    /// A trailers-only response; an error resets the stream with its code.
+    pub fn into_response<B: Default>(self) -> Result<Response<B>, h2::Error> {
+        match self {
+            NoAnswer::Reset(reason) => Err(reason.into()),
+            NoAnswer::Reply(reply) => Ok(reply.into_response()),
+        }
+    }
+}
+
 /// The runtime, as one client connection sees it.
 pub struct Upstream {
     runtime: Connection,
@@ -39,10 +64,14 @@ pub struct Upstream {
     image: Option<Connection>,
 }
 
+/// A connection, and which of them in a row it is.
+type Dialled = (SendRequest<RequestBody>, u64);
+
 struct Connection {
     socket: Arc<Path>,
-    sender: Mutex<Option<SendRequest<RequestBody>>>,
-    dialling: tokio::sync::Mutex<()>,
+    sender: Mutex<Option<Dialled>>,
+    /// Connections dialled so far; locked while another is.
+    dialled: tokio::sync::Mutex<u64>,
 }
 
 impl Upstream {
@@ -51,7 +80,7 @@ impl Upstream {
         let connection = |socket: &Arc<Path>| Connection {
             socket: Arc::clone(socket),
             sender: Mutex::default(),
-            dialling: tokio::sync::Mutex::default(),
+            dialled: tokio::sync::Mutex::default(),
         };
         let image = (endpoints.image != endpoints.runtime).then(|| connection(&endpoints.image));
         Upstream { runtime: connection(&endpoints.runtime), image }
@@ -75,7 +104,7 @@ impl Upstream {
         service: Service,
         head: http::request::Parts,
         body: &Passing,
-    ) -> Result<Response<Incoming>, Reply> {
+    ) -> Result<Response<Incoming>, NoAnswer> {
         self.connection(service).send(head, || body.again().map(RequestBody::Passing)).await
     }
 
@@ -85,7 +114,7 @@ impl Upstream {
         service: Service,
         head: http::request::Parts,
         mut body: impl FnMut() -> RequestBody,
-    ) -> Result<Response<Incoming>, Reply> {
+    ) -> Result<Response<Incoming>, NoAnswer> {
         self.connection(service).send(head, || Some(body())).await
     }
 }
@@ -95,13 +124,11 @@ impl Connection {
         &self,
         head: http::request::Parts,
         mut body: impl FnMut() -> Option<RequestBody>,
-    ) -> Result<Response<Incoming>, Reply> {
-        let cut_off =
-            || Reply::unavailable(format!("the runtime at {} cut the call off", self.socket.display()));
+    ) -> Result<Response<Incoming>, NoAnswer> {
         let mut tried = false;
         loop {
-            let body = body().ok_or_else(cut_off)?;
-            let mut sender = self.sender().await?;
+            let Some(body) = body() else { return Err(cut_off(&self.socket).into()) };
+            let (mut sender, dialled) = self.sender().await?;
             let mut request = Request::new(body);
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = head.uri.clone();
@@ -111,20 +138,20 @@ impl Connection {
                 Err(mut error) => {
                     let never_sent = error.take_message().is_some();
                     if tried || !(never_sent || never_processed(error.error())) {
-                        return Err(cut_off());
+                        return Err(no_answer(error.error(), &self.socket));
                     }
-                    self.forget();
+                    self.forget(dialled);
                     tried = true;
                 }
             }
         }
     }
 
-    async fn sender(&self) -> Result<SendRequest<RequestBody>, Reply> {
+    async fn sender(&self) -> Result<Dialled, Reply> {
         if let Some(sender) = self.living() {
             return Ok(sender);
         }
-        let _dialling = self.dialling.lock().await;
+        let mut dialled = self.dialled.lock().await;
         if let Some(sender) = self.living() {
             return Ok(sender);
         }
@@ -140,22 +167,36 @@ impl Connection {
             // The calls on it have each been told.
             let _ = connection.await;
         });
-        *self.slot() = Some(sender.clone());
-        Ok(sender)
+        *dialled += 1;
+        *self.slot() = Some((sender.clone(), *dialled));
+        Ok((sender, *dialled))
     }
 
-    fn living(&self) -> Option<SendRequest<RequestBody>> {
-        self.slot().as_ref().filter(|sender| !sender.is_closed()).cloned()
+    fn living(&self) -> Option<Dialled> {
+        self.slot().as_ref().filter(|(sender, _)| !sender.is_closed()).cloned()
     }
 
-    /// Old streams finish on the connection; new ones get another.
-    fn forget(&self) {
-        *self.slot() = None;
+    /// Old streams finish on the connection; new ones get another. A connection that has taken its place stays.
+    fn forget(&self, dialled: u64) {
+        self.slot().take_if(|(_, current)| *current == dialled);
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<RequestBody>>> {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Dialled>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a call that the runtime did not answer ends with: the runtime's own reset, else Unavailable.
+pub fn no_answer(error: &hyper::Error, socket: &Path) -> NoAnswer {
+    match h2_error(error).filter(|h2| h2.is_reset() && h2.is_remote()).and_then(h2::Error::reason) {
+        Some(reason) => NoAnswer::Reset(reason),
+        None => NoAnswer::Reply(cut_off(socket)),
+    }
+}
+
+/// For a call whose connection was lost, as gRPC's own clients say it.
+pub fn cut_off(socket: &Path) -> Reply {
+    Reply::unavailable(format!("the runtime at {} cut the call off", socket.display()))
 }
 
 /// RFC 9113 section 8.7: streams above a GOAWAY's last stream ID and refused streams were not processed.
