@@ -63,7 +63,8 @@ pub fn read_policies(path: &Path) -> Result<Arc<PolicySet>, String> {
     if path.is_dir() {
         return from_folder(path).map(|(set, _)| set);
     }
-    let bytes = files::read_guarded(path, "POLICY_BYTES", limits::POLICY_BYTES).map_err(|error| error.to_string())?;
+    let bytes = files::read_guarded(path, "POLICY_SET_BYTES", limits::POLICY_SET_BYTES)
+        .map_err(|error| error.to_string())?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     compile(&[files::SourceFile { name, bytes }])
 }

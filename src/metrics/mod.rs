@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::audit::{Decision, Effective, Kind, Mode};
+use crate::cri::methods::Class;
 use crate::registry::Outcome;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
@@ -25,17 +26,6 @@ const EOF: &str = "# EOF\n";
 /// How long a vetting takes, seconds: a kept proof in under a millisecond, a cold one over a slow registry up
 /// to half of the kubelet's two minutes.
 const VETTING_BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
-
-/// A class of the relay's method table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallClass {
-    /// Relayed undecoded.
-    Passthrough,
-    /// Vetted first.
-    Vetted,
-    /// Refused.
-    Refused,
-}
 
 /// Where a running configuration comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +36,6 @@ pub enum ConfigSource {
     LastGood,
     /// Neither is usable.
     Nothing,
-}
-
-impl CallClass {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Passthrough => "passthrough",
-            Self::Vetted => "vetted",
-            Self::Refused => "refused",
-        }
-    }
 }
 
 impl ConfigSource {
@@ -105,6 +85,9 @@ pub struct RelayMetrics {
     last_kubelet_call: Gauge,
     unknown_fields: Counter,
     vetter_restarts: Counter,
+    not_vetted: Counter,
+    removed_after_look: Counter,
+    permits_used: Counter,
     permits_held: Gauge,
 }
 
@@ -132,16 +115,40 @@ impl Default for RelayMetrics {
         );
         let vetter_restarts = Counter::default();
         registry.register("vetter_restarts", "Times the vetter was started anew", vetter_restarts.clone());
+        let not_vetted = Counter::default();
+        registry.register(
+            "audit_calls_not_vetted",
+            "Calls in audit mode that were relayed and not vetted: too many waited, or no vetter answered",
+            not_vetted.clone(),
+        );
+        let removed_after_look = Counter::default();
+        registry.register(
+            "removed_after_look",
+            "Containers and sandboxes removed because they did not stand on what was vetted",
+            removed_after_look.clone(),
+        );
+        let permits_used = Counter::default();
+        registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
-        Self { registry, calls, last_kubelet_call, unknown_fields, vetter_restarts, permits_held }
+        Self {
+            registry,
+            calls,
+            last_kubelet_call,
+            unknown_fields,
+            vetter_restarts,
+            not_vetted,
+            removed_after_look,
+            permits_used,
+            permits_held,
+        }
     }
 }
 
 impl RelayMetrics {
     /// A call arrived.
-    pub fn call(&self, class: CallClass, now: SystemTime) {
-        self.calls.get_or_create(&ClassLabel { class: class.as_str() }).inc();
+    pub fn call(&self, class: Class, now: SystemTime) {
+        self.calls.get_or_create(&ClassLabel { class: class.name() }).inc();
         self.last_kubelet_call.set(unix_seconds(now));
     }
 
@@ -153,6 +160,21 @@ impl RelayMetrics {
     /// The vetter was started anew.
     pub fn vetter_restarted(&self) {
         self.vetter_restarts.inc();
+    }
+
+    /// A call in audit mode was relayed and not vetted.
+    pub fn not_vetted(&self) {
+        self.not_vetted.inc();
+    }
+
+    /// Something was removed because it did not stand on what was vetted.
+    pub fn removed_after_look(&self) {
+        self.removed_after_look.inc();
+    }
+
+    /// A call was forwarded on a permit that was held.
+    pub fn permit_used(&self) {
+        self.permits_used.inc();
     }
 
     /// How many permits are held now.

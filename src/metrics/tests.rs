@@ -7,10 +7,21 @@ use super::*;
 /// Both pages in one, with a value everywhere.
 fn page() -> String {
     let relay = RelayMetrics::default();
-    for class in [CallClass::Passthrough, CallClass::Vetted, CallClass::Refused] {
+    let relays = crate::cri::methods::Service::Runtime;
+    for class in [
+        Class::Passthrough(relays),
+        Class::Vetted(relays, crate::cri::methods::Vetted::PullImage),
+        Class::RefusedUnlessAllowed(relays),
+        Class::UnknownRead(relays),
+        Class::UnknownWrite(relays),
+        Class::ForeignService,
+    ] {
         relay.call(class, UNIX_EPOCH + Duration::from_secs(1_785_585_600));
     }
     relay.unknown_fields();
+    relay.not_vetted();
+    relay.removed_after_look();
+    relay.permit_used();
     relay.vetter_restarted();
     relay.permits_held(3);
     let vetter = VetterMetrics::default();

@@ -1,6 +1,7 @@
 //! The vetter's end of the socket pair: calls in, verdicts out.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock, SystemTime};
 
 use bytes::Bytes;
@@ -13,12 +14,15 @@ use tokio::time::Instant;
 use super::node::{Node, Questions};
 use super::vet::{Context, InForce, Vetter, Vetting};
 use super::wire::{
-    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter,
+    to_vetter,
 };
 use super::{answer, load};
-use crate::audit::{AuditLog, Decision};
+use crate::audit::{AuditLog, Decision, Record};
 use crate::image::Platform;
 use crate::limits;
+use crate::metrics::{self, ConfigSource, VetterMetrics};
+use crate::registry::Observer;
 
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -28,6 +32,8 @@ struct Session {
     vetter: Vetter,
     in_force: RwLock<Option<Arc<InForce>>>,
     audit: RwLock<Option<Arc<AuditLog>>>,
+    metrics: Arc<VetterMetrics>,
+    metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
     outgoing: mpsc::Sender<Bytes>,
 }
 
@@ -48,6 +54,8 @@ pub async fn serve(socket: UnixStream) {
         vetter: Vetter::new(Node::new(Arc::clone(&questions)), host),
         in_force: RwLock::default(),
         audit: RwLock::default(),
+        metrics: Arc::default(),
+        metrics_task: Mutex::default(),
         outgoing,
     });
     let mut text = String::new();
@@ -112,24 +120,36 @@ impl Session {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
         let text = text.to_owned();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || load::load(&text, previous, Arc::new(|_| {}))).await;
+        let metrics = Arc::clone(&self.metrics);
+        let observer: Observer = Arc::new(move |outcome| metrics.registry_request(outcome));
+        let loaded = tokio::task::spawn_blocking(move || load::load(&text, previous, observer)).await;
         let (policy_error, policy_set) = match loaded {
             Ok(Ok(loaded)) => {
-                let set = match &loaded.in_force.policies {
-                    Ok(set) => set.hash().to_string(),
-                    Err(_) => String::new(),
-                };
-                self.put_in_force(loaded.in_force);
+                let set = loaded.in_force.policies.as_ref().map(|set| set.hash().to_string());
+                self.metrics.config_source(match (&set, &loaded.error) {
+                    (Ok(_), None) => ConfigSource::Files,
+                    (Ok(_), Some(_)) => ConfigSource::LastGood,
+                    (Err(_), _) => ConfigSource::Nothing,
+                });
+                if let (Ok(set), None) = (&set, &loaded.error) {
+                    self.metrics.policies_loaded(set, SystemTime::now());
+                }
+                let set = set.unwrap_or_default();
+                self.put_in_force(loaded.in_force).await;
                 (loaded.error.unwrap_or_default(), set)
             }
             Ok(Err(error)) => (error, String::new()),
             Err(_) => ("loading the policies failed; see the log".to_owned(), String::new()),
         };
+        if !policy_error.is_empty() {
+            self.metrics.policies_rejected();
+        }
         self.send(0, from_vetter::Body::Changed(Changed {}));
         self.send(0, from_vetter::Body::Configured(Configured { policy_error, policy_set }));
     }
 
-    fn put_in_force(&self, new: InForce) {
+    async fn put_in_force(self: &Arc<Session>, new: InForce) {
+        self.serve_metrics(new.config.metrics_address).await;
         let log = &new.config.audit_log;
         let old = self.in_force();
         if old.is_none_or(|old| old.config.audit_log != *log) {
@@ -137,6 +157,41 @@ impl Session {
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
+    }
+
+    /// Serves metrics at this address and no longer at another.
+    async fn serve_metrics(self: &Arc<Session>, address: Option<SocketAddr>) {
+        let served = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((at, task)) = served {
+            if Some(at) == address {
+                *self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, task));
+                return;
+            }
+            task.abort();
+        }
+        let Some(address) = address else { return };
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => {
+                let session = Arc::clone(self);
+                let render = move || {
+                    let session = Arc::clone(&session);
+                    async move { session.page().await }
+                };
+                let task = tokio::spawn(async move { match metrics::serve(listener, render).await {} });
+                *self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, task));
+            }
+            // Metrics are worth a loud word, and no call.
+            Err(error) => tracing::error!(%address, %error, "metrics cannot be served"),
+        }
+    }
+
+    async fn page(&self) -> String {
+        let (roots, _) = self.vetter.proofs.held();
+        self.metrics.proofs_held(roots);
+        if let Some(audit) = self.audit() {
+            self.metrics.audit_records_lost(audit.lost());
+        }
+        self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
 
     /// Vets a call beside all others, and answers.
@@ -196,14 +251,18 @@ impl Session {
     }
 
     fn decided(&self, decided: wire::Decided) {
-        if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict) {
+        if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
+        {
             self.record(answer::records_of_relay(&in_force, &call, &verdict));
         }
     }
 
-    fn record(&self, records: Vec<crate::audit::Record>) {
-        if let Some(audit) = self.audit() {
-            for record in records {
+    fn record(&self, records: Vec<Record>) {
+        let audit = self.audit();
+        for record in records {
+            let took = Duration::from_millis(record.latency_ms);
+            self.metrics.decided(record.kind, record.decision, record.mode, record.effective, took);
+            if let Some(audit) = &audit {
                 audit.log(record, SystemTime::now());
             }
         }
