@@ -79,7 +79,7 @@ fn kubelet_runs_a_static_pod_as_the_images_user() {
     kubelet.add_pod("app", &pushed.reference, &json!({}));
     let pod = kubelet.wait_pod("app", Duration::from_secs(60), |pod| pod.ready());
     assert_eq!(pod.0["status"]["containerStatuses"][0]["imageID"].as_str().unwrap(), pushed.by_digest);
-    assert_eq!(kubelet.pod_log("app"), ["uid 1000"]);
+    assert_eq!(kubelet.first_line("app"), "uid 1000");
     kubelet.remove_pod("app");
     wait_for("the pod to go", Duration::from_secs(30), || kubelet.pod("app").is_none().then_some(()));
 }

@@ -19,28 +19,33 @@ pub struct Containerd {
 
 impl Containerd {
     /// Starts containerd `1.6`, `1.7` or `2`, which may pull from `registry` and takes its pause image from
-    /// there. Pods need host networking: there is no CNI.
+    /// there. Every other registry's name leads to `registry` too, so that no test reaches the network.
     pub fn start(peers: &Peers, version: &str, registry: &Registry) -> Self {
         let dir = peers.path().join("containerd");
         fs::create_dir_all(&dir).unwrap();
         let pause = Image::says(peers, "pause").push(registry, "pause", "test");
-        let hosts = dir.join("certs.d").join(registry.address());
-        fs::create_dir_all(&hosts).unwrap();
         let server = format!("http://{}", registry.address());
-        let text =
+        let mirror =
             format!("server = \"{server}\"\n[host.\"{server}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
-        fs::write(hosts.join("hosts.toml"), text).unwrap();
+        for name in [registry.address(), "_default"] {
+            let hosts = dir.join("certs.d").join(name);
+            fs::create_dir_all(&hosts).unwrap();
+            fs::write(hosts.join("hosts.toml"), &mirror).unwrap();
+        }
+        fs::create_dir_all(dir.join("cni")).unwrap();
+        fs::write(dir.join("cni/10-ptp.conflist"), NETWORK.replace("DIR", dir.to_str().unwrap())).unwrap();
         let config = dir.join("config.toml");
         let plugins = if version.starts_with("1.") { PLUGINS_1 } else { PLUGINS_2 };
         let text = [COMMON, plugins]
             .concat()
             .replace("VERSION", if version.starts_with("1.") { "2" } else { "3" })
             .replace("DIR", dir.to_str().unwrap())
+            .replace("CNI", peers.programs("cni").to_str().unwrap())
             .replace("PAUSE", &pause.reference)
             .replace("RUNC", peers.program("runc").to_str().unwrap());
         fs::write(&config, text).unwrap();
 
-        let bin = peers.containerd_dir(version);
+        let bin = peers.programs(&format!("containerd-{version}"));
         // containerd looks for its shim in the PATH.
         let mut path = OsString::from(&bin);
         path.push(":");
@@ -75,6 +80,10 @@ impl Containerd {
     }
 }
 
+/// Pods with a network of their own reach the node and nothing else.
+const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "e2e", "plugins": [{"type": "ptp", "ipam":
+{"type": "host-local", "subnet": "10.213.0.0/16", "dataDir": "DIR/cni/addresses"}}]}"#;
+
 const COMMON: &str = r#"version = VERSION
 root = "DIR/root"
 state = "DIR/state"
@@ -95,10 +104,11 @@ const PLUGINS_1: &str = r#"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "PAUSE"
 restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "DIR/cni/bin"
-conf_dir = "DIR/cni/conf"
+bin_dir = "CNI"
+conf_dir = "DIR/cni"
 
 [plugins."io.containerd.grpc.v1.cri".registry]
 config_path = "DIR/certs.d"
@@ -120,10 +130,11 @@ config_path = "DIR/certs.d"
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
 
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["DIR/cni/bin"]
-conf_dir = "DIR/cni/conf"
+bin_dirs = ["CNI"]
+conf_dir = "DIR/cni"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"

@@ -3,6 +3,8 @@
 use super::peers::Peers;
 use super::registry::{Registry, digest};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -10,7 +12,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An image yet to be pushed.
 #[derive(Clone)]
 pub struct Image {
-    busybox: Vec<u8>,
+    base: Vec<u8>,
     config: Value,
     files: Vec<(String, Vec<u8>)>,
 }
@@ -32,9 +34,8 @@ impl Image {
     /// An image whose command is a shell script. It runs as process 1, so a script that should end on SIGTERM
     /// has to say so.
     pub fn script(peers: &Peers, script: &str) -> Self {
-        let busybox = std::fs::read(peers.program("busybox")).unwrap();
         let config = json!({"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]});
-        Self { busybox, config, files: Vec::new() }
+        Self { base: base_layer(&peers.program("busybox")), config, files: Vec::new() }
     }
 
     /// An image that says `line` once and stays up until it is told to stop.
@@ -61,18 +62,12 @@ impl Image {
     }
 
     fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {
-        let mut base = Tar::default();
-        base.folder("bin");
-        base.folder("tmp");
-        base.file("bin/busybox", 0o755, &self.busybox);
-        for applet in ["sh", "sleep", "id", "cat", "echo", "ls"] {
-            base.link(&format!("bin/{applet}"), "busybox");
-        }
         let mut own = Tar::default();
         for (name, content) in &self.files {
             own.file(name, 0o644, content);
         }
-        let layers = [base.finish(), own.finish()];
+        let own = own.finish();
+        let layers = [&self.base, &own];
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
         let config = json!({"architecture": architecture, "os": "linux", "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}});
@@ -87,6 +82,26 @@ impl Image {
         (manifest.to_string().into_bytes(), id)
     }
 }
+
+/// busybox under all its names, and the users that images may name.
+fn base_layer(busybox: &Path) -> Vec<u8> {
+    let applets = Command::new(busybox).arg("--list").output().unwrap().stdout;
+    let mut tar = Tar::default();
+    for folder in ["bin", "etc", "tmp"] {
+        tar.folder(folder);
+    }
+    tar.file("bin/busybox", 0o755, &std::fs::read(busybox).unwrap());
+    for applet in String::from_utf8(applets).unwrap().lines().filter(|&name| name != "busybox") {
+        tar.link(&format!("bin/{applet}"), "busybox");
+    }
+    tar.file("etc/passwd", 0o644, PASSWD);
+    tar.file("etc/group", 0o644, GROUP);
+    tar.finish()
+}
+
+const PASSWD: &[u8] =
+    b"root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\ndefault-user:x:1000:1000::/:/bin/sh\n";
+const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\nextra:x:50000:default-user\n";
 
 impl Pushed {
     fn new(registry: &Registry, repository: &str, tag: &str, manifest: &[u8], id: String) -> Self {
