@@ -18,7 +18,7 @@ fn containerd_pulls_and_runs(version: &str) {
 
     let pulled = containerd.crictl().pull(&pushed.reference).unwrap();
     assert!(pulled.contains(&pushed.id), "{pulled} does not name {}", pushed.id);
-    let container = containerd.crictl().start("hello", &pushed.id).unwrap();
+    let container = containerd.crictl().start("hello", &pushed).unwrap();
     assert_eq!(container.first_line(), "hello from the image");
     container.remove(containerd.crictl()).unwrap();
     assert_eq!(containerd.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");

@@ -47,7 +47,9 @@ recipe() {
         echo "debian 1 $(field "$1" 2) $(field "$1" 3)"
     fi
 }
-complete() { [[ -f $peers/stamps/$1 && $(cat "$peers/stamps/$1") == "$(recipe "$1")" ]]; }
+complete() {
+    [[ -e $peers/pkg/$1 || -e $peers/bin/$1 ]] && [[ -f $peers/stamps/$1 && $(cat "$peers/stamps/$1") == "$(recipe "$1")" ]]
+}
 
 # The machine's own mirror: where it takes Debian's main component from, leaving out -security and -updates.
 mirror() {

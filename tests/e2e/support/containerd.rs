@@ -5,15 +5,18 @@ use super::daemon::Daemon;
 use super::image::{Image, Pushed};
 use super::peers::Peers;
 use super::registry::Registry;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 pub struct Containerd {
     daemon: Daemon,
     socket: PathBuf,
     crictl: Crictl,
+    ctr: PathBuf,
     pause: Pushed,
 }
 
@@ -59,7 +62,7 @@ impl Containerd {
             ["--config".as_ref(), config.as_os_str()],
             &[("PATH", &path)],
         );
-        let mut containerd = Self { daemon, socket, crictl, pause };
+        let mut containerd = Self { daemon, socket, crictl, ctr: bin.join("ctr"), pause };
         let crictl = containerd.crictl.clone();
         containerd.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
         containerd
@@ -72,6 +75,28 @@ impl Containerd {
     /// The image that every sandbox runs.
     pub fn pause(&self) -> &Pushed {
         &self.pause
+    }
+
+    /// containerd's own client in the CRI's namespace; answers with its output.
+    pub fn ctr(&self, args: &[&str]) -> String {
+        let address = ["--address".as_ref(), self.socket.as_os_str()];
+        let output = Command::new(&self.ctr)
+            .args(address)
+            .args(["--namespace", "k8s.io"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The chain ID that each container's root file system stands on, by the container's ID.
+    pub fn chains(&self) -> BTreeMap<String, String> {
+        let listed = self.ctr(&["snapshots", "list"]);
+        let rows = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // Key, parent, kind; the CRI plugin names a container's snapshot as the container.
+        let active = rows.filter(|row| row.len() == 3 && row[2] == "Active");
+        active.map(|row| (row[0].to_owned(), row[1].to_owned())).collect()
     }
 
     /// crictl on containerd's own socket, past everything in front of it.

@@ -28,6 +28,8 @@ pub struct Pushed {
     pub digest: String,
     /// `sha256:<hex>` of the configuration: containerd's image ID. An index has that of its first image.
     pub id: String,
+    /// The chain ID of the layers: what the snapshot of a container of this image has as its parent.
+    pub chain: String,
 }
 
 impl Image {
@@ -58,16 +60,25 @@ impl Image {
     pub fn push(&self, registry: &Registry, repository: &str, tag: &str) -> Pushed {
         let (manifest, id) = self.upload(registry, repository, "amd64");
         registry.put_manifest(repository, tag, MANIFEST, &manifest);
-        Pushed::new(registry, repository, tag, &manifest, id)
+        Pushed::new(registry, repository, tag, &manifest, id, self.chain())
     }
 
-    fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {
+    fn layers(&self) -> [Vec<u8>; 2] {
         let mut own = Tar::default();
         for (name, content) in &self.files {
             own.file(name, 0o644, content);
         }
-        let own = own.finish();
-        let layers = [&self.base, &own];
+        [self.base.clone(), own.finish()]
+    }
+
+    /// ChainID of the OCI image specification, "Layer ChainID", for two layers.
+    fn chain(&self) -> String {
+        let [base, own] = self.layers();
+        digest(format!("{} {}", digest(&base), digest(&own)).as_bytes())
+    }
+
+    fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {
+        let layers = self.layers();
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
         let config = json!({"architecture": architecture, "os": "linux", "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}});
@@ -104,10 +115,17 @@ const PASSWD: &[u8] =
 const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\nextra:x:50000:default-user\n";
 
 impl Pushed {
-    fn new(registry: &Registry, repository: &str, tag: &str, manifest: &[u8], id: String) -> Self {
+    fn new(
+        registry: &Registry,
+        repository: &str,
+        tag: &str,
+        manifest: &[u8],
+        id: String,
+        chain: String,
+    ) -> Self {
         let name = format!("{}/{repository}", registry.address());
         let digest = digest(manifest);
-        Self { reference: format!("{name}:{tag}"), by_digest: format!("{name}@{digest}"), digest, id }
+        Self { reference: format!("{name}:{tag}"), by_digest: format!("{name}@{digest}"), digest, id, chain }
     }
 }
 
@@ -125,7 +143,7 @@ pub fn push_index(registry: &Registry, repository: &str, tag: &str, images: &[(&
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
     registry.put_manifest(repository, tag, INDEX, index.as_bytes());
-    Pushed::new(registry, repository, tag, index.as_bytes(), ids.swap_remove(0))
+    Pushed::new(registry, repository, tag, index.as_bytes(), ids.swap_remove(0), images[0].1.chain())
 }
 
 /// POSIX ustar, the entries that a small image needs.
