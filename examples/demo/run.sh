@@ -87,7 +87,7 @@ past_crivet() { crictl_on "$work/containerd.sock" "$@"; }
 push_image() {
     local config
     config=$(jq -cn --arg script "$2" '{Cmd: ["/bin/sh", "-c", $script], Env: ["PATH=/bin"]}')
-    push_layers "$1" amd64 "$config" "$work/layer.tar" "$work/$1.config" >"$work/$1.manifest"
+    push_layers "$1" "$(dpkg --print-architecture)" "$config" "$work/layer.tar" "$work/$1.config" >"$work/$1.manifest"
     push_manifest "$1" "$work/$1.manifest" demo
     image=$host/$1:demo by_digest=$host/$1@sha256:$(sha "$work/$1.manifest")
 }

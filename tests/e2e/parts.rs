@@ -49,7 +49,10 @@ fn containerd_takes_this_machines_image_from_an_index() {
         &registry,
         "multi",
         "1",
-        &[("amd64", ours.clone()), ("arm64", ours.file("other", "an image for another machine"))],
+        &[
+            (image::architecture(), ours.clone()),
+            ("s390x", ours.file("other", "an image for another machine")),
+        ],
     );
 
     containerd.crictl().pull(&pushed.by_digest).unwrap();

@@ -9,6 +9,15 @@ use std::process::Command;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// This machine's architecture by the name that images use.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// An image yet to be pushed.
 #[derive(Clone)]
 pub struct Image {
@@ -58,7 +67,7 @@ impl Image {
     }
 
     pub fn push(&self, registry: &Registry, repository: &str, tag: &str) -> Pushed {
-        let (manifest, id) = self.upload(registry, repository, "amd64");
+        let (manifest, id) = self.upload(registry, repository, architecture());
         registry.put_manifest(repository, tag, MANIFEST, &manifest);
         Pushed::new(registry, repository, tag, &manifest, id, self.chain())
     }
