@@ -148,4 +148,3 @@ fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }
-

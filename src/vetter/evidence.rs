@@ -120,7 +120,10 @@ async fn fetch(
         let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
         let bytes = match known {
             Some(bytes) => bytes,
-            None => match registry.blob(&repository, &payload, Cap::SIGNATURE_PAYLOAD, &credential, deadline).await {
+            None => match registry
+                .blob(&repository, &payload, Cap::SIGNATURE_PAYLOAD, &credential, deadline)
+                .await
+            {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     incomplete = Some(error.into());

@@ -131,8 +131,12 @@ impl Sources {
     async fn fetch(&self, need: &Need, deadline: Instant) -> Result<Bytes, Trouble> {
         let (registry, repository, credential) = (&self.registry, &self.repository, &self.credential);
         Ok(match need.what {
-            Content::Manifest => registry.manifest(repository, &need.digest, credential, deadline).await?.bytes,
-            Content::Config => registry.blob(repository, &need.digest, Cap::CONFIG, credential, deadline).await?,
+            Content::Manifest => {
+                registry.manifest(repository, &need.digest, credential, deadline).await?.bytes
+            }
+            Content::Config => {
+                registry.blob(repository, &need.digest, Cap::CONFIG, credential, deadline).await?
+            }
         })
     }
 }

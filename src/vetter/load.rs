@@ -29,7 +29,8 @@ pub struct Loaded {
 /// # Errors
 /// The text is no configuration, or TLS cannot be set up: nothing may change then.
 pub fn load(text: &str, previous: Option<Arc<PolicySet>>, observer: Observer) -> Result<Loaded, String> {
-    let config = ProxyConfiguration::parse("config.yaml", text.as_bytes()).map_err(|error| error.to_string())?;
+    let config =
+        ProxyConfiguration::parse("config.yaml", text.as_bytes()).map_err(|error| error.to_string())?;
     let registry = client(&config, observer)?;
     let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
     Ok(Loaded { in_force: InForce { config, policies, registry }, error })
@@ -47,7 +48,9 @@ pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Cli
         max_concurrent_per_host: PER_HOST,
         user_agent: concat!("crivet/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    Client::new(&settings, observer).map(Arc::new).map_err(|error| format!("the registry client cannot be set up: {error}"))
+    Client::new(&settings, observer)
+        .map(Arc::new)
+        .map_err(|error| format!("the registry client cannot be set up: {error}"))
 }
 
 fn state(config: &ProxyConfiguration) -> PathBuf {
@@ -96,7 +99,9 @@ fn policies(
     match kept {
         Ok(set) => (Ok(set), Some(format!("{error}; the last good policies are in force"))),
         Err(kept) => {
-            let error = format!("crivet's policies are bad: {error}; no last good ones: {kept}; mend them and reload crivet");
+            let error = format!(
+                "crivet's policies are bad: {error}; no last good ones: {kept}; mend them and reload crivet"
+            );
             (Err(error.clone()), Some(error))
         }
     }

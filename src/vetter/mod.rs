@@ -48,7 +48,8 @@ fn start() -> std::io::Result<()> {
 /// What the vetter gives up before it reads anything: it is the one to go when memory is short, it can gain no
 /// privilege, and it leaves no core dump, which would hold credentials.
 fn confine() {
-    let memory = Rlimit { current: Some(limits::VETTER_MEMORY_BYTES), maximum: Some(limits::VETTER_MEMORY_BYTES) };
+    let memory =
+        Rlimit { current: Some(limits::VETTER_MEMORY_BYTES), maximum: Some(limits::VETTER_MEMORY_BYTES) };
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     for (what, result) in [
         ("RLIMIT_DATA", setrlimit(Resource::Data, memory).map_err(std::io::Error::from)),

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::wire::{
-    self, FromVetter, ImageFacts, Ping, ReadContent, RuntimeAnswer, RuntimeQuestion, from_vetter, runtime_question,
+    self, FromVetter, ImageFacts, Ping, ReadContent, RuntimeAnswer, RuntimeQuestion, from_vetter,
+    runtime_question,
 };
 use crate::image::Digest;
 

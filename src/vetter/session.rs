@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::node::{Node, Questions};
 use super::vet::{Context, InForce, Vetter, Vetting};
 use super::wire::{
-    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter,
+    to_vetter,
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision};
@@ -196,7 +197,8 @@ impl Session {
     }
 
     fn decided(&self, decided: wire::Decided) {
-        if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict) {
+        if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
+        {
             self.record(answer::records_of_relay(&in_force, &call, &verdict));
         }
     }

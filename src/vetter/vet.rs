@@ -134,7 +134,9 @@ impl Vetter {
         let covering = policies.applicable(&Subject { name: &name, namespace });
         let shown = match &name {
             ImageName::Reference(reference) => reference.to_string(),
-            ImageName::Id(_) | ImageName::Empty => image.named.escape_debug().take(limits::QUOTED_CHARS).collect(),
+            ImageName::Id(_) | ImageName::Empty => {
+                image.named.escape_debug().take(limits::QUOTED_CHARS).collect()
+            }
         };
         let case = Case { in_force, context, shown, name, policies: covering };
         let mut vetting = self.decide(&case, image).await;
@@ -157,7 +159,9 @@ impl Vetter {
         let result = match case.context.kind {
             Kind::PullImage => self.pulled_by_name(case).await,
             Kind::PulledImage => self.arrived(case, image).await,
-            Kind::CreateContainer | Kind::RunPodSandbox | Kind::UnknownKind => self.created(case, image).await,
+            Kind::CreateContainer | Kind::RunPodSandbox | Kind::UnknownKind => {
+                self.created(case, image).await
+            }
         };
         result.unwrap_or_else(|trouble| case.undecided(trouble))
     }
@@ -165,7 +169,10 @@ impl Vetter {
     /// A pull: the reference is resolved once, and what it resolves to is vetted.
     async fn pulled_by_name(&self, case: &Case<'_>) -> Result<Vetting, Trouble> {
         let reference = case.reference().ok_or_else(|| {
-            Trouble::Call(format!("{}: expected a reference with a repository; pull the image by its name", case.shown))
+            Trouble::Call(format!(
+                "{}: expected a reference with a repository; pull the image by its name",
+                case.shown
+            ))
         })?;
         let credential = credential(case.context.auth, reference)?;
         let registry = &case.in_force.registry;
@@ -303,7 +310,9 @@ impl Vetter {
                 return Ok(candidates);
             }
             (ImageName::Empty, None) => {
-                return Err(Trouble::Call("expected CreateContainer to name an image, found no name".to_owned()));
+                return Err(Trouble::Call(
+                    "expected CreateContainer to name an image, found no name".to_owned(),
+                ));
             }
             (ImageName::Id(id), None) => {
                 if let Some(reference) = reference {
@@ -358,7 +367,8 @@ impl Vetter {
             }
             answer = answer.or(Some(vetting));
         }
-        let answer = answer.ok_or_else(|| Trouble::Call(format!("image {}: nothing for this platform", case.shown)))?;
+        let answer = answer
+            .ok_or_else(|| Trouble::Call(format!("image {}: nothing for this platform", case.shown)))?;
         Ok(Vetting { ties: allowed, ..answer })
     }
 
