@@ -1,1 +1,12 @@
 //! Integration tests.
+// A test that meets what it did not expect fails by panicking.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+mod relay;
+mod support;
