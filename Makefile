@@ -22,9 +22,15 @@ e2e: ## end-to-end tests with the real parts; needs root and `make peers`
 demo: ## a small node: a signed image runs, an unsigned one does not; needs root
 	examples/demo/run.sh
 
+bench-peers: ## what the bench compares with, into the same cache
+	tests/e2e/peers/install.sh haproxy socat nginx containerd-2
+
+bench: bench-peers ## relay beside the runtime itself, socat, HAProxy and nginx: a table of ratios
+	cargo bench --profile dist --bench side-by-side
+
 test: ## everything: check, then end-to-end with the real parts
 	$(MAKE) check
 	$(MAKE) peers
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo test
+.PHONY: help check peers fixtures e2e demo bench-peers bench test
