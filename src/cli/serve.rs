@@ -160,12 +160,13 @@ fn configure(loaded: &Loaded) -> Configure {
     Configure { settings: loaded.text() }
 }
 
-/// Makes the folders that are the vetter's to write: its part of stateDir, and the audit log's where there is
-/// none yet. What fails here is said again, with its consequence, by whoever cannot write.
+/// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the
+/// audit log's. (Under systemd they are made by tmpfiles, and the relay has no right to give folders away.) What
+/// fails here is said again, with its consequence, by whoever cannot write.
 fn prepare_folders(config: &ProxyConfiguration, user: Option<(u32, u32)>) {
     let state = config.state_dir.join(VETTER_STATE);
-    let log = config.audit_log.path.parent().filter(|folder| !folder.exists());
-    for folder in [Some(state.as_path()), log].into_iter().flatten() {
+    let folders = [Some(state.as_path()), config.audit_log.path.parent()];
+    for folder in folders.into_iter().flatten().filter(|folder| !folder.exists()) {
         let made = std::fs::create_dir_all(folder).and_then(|()| match user {
             Some((uid, gid)) => std::os::unix::fs::chown(folder, Some(uid), Some(gid)),
             None => Ok(()),

@@ -95,14 +95,19 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
-    #[tokio::test]
-    async fn connections_that_say_nothing_give_way_in_time() {
+    const GET_METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    /// Takes all connections, sends `first` on each, and asks on one more.
+    async fn healthy_behind(first: &[u8]) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve_within(listener, || async { String::new() }, Duration::from_millis(100)));
-        let mut silent = Vec::new();
+        // The page is never done: as if the other process had stopped answering.
+        tokio::spawn(serve_within(listener, std::future::pending, Duration::from_millis(100)));
+        let mut held = Vec::new();
         for _ in 0..METRICS_CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(first).await.unwrap();
+            held.push(stream);
         }
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -110,5 +115,15 @@ mod tests {
         let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer));
         read.await.unwrap().unwrap();
         assert!(answer.ends_with("ok\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_give_way_in_time() {
+        healthy_behind(b"").await;
+    }
+
+    #[tokio::test]
+    async fn connections_whose_page_is_never_done_give_way_in_time() {
+        healthy_behind(GET_METRICS).await;
     }
 }

@@ -270,7 +270,6 @@ impl Client {
             }
             return Ok(answer);
         }
-        self.grants.forget(&call.key);
         let challenge = Challenge::of(&answer.headers).ok_or(Cause::Protocol(Violation::Challenge))?;
         let Some(grant) = self.login(call, &challenge).await? else { return Ok(answer) };
         ask.authorization = Some(grant.header(call.credential)?);

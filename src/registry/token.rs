@@ -161,12 +161,8 @@ pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
     }
     let bad = Cause::Protocol(Violation::Token);
     let read: Token<'_> = serde_json::from_slice(&answer.body).map_err(|_| bad.clone())?;
-    let token = read
-        .token
-        .filter(|t| !t.is_empty())
-        .or(read.access_token)
-        .filter(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic()))
-        .ok_or(bad)?;
+    let token =
+        read.token.filter(|t| !t.is_empty()).or(read.access_token).filter(|t| !t.is_empty()).ok_or(bad)?;
     // 60 s is the token scheme's default. A tenth is left for the way and for clocks that disagree.
     let seconds = read.expires_in.unwrap_or(60).min(REGISTRY_TOKEN_SECONDS);
     Ok((Secret::new(token), Duration::from_secs(seconds - seconds.div_ceil(10))))

@@ -352,7 +352,10 @@ fn classify(error: &(dyn StdError + 'static)) -> Cause {
         }
         if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
             if hyper.is_parse_too_large() {
-                return Cause::TooLarge { limit: "REGISTRY_HEADER_BYTES", bytes: REGISTRY_HEADER_BYTES };
+                return Cause::TooLarge {
+                    limit: "REGISTRY_HEADER_BYTES, or REGISTRY_HEADERS lines",
+                    bytes: REGISTRY_HEADER_BYTES,
+                };
             }
             if hyper.is_parse() {
                 fallback = Cause::Protocol(Violation::Http);
@@ -383,5 +386,34 @@ fn classify_tls(error: &rustls::Error) -> Unreachable {
             _ => Unreachable::Tls,
         },
         _ => Unreachable::Tls,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_never_leads_from_https_to_http_and_to_plain_http_only_where_configured() {
+        let settings = Settings {
+            plain_http: vec!["plain.example:5000".to_owned()],
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(1),
+            max_concurrent_per_host: 1,
+            user_agent: "crivet/test".to_owned(),
+        };
+        let transport = Transport::new(&settings, Arc::new(|_| {})).unwrap();
+        let step = |registry: &str, from: &str, to: &str| {
+            let registry = transport.endpoint(registry);
+            transport.check_step(&registry, &from.parse().unwrap(), &to.parse().unwrap()).is_ok()
+        };
+        assert!(step("registry.example", "https://registry.example/", "https://cdn.example/"));
+        assert!(step("plain.example:5000", "http://plain.example:5000/", "https://cdn.example/"));
+        assert!(step("plain.example:5000", "http://plain.example:5000/", "http://plain.example:5000/x"));
+        assert!(!step("plain.example:5000", "http://plain.example:5000/", "http://cdn.example/"));
+        assert!(!step("registry.example", "https://registry.example/", "http://registry.example/"));
+        assert!(!step("registry.example", "https://registry.example/", "http://plain.example:5000/"));
+        assert!(!step("plain.example:5000", "https://cdn.example/", "http://plain.example:5000/"));
     }
 }

@@ -35,11 +35,13 @@ pub fn verdict(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
 }
 
 /// The verdict for a call whose images are covered by policies that only audit: nobody waits for its vetting.
-pub fn nobody_waits(call: &Call) -> Verdict {
+pub fn nobody_waits(in_force: &InForce, call: &Call) -> Verdict {
     Verdict {
         outcome: Outcome::Permitted.into(),
+        message: String::new(),
         images: vec![VettedImage::default(); call.images.len()],
-        ..Default::default()
+        fresh_ms: 0,
+        usable_when_down_ms: millis(in_force.config.vetting.usable_when_vetter_down),
     }
 }
 

@@ -226,7 +226,7 @@ impl Session {
             && !call.images.is_empty()
             && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &image.reference));
         if nobody_waits {
-            verdict(answer::nobody_waits(&call));
+            verdict(answer::nobody_waits(&in_force, &call));
         }
         let context = Context {
             kind: call.kind(),

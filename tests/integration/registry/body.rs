@@ -103,6 +103,12 @@ async fn a_blob_one_byte_over_its_cap_announced_or_not() {
 }
 
 #[tokio::test]
+async fn a_size_announced_over_the_cap_is_not_waited_for() {
+    let fake = Fake::raw("HTTP/1.1 200 OK\r\ncontent-length: 4194305\r\n\r\n").await;
+    assert_eq!(cause(&fake).await, Cause::TooLarge { limit: "MANIFEST_BYTES", bytes: 4 << 20 });
+}
+
+#[tokio::test]
 async fn an_endless_body_stops_at_the_limit() {
     let fake = serving(|_| endless(&[b'x'; 65536], Duration::ZERO)).await;
     assert_eq!(cause(&fake).await, Cause::TooLarge { limit: "MANIFEST_BYTES", bytes: 4 << 20 });
@@ -150,7 +156,10 @@ async fn headers_over_the_limit_by_size_or_number() {
     for answer in [large, many] {
         let fake = Fake::raw(answer).await;
         let cause = cause(&fake).await;
-        assert!(matches!(cause, Cause::TooLarge { limit: "REGISTRY_HEADER_BYTES", .. }), "{cause:?}");
+        assert!(
+            matches!(cause, Cause::TooLarge { limit, .. } if limit.contains("REGISTRY_HEADER_BYTES")),
+            "{cause:?}"
+        );
     }
 }
 

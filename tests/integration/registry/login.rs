@@ -134,12 +134,13 @@ async fn a_token_the_registry_no_longer_takes_is_replaced_once() {
 #[tokio::test]
 async fn a_token_endpoint_that_fails() {
     type Answer = fn(&Seen) -> Reply;
-    let cases: [(Answer, Cause); 8] = [
+    let cases: [(Answer, Cause); 9] = [
         (
             |_| endless(&[b' '; 65536], Duration::ZERO),
             Cause::TooLarge { limit: "REGISTRY_TOKEN_BYTES", bytes: 65536 },
         ),
         (|_| reply(200, &[("content-type", "text/html")], "<html>"), Cause::NotARegistry),
+        (|_| reply(200, &[], r#"{"token":"","access_token":""}"#), Cause::Protocol(Violation::Token)),
         (|_| reply(200, &[], "{}"), Cause::Protocol(Violation::Token)),
         (|_| reply(200, &[], "{\"token\":\"a\\r\\nX: y\"}"), Cause::Protocol(Violation::Token)),
         (|_| reply(401, &[], ""), Cause::Unauthorized(Said::default())),

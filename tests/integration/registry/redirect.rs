@@ -68,6 +68,23 @@ async fn a_challenge_from_where_a_redirect_led_gets_no_credential() {
 }
 
 #[tokio::test]
+async fn a_realm_named_by_where_a_redirect_led_is_not_asked() {
+    let own: &'static std::sync::OnceLock<String> = Box::leak(Box::default());
+    let thief = serving(move |_| {
+        let challenge = format!("Bearer realm=\"http://{}/token\"", own.get().unwrap());
+        reply(401, &[("www-authenticate", &challenge)], "")
+    })
+    .await;
+    own.set(thief.host()).unwrap();
+    let to = format!("http://{}/blob", thief.host());
+    let fake = serving(move |_| reply(307, &[("location", &to)], "")).await;
+    let error = by_tag(&client(), &fake, &Credential::basic("u", "p")).await.unwrap_err();
+    assert_eq!(error.cause, Cause::Unauthorized(Said::default()));
+    let asked: Vec<_> = thief.seen().into_iter().map(|s| s.path).collect();
+    assert_eq!(asked, ["/blob"]);
+}
+
+#[tokio::test]
 async fn a_redirect_loop_ends_at_the_limit() {
     let fake = serving(|_| reply(307, &[("location", "/v2/team/app/manifests/v1")], "")).await;
     let cause = cause(&fake).await;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crivet::image::Reference;
 use crivet::registry::{Cause, Credential, Outcome, Said, Unreachable, Violation};
-use tokio::time::Instant;
 
 use super::fake::{Fake, reply};
 use super::{by_tag, cause, client, good_manifest, observed, repo, serving, soon};
@@ -75,12 +74,12 @@ async fn a_lasting_error_is_tried_three_times() {
 async fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
     for (value, retry_after) in [("3600", Some(3600)), ("18446744073709551615", Some(u64::MAX))] {
         let fake = serving(move |_| reply(429, &[("retry-after", value)], "")).await;
-        let started = Instant::now();
-        let error = by_tag(&client(), &fake, &Credential::Anonymous).await.unwrap_err();
+        let client = client();
+        let call = by_tag(&client, &fake, &Credential::Anonymous);
+        let error = tokio::time::timeout(Duration::from_secs(10), call).await.unwrap().unwrap_err();
         assert_eq!(error.cause, Cause::TooManyRequests { retry_after });
         assert!(error.is_unreachable());
         assert_eq!(fake.seen().len(), 1);
-        assert!(started.elapsed() < Duration::from_secs(10));
     }
 }
 
