@@ -22,9 +22,12 @@ e2e: ## end-to-end tests with the real parts; needs root and `make peers`
 demo: ## a small node: a signed image runs, an unsigned one does not; needs root
 	examples/demo/run.sh
 
+deny: ## licences, forbidden crates and sources of every dependency; needs cargo-deny (cargo install --locked cargo-deny)
+	cargo deny check licenses bans sources
+
 test: ## everything: check, then end-to-end with the real parts
 	$(MAKE) check
 	$(MAKE) peers
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo test
+.PHONY: help check peers fixtures e2e demo deny test
