@@ -161,3 +161,15 @@ pub const SIGNATURES: usize = 64;
 
 /// Largest signed payload read, bytes. cosign's are some 300, annotations included a few thousand.
 pub const PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Most documents in one policy set.
+pub const POLICY_DOCUMENTS: usize = 20_000;
+
+/// Most image patterns in one policy set, all policies together.
+pub const POLICY_PATTERNS: usize = 100_000;
+
+/// Most keys in one policy. Each signature is tried with each of them.
+pub const POLICY_KEYS: usize = 32;
+
+/// Most errors of a policy set that are told at once.
+pub const POLICY_ERRORS: usize = 50;

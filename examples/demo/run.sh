@@ -87,7 +87,7 @@ past_crivet() { crictl_on "$work/containerd.sock" "$@"; }
 push_image() {
     local config
     config=$(jq -cn --arg script "$2" '{Cmd: ["/bin/sh", "-c", $script], Env: ["PATH=/bin"]}')
-    push_layers "$1" amd64 "$config" "$work/layer.tar" "$work/$1.config" >"$work/$1.manifest"
+    push_layers "$1" "$(dpkg --print-architecture)" "$config" "$work/layer.tar" "$work/$1.config" >"$work/$1.manifest"
     push_manifest "$1" "$work/$1.manifest" demo
     image=$host/$1:demo by_digest=$host/$1@sha256:$(sha "$work/$1.manifest")
 }
@@ -125,9 +125,12 @@ sandbox() {
     through_crivet runp "$work/$1.pod"
 }
 
-# create NAME POD IMAGE_ID: a container, made through crivet; prints its ID.
+# create NAME POD IMAGE: a container, made through crivet as a kubelet does it, by the image's ID with the
+# reference beside it; prints its ID.
 create() {
-    jq -n --arg name "$1" --arg id "$3" '{metadata: {name: $name}, image: {image: $id, user_specified_image: $id},
+    local id
+    id=$(through_crivet inspecti -o json "$3" | jq -r .status.id)
+    jq -n --arg name "$1" --arg id "$id" --arg image "$3" '{metadata: {name: $name}, image: {image: $id, user_specified_image: $image},
         log_path: ($name + ".log"), linux: {}}' >"$work/$1.container"
     through_crivet create --no-pull "$2" "$work/$1.container" "$work/$1.pod"
 }
@@ -164,8 +167,7 @@ step "The signed image runs"
 show crictl pull "$signed"
 through_crivet pull "$signed"
 pod=$(sandbox signed)
-id=$(through_crivet inspecti -o json "$signed" | jq -r .status.id)
-container=$(create signed "$pod" "$id")
+container=$(create signed "$pod" "$signed")
 through_crivet start "$container" >/dev/null
 wait_for "the container's log" "$work/crivet.log" grep -q . "$work/logs/signed.log"
 show crictl logs "${container:0:13}"
@@ -180,10 +182,9 @@ grep -q SignatureValidationFailed "$work/refusal" || die "the pull failed for an
 step "Nor does it run when it came in behind crivet's back"
 show crictl -r containerd.sock pull "$unsigned"
 past_crivet pull "$unsigned"
-id=$(past_crivet inspecti -o json "$unsigned" | jq -r .status.id)
 pod=$(sandbox unsigned)
 show crictl create "${pod:0:13}" unsigned.json pod.json
-if create unsigned "$pod" "$id" 2>"$work/refusal"; then die "a container of an unsigned image was made"; fi
+if create unsigned "$pod" "$unsigned" 2>"$work/refusal"; then die "a container of an unsigned image was made"; fi
 cat "$work/refusal"
 grep -q SignatureValidationFailed "$work/refusal" || die "the container failed for another reason"
 

@@ -37,7 +37,8 @@ pub fn run(command: &Command) -> ExitCode {
     };
     match path.and_then(|path| read_policies(&path)) {
         Ok(set) => {
-            let _ = writeln!(io::stdout(), "ok: {} policies, policy set {}", set.len(), set.hash());
+            let _ =
+                writeln!(io::stdout(), "ok: {} policies, policy set {}", set.policies().len(), set.hash());
             ExitCode::SUCCESS
         }
         Err(errors) => {

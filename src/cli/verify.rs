@@ -13,6 +13,7 @@ use super::policy::read_policies;
 use crate::audit::Decision;
 use crate::config::{self, ProxyConfiguration, Settings};
 use crate::image::Platform;
+use crate::policy::Outcome;
 use crate::vetter::load::client;
 use crate::vetter::node::Node;
 use crate::vetter::vet::{Context, InForce, Vetter, Vetting};
@@ -146,7 +147,8 @@ fn print_text(vettings: &[(String, Vetting)]) -> io::Result<()> {
         for policy in &vetting.policies {
             writeln!(out, "  policy {} ({}): {}", policy.name, policy.source, policy.decision.as_str())?;
             for check in &policy.checks {
-                writeln!(out, "    {check}")?;
+                let sign = if check.outcome == Outcome::Passed { "ok  " } else { "FAIL" };
+                writeln!(out, "    {sign} {}: {}", check.name, check.detail)?;
             }
         }
         if !vetting.text.is_empty() {
@@ -164,12 +166,11 @@ fn print_json(vettings: &[(String, Vetting)], requests: u64) -> io::Result<()> {
                 .policies
                 .iter()
                 .map(|policy| {
-                    let checks: Vec<String> = policy.checks.iter().map(ToString::to_string).collect();
                     json!({
                         "name": policy.name,
                         "source": policy.source,
                         "decision": policy.decision.as_str(),
-                        "checks": checks,
+                        "checks": policy.checks,
                     })
                 })
                 .collect();

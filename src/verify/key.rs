@@ -65,7 +65,7 @@ pub enum KeyError {
     },
     /// A private key.
     #[error(
-        "expected a public key, found a PRIVATE KEY; put the public key here (cosign public-key --key …) and replace the private key, which has been exposed"
+        "expected a public key, found a PRIVATE KEY; put the public key here (cosign public-key --key KEY) and replace the private key, which has been exposed"
     )]
     Private,
     /// A certificate.

@@ -3,6 +3,8 @@
 mod key;
 mod signature_manifest;
 mod simple_signing;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use key::{Algorithm, KeyError, PublicKey};
 pub use signature_manifest::{

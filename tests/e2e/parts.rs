@@ -18,7 +18,7 @@ fn containerd_pulls_and_runs(version: &str) {
 
     let pulled = containerd.crictl().pull(&pushed.reference).unwrap();
     assert!(pulled.contains(&pushed.id), "{pulled} does not name {}", pushed.id);
-    let container = containerd.crictl().start("hello", &pushed.id).unwrap();
+    let container = containerd.crictl().start("hello", &pushed).unwrap();
     assert_eq!(container.first_line(), "hello from the image");
     container.remove(containerd.crictl()).unwrap();
     assert_eq!(containerd.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");
@@ -49,7 +49,10 @@ fn containerd_takes_this_machines_image_from_an_index() {
         &registry,
         "multi",
         "1",
-        &[("amd64", ours.clone()), ("arm64", ours.file("other", "an image for another machine"))],
+        &[
+            (image::architecture(), ours.clone()),
+            ("s390x", ours.file("other", "an image for another machine")),
+        ],
     );
 
     containerd.crictl().pull(&pushed.by_digest).unwrap();
@@ -79,7 +82,7 @@ fn kubelet_runs_a_static_pod_as_the_images_user() {
     kubelet.add_pod("app", &pushed.reference, &json!({}));
     let pod = kubelet.wait_pod("app", Duration::from_secs(60), |pod| pod.ready());
     assert_eq!(pod.0["status"]["containerStatuses"][0]["imageID"].as_str().unwrap(), pushed.by_digest);
-    assert_eq!(kubelet.pod_log("app"), ["uid 1000"]);
+    assert_eq!(kubelet.first_line("app"), "uid 1000");
     kubelet.remove_pod("app");
     wait_for("the pod to go", Duration::from_secs(30), || kubelet.pod("app").is_none().then_some(()));
 }

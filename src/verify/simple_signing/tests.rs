@@ -3,12 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use serde_json::json;
-
 use super::*;
 use crate::verify::SignatureManifest;
+use crate::verify::testing::{Signer, claim_of};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/simple-signing")
@@ -36,34 +33,7 @@ fn signings(case: &Path) -> Vec<SimpleSigning> {
         .collect()
 }
 
-/// A key that tests sign with.
-struct Signer {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
-}
-
 impl Signer {
-    fn new() -> Self {
-        let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
-        Self { pair, random }
-    }
-
-    fn key(&self) -> PublicKey {
-        // RFC 5480: what stands before the point in a SubjectPublicKeyInfo for P-256.
-        let head = STANDARD.decode("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=").unwrap();
-        let der = [&head[..], self.pair.public_key().as_ref()].concat();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der));
-        PublicKey::from_pem(pem.as_bytes()).unwrap()
-    }
-
-    fn sign(&self, payload: &[u8]) -> SimpleSigning {
-        let signature = self.pair.sign(&self.random, payload).unwrap();
-        SimpleSigning { payload: payload.to_vec(), signature: STANDARD.encode(signature) }
-    }
-
     /// The error that verifying a properly signed but broken payload gives.
     fn broken(&self, payload: &str) -> ClaimError {
         match verify(&self.key(), &self.sign(payload.as_bytes())).unwrap_err() {
@@ -77,15 +47,7 @@ impl Signer {
 }
 
 fn payload() -> String {
-    json!({
-        "critical": {
-            "identity": {"docker-reference": "registry.example/team/app"},
-            "image": {"docker-manifest-digest": Digest::of(b"image")},
-            "type": CLAIM_TYPE,
-        },
-        "optional": {"env": "prod"},
-    })
-    .to_string()
+    claim_of(Digest::of(b"image"), "registry.example/team/app")
 }
 
 #[test]

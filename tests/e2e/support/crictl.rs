@@ -1,5 +1,6 @@
 //! crictl on one socket.
 
+use super::image::Pushed;
 use super::peers::Peers;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -59,16 +60,17 @@ impl Crictl {
     }
 
     /// Makes and starts a container of an image that is there already, in a sandbox of its own.
-    pub fn start(&self, name: &str, image: &str) -> Result<Container, String> {
+    pub fn start(&self, name: &str, image: &Pushed) -> Result<Container, String> {
         let pod = self.sandbox(name)?;
         let id = self.create(name, &pod, image)?;
         self.run(["start", &id])?;
         Ok(Container { pod, id, log: self.dir.join("logs").join(format!("{name}.log")) })
     }
 
-    /// Makes a container in a sandbox; answers with its ID.
-    pub fn create(&self, name: &str, pod: &str, image: &str) -> Result<String, String> {
-        let config = json!({"metadata": {"name": name}, "image": {"image": image, "user_specified_image": image},
+    /// Makes a container in a sandbox as a kubelet does, by image ID with the pod's reference beside it; answers
+    /// with its ID.
+    pub fn create(&self, name: &str, pod: &str, image: &Pushed) -> Result<String, String> {
+        let config = json!({"metadata": {"name": name}, "image": {"image": image.id, "user_specified_image": image.reference},
             "log_path": format!("{name}.log"), "linux": {}});
         let container = self.write(&format!("{name}.container.json"), &config);
         let sandbox = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name));

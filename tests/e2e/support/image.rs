@@ -3,14 +3,25 @@
 use super::peers::Peers;
 use super::registry::{Registry, digest};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// This machine's architecture by the name that images use.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// An image yet to be pushed.
 #[derive(Clone)]
 pub struct Image {
-    busybox: Vec<u8>,
+    base: Vec<u8>,
     config: Value,
     files: Vec<(String, Vec<u8>)>,
 }
@@ -26,15 +37,16 @@ pub struct Pushed {
     pub digest: String,
     /// `sha256:<hex>` of the configuration: containerd's image ID. An index has that of its first image.
     pub id: String,
+    /// The chain ID of the layers: what the snapshot of a container of this image has as its parent.
+    pub chain: String,
 }
 
 impl Image {
     /// An image whose command is a shell script. It runs as process 1, so a script that should end on SIGTERM
     /// has to say so.
     pub fn script(peers: &Peers, script: &str) -> Self {
-        let busybox = std::fs::read(peers.program("busybox")).unwrap();
         let config = json!({"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]});
-        Self { busybox, config, files: Vec::new() }
+        Self { base: base_layer(&peers.program("busybox")), config, files: Vec::new() }
     }
 
     /// An image that says `line` once and stays up until it is told to stop.
@@ -55,24 +67,27 @@ impl Image {
     }
 
     pub fn push(&self, registry: &Registry, repository: &str, tag: &str) -> Pushed {
-        let (manifest, id) = self.upload(registry, repository, "amd64");
+        let (manifest, id) = self.upload(registry, repository, architecture());
         registry.put_manifest(repository, tag, MANIFEST, &manifest);
-        Pushed::new(registry, repository, tag, &manifest, id)
+        Pushed::new(registry, repository, tag, &manifest, id, self.chain())
     }
 
-    fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {
-        let mut base = Tar::default();
-        base.folder("bin");
-        base.folder("tmp");
-        base.file("bin/busybox", 0o755, &self.busybox);
-        for applet in ["sh", "sleep", "id", "cat", "echo", "ls"] {
-            base.link(&format!("bin/{applet}"), "busybox");
-        }
+    fn layers(&self) -> [Vec<u8>; 2] {
         let mut own = Tar::default();
         for (name, content) in &self.files {
             own.file(name, 0o644, content);
         }
-        let layers = [base.finish(), own.finish()];
+        [self.base.clone(), own.finish()]
+    }
+
+    /// ChainID of the OCI image specification, "Layer ChainID", for two layers.
+    fn chain(&self) -> String {
+        let [base, own] = self.layers();
+        digest(format!("{} {}", digest(&base), digest(&own)).as_bytes())
+    }
+
+    fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {
+        let layers = self.layers();
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
         let config = json!({"architecture": architecture, "os": "linux", "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}});
@@ -88,11 +103,38 @@ impl Image {
     }
 }
 
+/// busybox under all its names, and the users that images may name.
+fn base_layer(busybox: &Path) -> Vec<u8> {
+    let applets = Command::new(busybox).arg("--list").output().unwrap().stdout;
+    let mut tar = Tar::default();
+    for folder in ["bin", "etc", "tmp"] {
+        tar.folder(folder);
+    }
+    tar.file("bin/busybox", 0o755, &std::fs::read(busybox).unwrap());
+    for applet in String::from_utf8(applets).unwrap().lines().filter(|&name| name != "busybox") {
+        tar.link(&format!("bin/{applet}"), "busybox");
+    }
+    tar.file("etc/passwd", 0o644, PASSWD);
+    tar.file("etc/group", 0o644, GROUP);
+    tar.finish()
+}
+
+const PASSWD: &[u8] =
+    b"root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\ndefault-user:x:1000:1000::/:/bin/sh\n";
+const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\nextra:x:50000:default-user\n";
+
 impl Pushed {
-    fn new(registry: &Registry, repository: &str, tag: &str, manifest: &[u8], id: String) -> Self {
+    fn new(
+        registry: &Registry,
+        repository: &str,
+        tag: &str,
+        manifest: &[u8],
+        id: String,
+        chain: String,
+    ) -> Self {
         let name = format!("{}/{repository}", registry.address());
         let digest = digest(manifest);
-        Self { reference: format!("{name}:{tag}"), by_digest: format!("{name}@{digest}"), digest, id }
+        Self { reference: format!("{name}:{tag}"), by_digest: format!("{name}@{digest}"), digest, id, chain }
     }
 }
 
@@ -110,7 +152,7 @@ pub fn push_index(registry: &Registry, repository: &str, tag: &str, images: &[(&
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
     registry.put_manifest(repository, tag, INDEX, index.as_bytes());
-    Pushed::new(registry, repository, tag, index.as_bytes(), ids.swap_remove(0))
+    Pushed::new(registry, repository, tag, index.as_bytes(), ids.swap_remove(0), images[0].1.chain())
 }
 
 /// POSIX ustar, the entries that a small image needs.

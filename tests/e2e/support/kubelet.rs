@@ -106,7 +106,13 @@ impl Kubelet {
         panic!("pod {name} is not as wanted within {limit:?}: {status:#}");
     }
 
-    /// The lines that the pod's container has written.
+    /// The first line that the pod's container writes, waited for: a pod is ready before it has said anything.
+    pub fn first_line(&self, name: &str) -> String {
+        let what = format!("the first line of pod {name}");
+        super::wait_for(&what, Duration::from_secs(20), || self.pod_log(name).into_iter().next())
+    }
+
+    /// The lines that the pod's container has written so far.
     pub fn pod_log(&self, name: &str) -> Vec<String> {
         let prefix = format!("e2e_{name}-node_");
         let folders = fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();

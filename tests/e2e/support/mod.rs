@@ -3,6 +3,7 @@
 pub mod containerd;
 pub mod cosign;
 pub mod crictl;
+pub mod critest;
 pub mod crivet;
 pub mod daemon;
 pub mod http;

@@ -46,9 +46,9 @@ impl Peers {
         path
     }
 
-    /// The folder with one containerd and its shim: `1.6`, `1.7` or `2`.
-    pub fn containerd_dir(&self, version: &str) -> PathBuf {
-        let path = self.dir.join(format!("containerd-{version}"));
+    /// A folder of programs: `containerd-1.6`, `containerd-1.7`, `containerd-2` with their shims, or `cni`.
+    pub fn programs(&self, name: &str) -> PathBuf {
+        let path = self.dir.join(name);
         assert!(path.exists(), "{} is missing; run make peers", path.display());
         path
     }

@@ -80,6 +80,15 @@ impl Registry {
         digest(bytes)
     }
 
+    /// Points a tag at what another tag of the same repository points at.
+    pub fn move_tag(&self, repository: &str, tag: &str, to: &str) {
+        let source = format!("/v2/{repository}/manifests/{to}");
+        let accept = [("Accept", "application/vnd.oci.image.manifest.v1+json")];
+        let reply = self.send("GET", &source, &accept, &[], 200);
+        let media_type = reply.header("content-type").expect("a manifest has a type").to_owned();
+        self.put_manifest(repository, tag, &media_type, &reply.body);
+    }
+
     fn send(
         &self,
         method: &str,
