@@ -42,7 +42,10 @@ fn start() -> std::io::Result<()> {
     socket.peer_addr()?;
     socket.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Ok(session::serve(tokio::net::UnixStream::from_std(socket)?).await) })
+    runtime.block_on(async {
+        session::serve(tokio::net::UnixStream::from_std(socket)?).await;
+        Ok(())
+    })
 }
 
 /// What the vetter gives up before it reads anything: it is the one to go when memory is short, it can gain no

@@ -59,7 +59,6 @@ impl Node {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn a_signed_image_is_pulled_and_runs() {
     let Some(node) = Node::start("enforce") else { return };
     let signed = node.push_signed("signed", &node.says("vouched for"));
@@ -69,7 +68,6 @@ fn a_signed_image_is_pulled_and_runs() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn an_unsigned_image_is_not_pulled() {
     let Some(node) = Node::start("enforce") else { return };
     let unsigned = node.push("unsigned", &node.says("never"));
@@ -83,7 +81,6 @@ fn an_unsigned_image_is_not_pulled() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn an_unsigned_image_that_is_already_there_does_not_run() {
     let Some(node) = Node::start("enforce") else { return };
     let unsigned = node.push("unsigned", &node.says("never"));
@@ -96,7 +93,6 @@ fn an_unsigned_image_that_is_already_there_does_not_run() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn kubelet_runs_a_signed_static_pod_as_the_images_user() {
     let Some(node) = Node::start("enforce") else { return };
     let signed = node.push_signed("signed", &node.says("uid $(id -u)").user("1000"));
@@ -107,7 +103,6 @@ fn kubelet_runs_a_signed_static_pod_as_the_images_user() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn kubelet_shows_why_an_unsigned_static_pod_waits() {
     let Some(node) = Node::start("enforce") else { return };
     let unsigned = node.push("unsigned", &node.says("never"));
@@ -121,7 +116,6 @@ fn kubelet_shows_why_an_unsigned_static_pod_waits() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn in_audit_mode_an_unsigned_static_pod_runs() {
     let Some(node) = Node::start("audit") else { return };
     let unsigned = node.push("unsigned", &node.says("allowed for now"));
@@ -134,7 +128,6 @@ fn in_audit_mode_an_unsigned_static_pod_runs() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn crivet_killed_under_a_running_kubelet_leaves_pods_ready() {
     let Some(mut node) = Node::start("enforce") else { return };
     let signed = node.push_signed("signed", &node.says("still here"));
@@ -153,7 +146,6 @@ fn crivet_killed_under_a_running_kubelet_leaves_pods_ready() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn sigterm_ends_crivet_in_order() {
     let Some(mut node) = Node::start("enforce") else { return };
     assert!(Path::new("/proc").join(node.crivet.pid().to_string()).exists());
@@ -161,7 +153,6 @@ fn sigterm_ends_crivet_in_order() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn a_registry_that_is_away_leaves_the_pull_undecided() {
     let Some(mut node) = Node::start("enforce") else { return };
     let signed = node.push_signed("signed", &node.says("later"));
@@ -173,7 +164,6 @@ fn a_registry_that_is_away_leaves_the_pull_undecided() {
 /// containerd finds the image of a container by one of its names (facts: it creates by name), so whoever may
 /// name images can put another file system under a container that was made by a vetted ID.
 #[test]
-#[ignore = "until crivet serves"]
 fn a_name_that_moves_never_puts_another_file_system_under_a_container() {
     let Some(node) = Node::start("enforce") else { return };
     let image_signed = node.says("vouched for");
@@ -213,7 +203,6 @@ fn a_name_that_moves_never_puts_another_file_system_under_a_container() {
 }
 
 #[test]
-#[ignore = "until crivet serves"]
 fn critest_passes_the_same_tests_through_crivet() {
     let Some(node) = Node::start("audit") else { return };
     critest::push_images(&node.peers, &node.registry);
