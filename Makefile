@@ -28,9 +28,17 @@ bench-peers: ## what the bench compares with, into the same cache
 bench: bench-peers ## relay beside the runtime itself, socat, HAProxy and nginx: a table of ratios
 	cargo bench --profile dist --bench side-by-side
 
+# Kept outside the tree, beside the peers; the advisory database is not asked, so that the check needs no network.
+TOOLS := $(if $(CRIVET_PEERS),$(CRIVET_PEERS),$(HOME)/.cache/crivet/peers)/tools
+$(TOOLS)/bin/cargo-deny:
+	cargo install --locked --root $(TOOLS) cargo-deny@0.20.2
+
+deny: $(TOOLS)/bin/cargo-deny ## licences, forbidden crates and sources of every dependency
+	$(TOOLS)/bin/cargo-deny check licenses bans sources
+
 test: ## everything: check, then end-to-end with the real parts
 	$(MAKE) check
 	$(MAKE) peers
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo bench-peers bench test
+.PHONY: help check peers fixtures e2e demo bench-peers bench deny test

@@ -15,6 +15,11 @@ pub const INDEX_TYPES: [&str; 2] =
 pub const MANIFEST_TYPES: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 
+/// Annotations by which containerd (2.1 and later) and CRI-O take an image for a container's checkpoint, and
+/// CreateContainer for a restore.
+const CHECKPOINT_ANNOTATIONS: [&str; 2] =
+    ["org.criu.checkpoint.container.name", "io.kubernetes.cri-o.annotations.checkpoint.name"];
+
 /// Why bytes are no index, manifest or config. Nothing is known about such an image: undecided.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
@@ -32,6 +37,12 @@ pub enum DocumentError {
     /// Neither an index nor a manifest of a known kind.
     #[error("expected an OCI or Docker schema 2 index or manifest, found {}; build and push the image anew", quoted(.0))]
     Kind(String),
+    /// A checkpoint in an image's clothes: a runtime would restore processes from it, which no signature on layers
+    /// speaks for.
+    #[error(
+        "expected an image, found a container checkpoint (annotation {0}); checkpoints cannot be vetted, start the container from an image"
+    )]
+    Checkpoint(&'static str),
     /// More entries than a limit allows.
     #[error("expected 1 to {cap} entries in \"{key}\" (limit {limit}), found {found}")]
     Count {
@@ -117,7 +128,8 @@ impl Document {
     /// registry's Content-Type: only the body is bound by the digest.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let value = json::parse(bytes, "MANIFEST_BYTES", limits::MANIFEST_BYTES)?;
-        let known = ["schemaVersion", "mediaType", "manifests", "config", "layers", "fsLayers"];
+        let known =
+            ["schemaVersion", "mediaType", "manifests", "config", "layers", "fsLayers", "annotations"];
         let object = Object::new(&value, "manifest", &known)?;
         let version = object.size("schemaVersion")?;
         if version != 2 {
@@ -132,6 +144,13 @@ impl Document {
             (true, true) => return Err(DocumentError::Ambiguous("manifests beside config or layers")),
             (false, false) => return Err(DocumentError::Kind("no manifests, config or layers".to_owned())),
             _ => {}
+        }
+        if let Some(annotations) = object.get("annotations").filter(|annotations| !annotations.is_null()) {
+            let annotations = Object::new(annotations, "annotations", &CHECKPOINT_ANNOTATIONS)?;
+            let found = |name: &&str| annotations.keys().any(|key| key == *name);
+            if let Some(name) = CHECKPOINT_ANNOTATIONS.into_iter().find(|name| found(name)) {
+                return Err(DocumentError::Checkpoint(name));
+            }
         }
         let is_index = has("manifests");
         if let Some(media_type) = object.optional_string("mediaType")? {
@@ -241,6 +260,20 @@ mod tests {
 
     fn manifest() -> Value {
         json!({"schemaVersion": 2, "mediaType": MANIFEST_TYPES[0], "config": descriptor(0), "layers": [descriptor(1)]})
+    }
+
+    #[test]
+    fn a_checkpoint_is_no_image() {
+        let parse = |annotations: Value| {
+            let mut manifest = manifest();
+            manifest["annotations"] = annotations;
+            Document::parse(manifest.to_string().as_bytes())
+        };
+        parse(json!({"org.example": "x"})).unwrap();
+        parse(Value::Null).unwrap();
+        for name in CHECKPOINT_ANNOTATIONS {
+            assert_eq!(parse(json!({name: "c"})), Err(DocumentError::Checkpoint(name)));
+        }
     }
 
     fn index() -> Value {

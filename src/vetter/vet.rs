@@ -353,6 +353,14 @@ impl Vetter {
         credential: &Credential,
         ties: Vec<Tie>,
     ) -> Result<Vetting, Trouble> {
+        // A deny rule by digest beats every proof.
+        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+        if let (Ok(policies), namespace) = (&case.in_force.policies, case.namespace())
+            && let Some(policy) = policies.denies(&Subject { name: &case.name, namespace }, &digests)
+        {
+            let denied = case.judge(&[policy], &digests, &[]);
+            return Ok(Vetting { digest: digests.first().copied(), ..denied });
+        }
         let fresh = Wanted::Fresh(case.in_force.config.vetting.fresh_for);
         let (mut answer, mut allowed) = (None, Vec::new());
         for tie in ties {
@@ -472,6 +480,10 @@ impl<'a> Case<'a> {
         }
     }
 
+    fn namespace(&self) -> Option<&str> {
+        Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
+    }
+
     /// Work goes on after its answer is due, so that the next try finds it done; but not for ever.
     fn work_by(&self) -> Instant {
         let longest = self.in_force.config.vetting.timeout.max(Duration::from_secs(1));
@@ -524,8 +536,7 @@ impl<'a> Case<'a> {
 
     /// All of these policies must hold; the first that does not is the answer's reason.
     fn judge(&self, policies: &[&'a Policy], digests: &[Digest], signatures: &[SimpleSigning]) -> Vetting {
-        let namespace = Some(self.context.namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &self.name, namespace };
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {
