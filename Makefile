@@ -25,9 +25,15 @@ demo: ## a small node: a signed image runs, an unsigned one does not; needs root
 deny: ## licences, forbidden crates and sources of every dependency; needs cargo-deny (cargo install --locked cargo-deny)
 	cargo deny check licenses bans sources
 
+bench-peers: ## what the bench compares with, into the same cache
+	tests/e2e/peers/install.sh haproxy socat nginx containerd-2
+
+bench: bench-peers ## relay beside the runtime itself, socat, HAProxy and nginx: a table of ratios
+	cargo bench --profile dist --bench side-by-side
+
 test: ## everything: check, then end-to-end with the real parts
 	$(MAKE) check
 	$(MAKE) peers
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo deny test
+.PHONY: help check peers fixtures e2e demo bench-peers bench deny test

@@ -106,6 +106,16 @@ impl PolicySet {
         self.hash
     }
 
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there are none, so that `unmatched` decides everything.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
     /// All policies, in the order of their files.
     pub fn policies(&self) -> &[Policy] {
         &self.policies

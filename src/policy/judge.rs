@@ -1,5 +1,7 @@
 //! Whether what is known about an image satisfies a policy.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::model::{ClaimedRepository, Policy, Rule, SignerKey, Subject, comparable_repository};
@@ -55,6 +57,16 @@ pub struct Check {
     pub outcome: Outcome,
     /// One line.
     pub detail: String,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Passed => "passed",
+            Outcome::Failed => "failed",
+        };
+        write!(f, "{}: {outcome}: {}", self.name, self.detail)
+    }
 }
 
 /// What came of a check.

@@ -46,7 +46,6 @@ pub fn client() -> client::Builder<TokioExecutor> {
         .max_header_list_size(HEADER_LIST_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        // Streams the kubelet has cancelled and whose frames are still on their way here.
-        .max_concurrent_reset_streams(PENDING_ACCEPT_RESETS);
+        .max_local_error_reset_streams(None);
     builder
 }

@@ -123,27 +123,32 @@ impl Connection {
     async fn send(
         &self,
         head: http::request::Parts,
-        mut body: impl FnMut() -> Option<RequestBody>,
+        mut again: impl FnMut() -> Option<RequestBody>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let mut tried = false;
+        let mut next = again();
         loop {
-            let Some(body) = body() else { return Err(cut_off(&self.socket).into()) };
+            let Some(body) = next.take() else { return Err(cut_off(&self.socket).into()) };
             let (mut sender, dialled) = self.sender().await?;
             let mut request = Request::new(body);
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = head.uri.clone();
             *request.headers_mut() = head.headers.clone();
-            match sender.try_send_request(request).await {
+            let mut error = match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response),
-                Err(mut error) => {
-                    let never_sent = error.take_message().is_some();
-                    if tried || !(never_sent || never_processed(error.error())) {
-                        return Err(no_answer(error.error(), &self.socket));
-                    }
-                    self.forget(dialled);
-                    tried = true;
-                }
+                Err(error) => error,
+            };
+            let never_sent = error.take_message().is_some();
+            let error = error.into_error();
+            let ending = never_sent || is_remote_goaway(&error);
+            if ending {
+                self.forget(dialled);
             }
+            next = if !tried && (ending || is_refused(&error)) { again() } else { None };
+            if next.is_none() {
+                return Err(no_answer(&error, &self.socket));
+            }
+            tried = true;
         }
     }
 
@@ -199,9 +204,12 @@ pub fn cut_off(socket: &Path) -> Reply {
     Reply::unavailable(format!("the runtime at {} cut the call off", socket.display()))
 }
 
-/// RFC 9113 section 8.7: streams above a GOAWAY's last stream ID and refused streams were not processed.
-fn never_processed(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|h2| {
-        h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
+/// RFC 9113 section 8.7: a refused stream was not processed. Its connection is as good as before.
+fn is_refused(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|h2| h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+/// RFC 9113 section 8.7: streams above a GOAWAY's last stream ID were not processed.
+fn is_remote_goaway(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|h2| h2.is_remote() && h2.is_go_away())
 }

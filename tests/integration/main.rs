@@ -11,4 +11,6 @@
 mod audit;
 mod metrics;
 mod registry;
+mod relay;
+mod support;
 mod systemd;

@@ -1,0 +1,9 @@
+//! The relay, as the kubelet and the runtime see it.
+
+mod bad_input;
+mod messages;
+mod methods;
+mod settings;
+mod shutdown;
+mod socket;
+mod upstream;
