@@ -51,6 +51,61 @@ pub const VETTER_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Seconds without a sign of life after which the vetter is killed and started anew.
 pub const VETTER_SILENCE_SECONDS: u64 = 15;
+/// Longest simple-signing payload read, bytes. Real ones are under 1 KiB; annotations add to that.
+pub const REGISTRY_SIGNATURE_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Longest answer of a token endpoint, bytes. Tokens of cloud registries reach a few KiB.
+pub const REGISTRY_TOKEN_BYTES: usize = 64 * 1024;
+
+/// Longest error body read from a registry, bytes. More than that is left unread: only the error code is used.
+pub const REGISTRY_ERROR_BYTES: usize = 8 * 1024;
+
+/// Longest status line and headers of a registry's answer together, bytes.
+pub const REGISTRY_HEADER_BYTES: usize = 64 * 1024;
+
+/// Most header lines in a registry's answer.
+pub const REGISTRY_HEADERS: usize = 100;
+
+/// Redirects followed for one request. Real chains are one or two long: registry to region to object store.
+pub const REGISTRY_REDIRECTS: usize = 4;
+
+/// Times a request that met 429 or 5xx is tried again. More would turn a registry's trouble into load.
+pub const REGISTRY_RETRIES: u32 = 2;
+
+/// Most tokens and remembered challenges kept in memory; the ones that expire first make room.
+pub const REGISTRY_TOKENS: usize = 1024;
+
+/// Longest time a token is used, seconds, whatever its `expires_in` says.
+pub const REGISTRY_TOKEN_SECONDS: u64 = 3600;
+
+/// Most registry hosts with a concurrency count of their own; idle ones make room.
+pub const REGISTRY_HOSTS: usize = 1024;
+
+/// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
+pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
+
+/// Longest text field of an audit record, bytes; a longer one is cut and says so. Long enough for the longest
+/// message a kubelet shows whole.
+pub const AUDIT_FIELD_BYTES: usize = 1024;
+
+/// Most policies named in one audit record; the count of the others is told.
+pub const AUDIT_POLICIES: usize = 32;
+
+/// Most different records remembered for merging equal ones. One that finds no room is written unmerged.
+pub const AUDIT_KEYS: usize = 512;
+
+/// Equal audit records are written at most once in this many seconds.
+pub const AUDIT_MERGE_SECONDS: u64 = 60;
+
+/// Most connections to the metrics address at a time; more wait in the kernel's queue.
+pub const METRICS_CONNECTIONS: usize = 8;
+
+/// Longest request line and headers on the metrics address, bytes (hyper's least is 8 KiB).
+pub const METRICS_HEADER_BYTES: usize = 8 * 1024;
+
+/// Longest time a connection to the metrics address may take for its headers, or stay open, seconds.
+pub const METRICS_CONNECTION_SECONDS: u64 = 10;
+
 /// Largest manifest or index read, bytes: what registries themselves accept (distribution, `MaxManifestBodySize`).
 pub const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 
@@ -81,3 +136,40 @@ pub const POLICY_SET_BYTES: usize = 32 * 1024 * 1024;
 
 /// Most files in a policy folder, those that are no policies included.
 pub const POLICY_FILES: usize = 20_000;
+
+/// Digests about which something is known. A node holds some hundred images.
+pub const PROOFS: usize = 10_000;
+
+/// Bytes of evidence held, all digests together. 10,000 digests with one signature each need 5 MiB.
+pub const PROOF_BYTES: usize = 32 * 1024 * 1024;
+
+/// Credentials of pulls held for later vetting of the same repository and namespace.
+pub const CREDENTIALS: usize = 1024;
+
+/// Digests tried for an image ID: what the runtime lists as repo digests only suggests, and anybody who can
+/// import an image can suggest.
+pub const CANDIDATES: usize = 16;
+
+/// Images one call may use: a container's own and its image volumes.
+pub const IMAGES_PER_CALL: usize = 64;
+/// Largest public key file taken, bytes: an RSA key of 4096 bits is 800.
+pub const KEY_BYTES: usize = 16 * 1024;
+
+/// Most signatures looked at for one image. Ten are unusual; without a bound anybody who can push to the repository
+/// decides how long vetting takes (CVE-2024-29902, CVE-2024-29903).
+pub const SIGNATURES: usize = 64;
+
+/// Largest signed payload read, bytes. cosign's are some 300, annotations included a few thousand.
+pub const PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Most documents in one policy set.
+pub const POLICY_DOCUMENTS: usize = 20_000;
+
+/// Most image patterns in one policy set, all policies together.
+pub const POLICY_PATTERNS: usize = 100_000;
+
+/// Most keys in one policy. Each signature is tried with each of them.
+pub const POLICY_KEYS: usize = 32;
+
+/// Most errors of a policy set that are told at once.
+pub const POLICY_ERRORS: usize = 50;

@@ -66,7 +66,12 @@ impl Document<'_> {
 
     /// A fault at a value that was read from this document.
     pub fn fault_at<V>(&self, value: &Spanned<V>, text: String) -> Fault {
-        Fault { line: self.before + value.referenced.line().max(1), text }
+        Fault { line: self.line_of(value), text }
+    }
+
+    /// The line in the file of a value that was read from this document.
+    pub fn line_of<V>(&self, value: &Spanned<V>) -> u64 {
+        self.before + value.referenced.line().max(1)
     }
 
     /// A fault of the whole document.

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+pub mod policy;
 pub mod serve;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +30,13 @@ enum Command {
         #[arg(long, default_value = CONFIG)]
         config: PathBuf,
     },
+    /// Decide about images as the node would, and show each check
+    ///
+    /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
+    Verify(verify::Arguments),
+    /// Check policies
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -37,6 +46,8 @@ enum Command {
 pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
+        Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Policy(command) => policy::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }

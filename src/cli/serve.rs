@@ -11,12 +11,13 @@ use tokio::sync::watch;
 
 use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
 use crate::cri::runtime::RuntimeClient;
+use crate::metrics::RelayMetrics;
 use crate::relay::keeper::{Keeper, Vetter};
 use crate::relay::permits::Permits;
-use crate::relay::stats::Stats;
 use crate::relay::upstream::Endpoints;
 use crate::relay::{Live, Members, Relay, Stance, listener, serve as accept};
 use crate::users;
+use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
 
 /// sysexits.h EX_CONFIG.
@@ -78,16 +79,20 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     let (live, live_now) = watch::channel(live(&loaded));
     let (configure, configure_now) = watch::channel(configure(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
-    let (permits, stats) = (Arc::<Permits>::default(), Arc::<Stats>::default());
+    let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
+    let user = user.as_deref().and_then(vetter_user);
     let vetter = match &loaded.settings {
-        Settings::Whole(_) => Keeper {
-            user: user.as_deref().and_then(vetter_user),
-            configure: configure_now,
-            runtime: runtime.clone(),
-            permits: Arc::clone(&permits),
-            stats: Arc::clone(&stats),
+        Settings::Whole(whole) => {
+            prepare_folders(whole, user);
+            Keeper {
+                user,
+                configure: configure_now,
+                runtime: runtime.clone(),
+                permits: Arc::clone(&permits),
+                metrics: Arc::clone(&metrics),
+            }
+            .start()
         }
-        .start(),
         // Without a configuration there is nothing to vet by; the stance says so to whoever calls.
         Settings::Salvaged(_) => Vetter::none(),
     };
@@ -98,7 +103,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         runtime,
         vetter,
         permits,
-        stats,
+        metrics,
         pause_image: pause,
     });
     tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits)));
@@ -153,6 +158,23 @@ fn of_whole(whole: &ProxyConfiguration) -> Live {
 
 fn configure(loaded: &Loaded) -> Configure {
     Configure { settings: loaded.text() }
+}
+
+/// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the
+/// audit log's. (Under systemd they are made by tmpfiles, and the relay has no right to give folders away.) What
+/// fails here is said again, with its consequence, by whoever cannot write.
+fn prepare_folders(config: &ProxyConfiguration, user: Option<(u32, u32)>) {
+    let state = config.state_dir.join(VETTER_STATE);
+    let folders = [Some(state.as_path()), config.audit_log.path.parent()];
+    for folder in folders.into_iter().flatten().filter(|folder| !folder.exists()) {
+        let made = std::fs::create_dir_all(folder).and_then(|()| match user {
+            Some((uid, gid)) => std::os::unix::fs::chown(folder, Some(uid), Some(gid)),
+            None => Ok(()),
+        });
+        if let Err(error) = made {
+            tracing::error!(folder = %folder.display(), %error, "a folder for the vetter cannot be made");
+        }
+    }
 }
 
 fn vetter_user(name: &str) -> Option<(u32, u32)> {

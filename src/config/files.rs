@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::limits;
+pub use crate::policy::SourceFile;
 
 /// Why a file was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +53,6 @@ pub enum FileError {
         /// The path.
         path: PathBuf,
     },
-}
-
-/// A policy file's name (without its folder) and content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFile {
-    /// The name, for messages and order.
-    pub name: String,
-    /// The content.
-    pub bytes: Vec<u8>,
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> FileError + '_ {

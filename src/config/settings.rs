@@ -10,6 +10,7 @@ use serde_saphyr::Spanned;
 use super::units::{Endpoint, absolute, duration, quantity};
 use crate::image::Reference;
 use crate::limits;
+pub use crate::policy::Mode;
 use crate::yaml::{self, Document, Fault};
 
 /// Where policies are kept unless the configuration says otherwise.
@@ -17,16 +18,6 @@ const POLICY_DIR: &str = "/etc/crivet/policies.d";
 /// Where state is kept unless the configuration says otherwise.
 pub(super) const STATE_DIR: &str = "/var/lib/crivet";
 const AUDIT_LOG: &str = "/var/log/crivet/audit.jsonl";
-
-/// What happens to a call whose image is not permitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// It is forwarded and recorded.
-    Audit,
-    /// It is refused.
-    Enforce,
-}
 
 /// What happens to an image that no policy covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

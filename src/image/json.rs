@@ -149,7 +149,7 @@ impl<'a> Object<'a> {
     }
 
     /// The keys in order.
-    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.0.keys().map(String::as_str)
     }
 

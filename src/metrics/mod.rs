@@ -1,1 +1,349 @@
-//! The `crivet_` metrics and their exposition.
+//! The `crivet_` metrics and their exposition. Each is described in docs/metrics.md.
+//!
+//! The relay and the vetter count for themselves, each family in one of them only; one address serves both.
+//! Labels hold values from fixed lists only: nothing from outside can make new series.
+
+mod serve;
+
+pub use serve::serve;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::audit::{Decision, Effective, Kind, Mode};
+use crate::cri::methods::Class;
+use crate::registry::Outcome;
+
+/// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
+const EOF: &str = "# EOF\n";
+
+/// How long a vetting takes, seconds: a kept proof in under a millisecond, a cold one over a slow registry up
+/// to half of the kubelet's two minutes.
+const VETTING_BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// Where a running configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// The files as they are.
+    Files,
+    /// The last good ones, kept: the files are wrong.
+    LastGood,
+    /// Neither is usable.
+    Nothing,
+}
+
+impl ConfigSource {
+    const ALL: [Self; 3] = [Self::Files, Self::LastGood, Self::Nothing];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::LastGood => "last_good",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabels {
+    kind: &'static str,
+    decision: &'static str,
+    mode: &'static str,
+    effective: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HashLabel {
+    hash: String,
+}
+
+/// What the relay counts.
+pub struct RelayMetrics {
+    registry: Registry,
+    calls: Family<ClassLabel, Counter>,
+    last_kubelet_call: Gauge,
+    unknown_fields: Counter,
+    vetter_restarts: Counter,
+    not_vetted: Counter,
+    removed_after_look: Counter,
+    permits_used: Counter,
+    permits_held: Gauge,
+}
+
+impl Default for RelayMetrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("crivet");
+        let calls = Family::<ClassLabel, Counter>::default();
+        registry.register(
+            "relay_calls",
+            "Calls that reached the relay, by class of the method table",
+            calls.clone(),
+        );
+        let last_kubelet_call = Gauge::default();
+        registry.register_with_unit(
+            "last_kubelet_call",
+            "Unix time of the last call; one that stands still while pods run means that crivet is bypassed",
+            Unit::Seconds,
+            last_kubelet_call.clone(),
+        );
+        let unknown_fields = Counter::default();
+        registry.register(
+            "unknown_fields",
+            "Vetted calls with fields crivet does not know: it may be older than the kubelet",
+            unknown_fields.clone(),
+        );
+        let vetter_restarts = Counter::default();
+        registry.register("vetter_restarts", "Times the vetter was started anew", vetter_restarts.clone());
+        let not_vetted = Counter::default();
+        registry.register(
+            "audit_calls_not_vetted",
+            "Calls in audit mode that were relayed and not vetted: too many waited, or no vetter answered",
+            not_vetted.clone(),
+        );
+        let removed_after_look = Counter::default();
+        registry.register(
+            "removed_after_look",
+            "Containers and sandboxes removed because they did not stand on what was vetted",
+            removed_after_look.clone(),
+        );
+        let permits_used = Counter::default();
+        registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
+        let permits_held = Gauge::default();
+        registry.register("permits_held", "Permits the relay holds", permits_held.clone());
+        Self {
+            registry,
+            calls,
+            last_kubelet_call,
+            unknown_fields,
+            vetter_restarts,
+            not_vetted,
+            removed_after_look,
+            permits_used,
+            permits_held,
+        }
+    }
+}
+
+impl RelayMetrics {
+    /// A call arrived.
+    pub fn call(&self, class: Class, now: SystemTime) {
+        self.calls.get_or_create(&ClassLabel { class: class.name() }).inc();
+        self.last_kubelet_call.set(unix_seconds(now));
+    }
+
+    /// A vetted call had fields crivet does not know.
+    pub fn unknown_fields(&self) {
+        self.unknown_fields.inc();
+    }
+
+    /// The vetter was started anew.
+    pub fn vetter_restarted(&self) {
+        self.vetter_restarts.inc();
+    }
+
+    /// A call in audit mode was relayed and not vetted.
+    pub fn not_vetted(&self) {
+        self.not_vetted.inc();
+    }
+
+    /// Something was removed because it did not stand on what was vetted.
+    pub fn removed_after_look(&self) {
+        self.removed_after_look.inc();
+    }
+
+    /// A call was forwarded on a permit that was held.
+    pub fn permit_used(&self) {
+        self.permits_used.inc();
+    }
+
+    /// How many permits are held now.
+    pub fn permits_held(&self, count: usize) {
+        self.permits_held.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The page: these metrics and those another process rendered.
+    pub fn render(&self, extra: &str) -> String {
+        render(&self.registry, extra)
+    }
+}
+
+/// What the vetter counts.
+pub struct VetterMetrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    vetting_duration: Histogram,
+    registry_requests: Family<OutcomeLabel, Counter>,
+    policy_set: Family<HashLabel, Gauge>,
+    policy_load_errors: Counter,
+    policy_last_reload: Gauge,
+    config_source: Family<SourceLabel, Gauge>,
+    audit_records_lost: Counter,
+    proofs_held: Gauge,
+}
+
+impl Default for VetterMetrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("crivet");
+        let decisions = Family::<DecisionLabels, Counter>::default();
+        registry.register(
+            "decisions",
+            "Decisions made, merged audit records counted each",
+            decisions.clone(),
+        );
+        let vetting_duration = Histogram::new(VETTING_BUCKETS);
+        registry.register_with_unit(
+            "vetting_duration",
+            "Time from a call's facts to its decision",
+            Unit::Seconds,
+            vetting_duration.clone(),
+        );
+        let registry_requests = Family::<OutcomeLabel, Counter>::default();
+        registry.register(
+            "registry_requests",
+            "HTTP requests to registries and token endpoints",
+            registry_requests.clone(),
+        );
+        let policy_set = Family::<HashLabel, Gauge>::default();
+        registry.register(
+            "policy_set_info",
+            "Hash of the policy set decisions are made by",
+            policy_set.clone(),
+        );
+        let policy_load_errors = Counter::default();
+        registry.register(
+            "policy_load_errors",
+            "Policy sets that were not taken over",
+            policy_load_errors.clone(),
+        );
+        let policy_last_reload = Gauge::default();
+        registry.register_with_unit(
+            "policy_last_reload_success_timestamp",
+            "Unix time a policy set was last taken over",
+            Unit::Seconds,
+            policy_last_reload.clone(),
+        );
+        let config_source = Family::<SourceLabel, Gauge>::default();
+        registry.register(
+            "config_source",
+            "1 for where the running configuration comes from",
+            config_source.clone(),
+        );
+        let audit_records_lost = Counter::default();
+        registry.register(
+            "audit_records_lost",
+            "Decisions whose audit record could not be written",
+            audit_records_lost.clone(),
+        );
+        let proofs_held = Gauge::default();
+        registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
+        Self {
+            registry,
+            decisions,
+            vetting_duration,
+            registry_requests,
+            policy_set,
+            policy_load_errors,
+            policy_last_reload,
+            config_source,
+            audit_records_lost,
+            proofs_held,
+        }
+    }
+}
+
+impl VetterMetrics {
+    /// A decision was made, `took` after its facts arrived.
+    pub fn decided(&self, kind: Kind, decision: Decision, mode: Mode, effective: Effective, took: Duration) {
+        let labels = DecisionLabels {
+            kind: kind.as_str(),
+            decision: decision.as_str(),
+            mode: mode.as_str(),
+            effective: effective.as_str(),
+        };
+        self.decisions.get_or_create(&labels).inc();
+        self.vetting_duration.observe(took.as_secs_f64());
+    }
+
+    /// An HTTP request to a registry ended.
+    pub fn registry_request(&self, outcome: Outcome) {
+        self.registry_requests.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
+    }
+
+    /// A policy set was taken over.
+    pub fn policies_loaded(&self, hash: &str, now: SystemTime) {
+        self.policy_set.clear();
+        self.policy_set.get_or_create(&HashLabel { hash: hash.to_owned() }).set(1);
+        self.policy_last_reload.set(unix_seconds(now));
+    }
+
+    /// A policy set was not taken over.
+    pub fn policies_rejected(&self) {
+        self.policy_load_errors.inc();
+    }
+
+    /// Where the running configuration comes from.
+    pub fn config_source(&self, source: ConfigSource) {
+        for each in ConfigSource::ALL {
+            let label = SourceLabel { source: each.as_str() };
+            self.config_source.get_or_create(&label).set(i64::from(each == source));
+        }
+    }
+
+    /// The audit log's own count of lost records.
+    pub fn audit_records_lost(&self, total: u64) {
+        self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How many digests something is known about now.
+    pub fn proofs_held(&self, count: usize) {
+        self.proofs_held.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The page: these metrics and those another process rendered.
+    pub fn render(&self, extra: &str) -> String {
+        render(&self.registry, extra)
+    }
+}
+
+fn render(registry: &Registry, extra: &str) -> String {
+    let mut page = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut page, registry);
+    let own = page.strip_suffix(EOF).map_or(page.len(), str::len);
+    page.truncate(own);
+    page.push_str(extra.strip_suffix(EOF).unwrap_or(extra));
+    if !page.ends_with('\n') && !page.is_empty() {
+        page.push('\n');
+    }
+    page.push_str(EOF);
+    page
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! Audit mode: a vetted call is forwarded as it comes, and vetted beside. Nothing here can fail or delay it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Response;
@@ -37,7 +36,7 @@ pub async fn forward_then_vet(
         Err(none) => return none.into_response(),
     };
     let Ok(place) = Arc::clone(&relay.beside).try_acquire_owned() else {
-        relay.stats.beside_dropped.fetch_add(1, Ordering::Relaxed);
+        relay.metrics.not_vetted();
         body.take();
         let socket = Arc::clone(upstream.socket(service));
         return Ok(response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket))));
@@ -77,7 +76,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
     let verdict = match relay.vetter.ask(call.clone(), BUDGET).await {
         Ok(verdict) => verdict,
         Err(none) => {
-            relay.stats.beside_dropped.fetch_add(1, Ordering::Relaxed);
+            relay.metrics.not_vetted();
             tracing::warn!(reason = %none, "a call was relayed and not vetted");
             return;
         }

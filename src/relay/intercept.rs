@@ -1,7 +1,6 @@
 //! Enforce mode: a vetted call is read whole, decided, forwarded as it came, and looked at again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,7 +83,7 @@ pub async fn decide(relay: &Relay, call: &Call, budget: Duration) -> Result<Perm
 }
 
 fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
-    relay.stats.permits_used.fetch_add(1, Ordering::Relaxed);
+    relay.metrics.permit_used();
     let images = permit.images().iter().map(|image| VettedImage {
         digest: image.digest.clone().unwrap_or_default(),
         image_ids: image.image_ids.clone(),
@@ -224,7 +223,7 @@ async fn read(relay: &Relay, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSema
 /// Alerts on fields crivet has never heard of: an image reference once arrived in such a one.
 pub fn alert_unknown(relay: &Relay, unknown: &[String]) {
     if !unknown.is_empty() {
-        relay.stats.unknown_fields.fetch_add(1, Ordering::Relaxed);
+        relay.metrics.unknown_fields();
         tracing::warn!(fields = %unknown.join(" "), "a vetted call has fields this crivet has never heard of; is it older than the kubelet?");
     }
 }

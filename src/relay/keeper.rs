@@ -17,10 +17,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::permits::Permits;
-use super::stats::Stats;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
 use crate::limits;
+use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
     self, Call, Configure, Decided, FromVetter, ImageFacts, Ping, RuntimeAnswer, RuntimeQuestion, ToVetter,
     Verdict, from_vetter, runtime_question, to_vetter,
@@ -63,7 +63,7 @@ pub struct Keeper {
     /// Voided when the vetter says that policies changed.
     pub permits: Arc<Permits>,
     /// The relay's counters.
-    pub stats: Arc<Stats>,
+    pub metrics: Arc<RelayMetrics>,
 }
 
 impl Keeper {
@@ -85,7 +85,7 @@ impl Keeper {
             };
             shared.no_vetter();
             tracing::error!(reason = %why, "the vetter ended; starting it anew");
-            self.stats.vetter_restarts.fetch_add(1, Ordering::Relaxed);
+            self.metrics.vetter_restarted();
             if started.elapsed() > SETTLED {
                 pause = FIRST_PAUSE;
             }
@@ -196,12 +196,12 @@ impl Keeper {
             }
             Some(from_vetter::Body::Changed(_)) => self.permits.void(),
             Some(from_vetter::Body::Runtime(question)) => {
-                let (runtime, stats, permits) =
-                    (self.runtime.clone(), self.stats.clone(), self.permits.clone());
+                let (runtime, metrics, permits) =
+                    (self.runtime.clone(), self.metrics.clone(), self.permits.clone());
                 let (outgoing, questions) = (outgoing.clone(), questions.clone());
                 tokio::spawn(async move {
                     let _turn = questions.acquire().await;
-                    let answer = answer(question, &runtime, &stats, &permits).await;
+                    let answer = answer(question, &runtime, &metrics, &permits).await;
                     let _ = outgoing.send(to_vetter(message.id, to_vetter::Body::Runtime(answer))).await;
                 });
             }
@@ -214,7 +214,7 @@ impl Keeper {
 async fn answer(
     question: RuntimeQuestion,
     runtime: &RuntimeClient,
-    stats: &Stats,
+    metrics: &RelayMetrics,
     permits: &Permits,
 ) -> RuntimeAnswer {
     let result = match question.question {
@@ -238,9 +238,13 @@ async fn answer(
                 .await
                 .map(|content| RuntimeAnswer { content: content.into(), ..Default::default() })
         }
-        Some(runtime_question::Question::Stats(_)) => {
-            Ok(RuntimeAnswer { exposition: stats.exposition(permits.len()), ..Default::default() })
-        }
+        Some(runtime_question::Question::Stats(_)) => Ok(RuntimeAnswer {
+            exposition: {
+                metrics.permits_held(permits.len());
+                metrics.render("")
+            },
+            ..Default::default()
+        }),
         None => Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() }),
     };
     result.unwrap_or_else(|error| RuntimeAnswer {

@@ -80,7 +80,11 @@ pub async fn follow_runtime(path: Arc<Path>, runtime: Arc<Path>) {
 }
 
 fn adopt(path: &Path, (uid, gid, mode): (u32, u32, u32)) -> io::Result<()> {
-    // Owner first: the mode is never wider than what its owner should have.
-    std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    let ours = std::fs::metadata(path)?;
+    // Owner first: the mode is never wider than what its owner should have. Giving away takes CAP_CHOWN, which
+    // the unit does not have and a runtime of root's does not need.
+    if (ours.uid(), ours.gid()) != (uid, gid) {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    }
     std::fs::set_permissions(path, Permissions::from_mode(mode))
 }

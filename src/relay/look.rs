@@ -26,7 +26,7 @@ pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), String>
 /// As [`look`]; removes what does not hold, and answers undecided.
 pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &str) -> Result<(), Reply> {
     let Err(text) = look(relay, id, chain_id).await else { return Ok(()) };
-    relay.stats.removed_after_look.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    relay.metrics.removed_after_look();
     let removed = match vetted {
         Vetted::RunPodSandbox => relay.runtime.remove_sandbox(id).await,
         _ => relay.runtime.remove_container(id).await,

@@ -13,7 +13,6 @@ pub mod look;
 pub mod pause;
 pub mod permits;
 pub mod serve;
-pub mod stats;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -29,12 +28,12 @@ use self::body::{Passing, Relayed, ResponseBody};
 use self::keeper::Vetter;
 use self::pause::PauseImage;
 use self::permits::Permits;
-use self::stats::Stats;
 use self::upstream::{Endpoints, Upstream};
 use crate::cri::methods::{Class, Service, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
 use crate::limits;
+use crate::metrics::RelayMetrics;
 
 /// What is done about vetted calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +68,7 @@ pub struct Relay {
     /// Permits held.
     pub permits: Arc<Permits>,
     /// Counters.
-    pub stats: Arc<Stats>,
+    pub metrics: Arc<RelayMetrics>,
     /// The pod sandboxes' image.
     pub pause: PauseImage,
     /// Cancelled at shutdown, first: server streams end.
@@ -92,8 +91,8 @@ pub struct Members {
     pub vetter: Vetter,
     /// See [`Relay::permits`].
     pub permits: Arc<Permits>,
-    /// See [`Relay::stats`].
-    pub stats: Arc<Stats>,
+    /// See [`Relay::metrics`].
+    pub metrics: Arc<RelayMetrics>,
     /// The setting `pauseImage`.
     pub pause_image: Option<String>,
 }
@@ -107,7 +106,7 @@ impl Relay {
             runtime: parts.runtime,
             vetter: parts.vetter,
             permits: parts.permits,
-            stats: parts.stats,
+            metrics: parts.metrics,
             pause: PauseImage::new(parts.pause_image),
             stop_streams: CancellationToken::new(),
             stop_calls: CancellationToken::new(),
@@ -145,7 +144,7 @@ impl Relay {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         let class = classify(path);
-        self.stats.called(class, SystemTime::now());
+        self.metrics.call(class, SystemTime::now());
         let stance = self.live.borrow().stance.clone();
         match (class, stance) {
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {

@@ -1,1 +1,14 @@
-//! End-to-end tests.
+//! End-to-end tests with the real parts: containerd, docker-registry, cosign and a kubelet, as `make peers`
+//! puts them into a cache. They need root; without root or peers each says that it was skipped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test reports what went wrong by panicking"
+)]
+
+mod gate;
+mod parts;
+mod support;

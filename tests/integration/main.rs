@@ -8,5 +8,9 @@
     clippy::print_stdout
 )]
 
+mod audit;
+mod metrics;
+mod registry;
 mod relay;
 mod support;
+mod systemd;

@@ -2,6 +2,7 @@
 # Puts the real parts that crivet is tested against into a cache outside the tree:
 #   ${CRIVET_PEERS:-~/.cache/crivet/peers}/bin/…            what the tests, the benches and the demo run
 #   …/containerd-1.6/ containerd-1.7/ containerd-2/         one folder per containerd, with its shim
+#   …/cni/                                                  network plugins
 #   …/versions.txt                                          part, version, sha256
 # Debian packages are unpacked, not installed: no service is started, nothing of the machine is touched, and
 # root is not needed. The mirror is the machine's own; a suite other than the machine's is reached through a
@@ -21,6 +22,7 @@ containerd-1.6  | bookworm | containerd=1.6.*
 containerd-1.7  | trixie   | containerd=1.7.*
 containerd-2    | sid      | containerd=2.*
 runc            | bookworm | runc=1.1.*
+cni             | bookworm | containernetworking-plugins=1.1.*
 docker-registry | bookworm | docker-registry=2.8.*
 busybox         | bookworm | busybox-static=1:1.35.*
 haproxy         | bookworm | haproxy=2.6.* liblua5.3-0 libopentracing1 libopentracing-c-wrapper0
@@ -45,7 +47,9 @@ recipe() {
         echo "debian 1 $(field "$1" 2) $(field "$1" 3)"
     fi
 }
-complete() { [[ -f $peers/stamps/$1 && $(cat "$peers/stamps/$1") == "$(recipe "$1")" ]]; }
+complete() {
+    [[ -e $peers/pkg/$1 || -e $peers/bin/$1 ]] && [[ -f $peers/stamps/$1 && $(cat "$peers/stamps/$1") == "$(recipe "$1")" ]]
+}
 
 # The machine's own mirror: where it takes Debian's main component from, leaving out -security and -updates.
 mirror() {
@@ -102,6 +106,7 @@ install_debian() {
     rm -rf "$work"
     case $part in
         containerd-*) ln -sfn "pkg/$part/usr/bin" "$peers/$part" ;;
+        cni) ln -sfn "pkg/$part/usr/lib/cni" "$peers/$part" ;;
         haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
         runc) launcher runc usr/sbin/runc runc ;;
         busybox) launcher busybox bin/busybox busybox ;;

@@ -1,0 +1,138 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// Both pages in one, with a value everywhere.
+fn page() -> String {
+    let relay = RelayMetrics::default();
+    let relays = crate::cri::methods::Service::Runtime;
+    for class in [
+        Class::Passthrough(relays),
+        Class::Vetted(relays, crate::cri::methods::Vetted::PullImage),
+        Class::RefusedUnlessAllowed(relays),
+        Class::UnknownRead(relays),
+        Class::UnknownWrite(relays),
+        Class::ForeignService,
+    ] {
+        relay.call(class, UNIX_EPOCH + Duration::from_secs(1_785_585_600));
+    }
+    relay.unknown_fields();
+    relay.not_vetted();
+    relay.removed_after_look();
+    relay.permit_used();
+    relay.vetter_restarted();
+    relay.permits_held(3);
+    let vetter = VetterMetrics::default();
+    let took = Duration::from_millis(20);
+    for kind in Kind::ALL {
+        vetter.decided(*kind, Decision::Denied, Mode::Audit, Effective::Forwarded, took);
+    }
+    for decision in Decision::ALL {
+        vetter.decided(Kind::PullImage, *decision, Mode::Enforce, Effective::Refused, took);
+    }
+    for outcome in [
+        Outcome::Ok,
+        Outcome::NotFound,
+        Outcome::Auth,
+        Outcome::RateLimited,
+        Outcome::ServerError,
+        Outcome::Timeout,
+        Outcome::Unreachable,
+        Outcome::Invalid,
+    ] {
+        vetter.registry_request(outcome);
+    }
+    vetter.policies_loaded("sha256:00", UNIX_EPOCH);
+    vetter.policies_loaded("sha256:01", UNIX_EPOCH);
+    vetter.policies_rejected();
+    vetter.config_source(ConfigSource::LastGood);
+    vetter.audit_records_lost(7);
+    vetter.proofs_held(5);
+    vetter.render(&relay.render(""))
+}
+
+/// Metric → type, and labels with their values.
+type Families = BTreeMap<String, (String, BTreeMap<String, BTreeSet<String>>)>;
+
+/// The families of an exposition, under the names their samples have.
+fn exposed(page: &str) -> Families {
+    let mut families = Families::new();
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let total = if kind == "counter" { "_total" } else { "" };
+            let before = families.insert(format!("{name}{total}"), (kind.to_owned(), BTreeMap::new()));
+            assert!(before.is_none(), "{name} is there twice");
+        } else if !line.starts_with('#') {
+            let (sample, _) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+            let Some((_, known)) = families.get_mut(name) else {
+                assert!(name.starts_with("crivet_vetting_duration_seconds_"), "{name} has no type");
+                continue;
+            };
+            for pair in labels.trim_end_matches('}').split(',').filter(|pair| !pair.is_empty()) {
+                let (label, value) = pair.split_once('=').unwrap();
+                known.entry(label.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
+            }
+        }
+    }
+    families
+}
+
+#[test]
+fn the_page_in_docs_and_the_exposition_say_the_same() {
+    let exposed = exposed(&page());
+    let doc = include_str!("../../docs/metrics.md");
+    let mut documented = BTreeSet::new();
+    for row in doc.lines().filter(|line| line.starts_with("| `crivet_")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, meaning] = cells.as_slice() else { panic!("{row}") };
+        let name = name.trim_matches('`');
+        documented.insert(name.to_owned());
+        let Some((exposed_kind, exposed_labels)) = exposed.get(name) else { panic!("{name} is not exposed") };
+        assert_eq!(kind, exposed_kind, "{name}");
+        let labels: BTreeSet<String> =
+            labels.split(", ").filter(|l| !l.is_empty()).map(|l| l.trim_matches('`').to_owned()).collect();
+        assert_eq!(labels, exposed_labels.keys().cloned().collect(), "{name}");
+        for (label, values) in exposed_labels.iter().filter(|(label, _)| *label != "hash") {
+            for value in values {
+                assert!(meaning.contains(&format!("`{value}`")), "{name}: {label} {value} is not documented");
+            }
+        }
+    }
+    assert_eq!(documented, exposed.keys().cloned().collect());
+    for word in doc.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+        assert!(!word.starts_with("crivet_") || documented.contains(word), "{word} is no metric");
+    }
+}
+
+#[test]
+fn values_are_told_as_they_were_set() {
+    let page = page();
+    for line in [
+        "crivet_last_kubelet_call_seconds 1785585600",
+        "crivet_policy_set_info{hash=\"sha256:01\"} 1",
+        "crivet_config_source{source=\"last_good\"} 1",
+        "crivet_config_source{source=\"files\"} 0",
+        "crivet_audit_records_lost_total 7",
+        "crivet_permits_held 3",
+        "crivet_proofs_held 5",
+        "crivet_vetting_duration_seconds_count 8",
+        "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+    }
+    assert!(!page.contains("sha256:00"), "the policy set before is still told");
+}
+
+#[test]
+fn a_joined_page_has_one_end() {
+    let metrics = RelayMetrics::default();
+    for extra in ["", "# EOF\n", "x 1\n", "x 1", "x 1\n# EOF\n"] {
+        let page = metrics.render(extra);
+        assert!(page.ends_with("\n# EOF\n") && page.matches("# EOF").count() == 1, "{page}");
+        assert_eq!(page.contains("\nx 1\n"), extra.contains('x'));
+    }
+}

@@ -1,0 +1,414 @@
+//! From files to a set of policies, and from an image to the policies that cover it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+use sha2::{Digest as _, Sha256};
+
+use super::glob::SigstoreGlob;
+use super::index::PrefixIndex;
+use super::model::{Policy, Rule, SignerKey, SourceFile, Subject};
+use super::pattern::{Pattern, Specificity, lookup_key};
+use super::sigstore::{DOCKER_HUB, Glob};
+use super::{native, sigstore};
+use crate::image::{Digest, ImageName, quoted};
+use crate::limits;
+use crate::verify::PublicKey;
+use crate::yaml::{self, Document, Fault};
+
+/// What is wrong with a policy file, in one line: file, line, key, and what to write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct PolicyError {
+    /// The file's name.
+    pub file: String,
+    /// The line, from 1; 0 where the whole set is meant.
+    pub line: u64,
+    /// What is wrong.
+    pub text: String,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.text),
+            line => write!(f, "{}:{line}: {}", self.file, self.text),
+        }
+    }
+}
+
+/// Policies compiled for look-up. A set is made whole or not at all.
+#[derive(Debug, Clone)]
+pub struct PolicySet {
+    policies: Vec<Policy>,
+    native: PrefixIndex<Scope>,
+    /// Patterns of deny rules with a digest, by digest.
+    denied: HashMap<Digest, Vec<Scope>>,
+    sigstore: PrefixIndex<SigstoreScope>,
+    /// The places in `policies` of ClusterImagePolicies for all images.
+    sigstore_all: Vec<usize>,
+    hash: Digest,
+}
+
+#[derive(Debug, Clone)]
+struct Scope {
+    pattern: Pattern,
+    specificity: Specificity,
+    policy: usize,
+}
+
+#[derive(Debug, Clone)]
+struct SigstoreScope {
+    glob: SigstoreGlob,
+    policy: usize,
+}
+
+/// One policy document, compiled.
+pub(super) enum Compiled {
+    /// A native policy; its patterns with their lines.
+    Native { policy: Policy, patterns: Vec<(Pattern, u64)> },
+    /// A ClusterImagePolicy.
+    Sigstore { policy: Policy, globs: Vec<Glob> },
+}
+
+/// What tells dialects apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    api_version: Spanned<String>,
+    kind: Spanned<String>,
+}
+
+impl PolicySet {
+    /// Compiles all documents of all files. On any error nothing is compiled: all of them are returned, at most
+    /// [`limits::POLICY_ERRORS`].
+    pub fn compile(files: &[SourceFile]) -> Result<Self, Vec<PolicyError>> {
+        let mut files: Vec<&SourceFile> = files.iter().collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut builder = Builder::default();
+        let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
+        if bytes > limits::POLICY_SET_BYTES {
+            builder.limit("POLICY_SET_BYTES", limits::POLICY_SET_BYTES, "bytes");
+        } else {
+            for file in &files {
+                builder.file(file);
+                if builder.errors.len() >= limits::POLICY_ERRORS {
+                    break;
+                }
+            }
+        }
+        builder.finish(hash(&files))
+    }
+
+    /// The SHA-256 of the sources, names included: what a decision was made by.
+    pub fn hash(&self) -> Digest {
+        self.hash
+    }
+
+    /// All policies, in the order of their files.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    /// The policies that all have to hold for an image; none if no policy covers it.
+    ///
+    /// Of the native ones those with the most specific pattern: several only if they are equally specific in different
+    /// ways, and then each has to hold. Of sigstore's every one that matches.
+    pub fn applicable(&self, subject: &Subject<'_>) -> Vec<&Policy> {
+        let key = match subject.name {
+            ImageName::Reference(reference) => lookup_key(reference),
+            ImageName::Id(_) | ImageName::Empty => String::new(),
+        };
+        let mut best: Option<Specificity> = None;
+        let mut found: Vec<usize> = Vec::new();
+        for scope in self.native.candidates(&key) {
+            if best.is_some_and(|best| scope.specificity < best)
+                || !self.policies.get(scope.policy).is_some_and(|p| p.covers_namespace(subject.namespace))
+                || !scope.pattern.matches(subject.name)
+            {
+                continue;
+            }
+            if best.is_none_or(|best| scope.specificity > best) {
+                found.clear();
+            }
+            best = Some(scope.specificity);
+            found.push(scope.policy);
+        }
+        found.extend(self.sigstore_matches(subject.name, &key));
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|at| self.policies.get(at)).collect()
+    }
+
+    /// The first policy that denies one of these digests by name, whatever the image is called by: a pattern's digest is
+    /// then held against the content, not the reference. It beats every proof and every other policy.
+    pub fn denies(&self, subject: &Subject<'_>, digests: &[Digest]) -> Option<&Policy> {
+        let scopes = digests.iter().filter_map(|digest| self.denied.get(digest)).flatten();
+        scopes
+            .filter(|scope| scope.pattern.matches_name(subject.name))
+            .filter_map(|scope| self.policies.get(scope.policy))
+            .find(|policy| policy.covers_namespace(subject.namespace))
+    }
+
+    /// How many patterns are tried for a look-up key.
+    #[cfg(test)]
+    pub(super) fn candidates(&self, key: &str) -> usize {
+        self.native.candidates(key).count()
+    }
+
+    fn sigstore_matches(&self, name: &ImageName, key: &str) -> Vec<usize> {
+        let mut found = self.sigstore_all.clone();
+        let ImageName::Reference(reference) = name else { return found };
+        let hub = |name: &str| match name.strip_prefix("docker.io/") {
+            Some(rest) => format!("{DOCKER_HUB}{rest}"),
+            None => name.to_owned(),
+        };
+        let mut names = vec![hub(key)];
+        if reference.digest().is_none() {
+            // The controller sees images after their tags were turned into digests. Globs that say so (…@sha256:*) are
+            // held against a digest that stands for any.
+            let repository = key.rsplit_once(':').map_or(key, |(name, _)| name);
+            names.push(hub(&format!("{repository}@sha256:{}", "0".repeat(64))));
+        }
+        for name in &names {
+            let matching = self.sigstore.candidates(name).filter(|scope| scope.glob.matches(name));
+            found.extend(matching.map(|scope| scope.policy));
+        }
+        found
+    }
+}
+
+/// Names and contents with their lengths, so that no two sets of files have one hash.
+fn hash(files: &[&SourceFile]) -> Digest {
+    let mut hash = Sha256::new();
+    for part in files.iter().flat_map(|file| [file.name.as_bytes(), file.bytes.as_slice()]) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    Digest::from_raw(hash.finalize().into())
+}
+
+#[derive(Default)]
+struct Builder {
+    policies: Vec<Policy>,
+    native: PrefixIndex<Scope>,
+    denied: HashMap<Digest, Vec<Scope>>,
+    sigstore: PrefixIndex<SigstoreScope>,
+    sigstore_all: Vec<usize>,
+    errors: Vec<PolicyError>,
+    documents: usize,
+    patterns: usize,
+    /// Where each name was first given.
+    names: BTreeMap<String, String>,
+    /// Which policies have each pattern.
+    owners: HashMap<Pattern, Vec<usize>>,
+}
+
+impl Builder {
+    fn limit(&mut self, limit: &str, cap: usize, unit: &str) {
+        let text = format!(
+            "expected at most {cap} {unit} in all policy files (limit {limit}); split or remove policies"
+        );
+        self.errors.push(PolicyError { file: "policies".to_owned(), line: 0, text });
+    }
+
+    fn file(&mut self, file: &SourceFile) {
+        let Ok(text) = std::str::from_utf8(&file.bytes) else {
+            let text = "expected UTF-8 text; save the file as UTF-8".to_owned();
+            self.errors.push(PolicyError { file: file.name.clone(), line: 1, text });
+            return;
+        };
+        let documents = yaml::documents(text);
+        if documents.is_empty() {
+            let text = "expected at least one policy, found none; remove the file or write one".to_owned();
+            self.errors.push(PolicyError { file: file.name.clone(), line: 1, text });
+        }
+        for document in documents {
+            self.documents += 1;
+            if self.documents > limits::POLICY_DOCUMENTS {
+                self.limit("POLICY_DOCUMENTS", limits::POLICY_DOCUMENTS, "documents");
+            }
+            if self.errors.len() >= limits::POLICY_ERRORS || self.documents > limits::POLICY_DOCUMENTS {
+                return;
+            }
+            if let Err(faults) = self.document(&document, &file.name) {
+                let error = |Fault { line, text }| PolicyError { file: file.name.clone(), line, text };
+                self.errors.extend(faults.into_iter().map(error));
+            }
+        }
+    }
+
+    fn document(&mut self, document: &Document<'_>, file: &str) -> Result<(), Vec<Fault>> {
+        let header: Header = document.read().map_err(|fault| vec![fault])?;
+        let (compiled, name) = match (header.api_version.value.as_str(), header.kind.value.as_str()) {
+            ("crivet.dev/v1alpha1", "ImagePolicy") => native::compile(document, file)?,
+            ("policy.sigstore.dev/v1alpha1" | "policy.sigstore.dev/v1beta1", "ClusterImagePolicy") => {
+                sigstore::compile(document, file)?
+            }
+            (version, kind) => {
+                let text = format!(
+                    "expected crivet.dev/v1alpha1 ImagePolicy or policy.sigstore.dev/v1beta1 ClusterImagePolicy, found {} {}; other kinds are not supported yet",
+                    quoted(version),
+                    quoted(kind)
+                );
+                return Err(vec![document.fault_at(&header.kind, text)]);
+            }
+        };
+        if !is_name(&name.value) {
+            let text = format!(
+                "metadata.name: expected a name of at most 253 lowercase letters, digits, - and ., found {}",
+                quoted(&name.value)
+            );
+            return Err(vec![document.fault_at(&name, text)]);
+        }
+        let place = format!("{file}:{}", document.line_of(&name));
+        if let Some(first) = self.names.get(&name.value) {
+            let text = format!(
+                "metadata.name: expected a name of its own, found {} at {first} too; rename one",
+                quoted(&name.value)
+            );
+            return Err(vec![document.fault_at(&name, text)]);
+        }
+        self.names.insert(name.value.clone(), place);
+        match compiled {
+            Compiled::Native { policy, patterns } => self.native(policy, patterns),
+            Compiled::Sigstore { policy, globs } => {
+                let at = self.policies.len();
+                self.policies.push(policy);
+                if !self.count(globs.len()) {
+                    return Ok(());
+                }
+                for Glob { glob, prefix, covers_all } in globs {
+                    if covers_all {
+                        self.sigstore_all.push(at);
+                    } else {
+                        self.sigstore.insert(prefix, SigstoreScope { glob, policy: at });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Counts a policy's patterns; false if there are too many by now, which is told once.
+    fn count(&mut self, patterns: usize) -> bool {
+        let before = self.patterns;
+        self.patterns += patterns;
+        if before <= limits::POLICY_PATTERNS && self.patterns > limits::POLICY_PATTERNS {
+            self.limit("POLICY_PATTERNS", limits::POLICY_PATTERNS, "image patterns");
+        }
+        self.patterns <= limits::POLICY_PATTERNS
+    }
+
+    fn native(&mut self, policy: Policy, patterns: Vec<(Pattern, u64)>) -> Result<(), Vec<Fault>> {
+        let at = self.policies.len();
+        if !self.count(patterns.len()) {
+            return Ok(());
+        }
+        let mut faults = Vec::new();
+        for (pattern, line) in patterns {
+            let owners = self.owners.entry(pattern.clone()).or_default();
+            // The owner is this policy itself if the pattern stands there twice. One other is named, however many.
+            let others = owners.iter().map(|owner| self.policies.get(*owner).unwrap_or(&policy));
+            if let Some(other) = others.into_iter().find(|other| same_namespaces(other, &policy)) {
+                let text = format!(
+                    "spec.images: expected {pattern} in one policy only, found it in {} ({}) too for the same namespaces; remove one, or make one more specific",
+                    other.name, other.source
+                );
+                faults.push(Fault { line, text });
+                continue;
+            }
+            owners.push(at);
+            let specificity = pattern.specificity(policy.namespaces.is_some());
+            let scope = Scope { pattern, specificity, policy: at };
+            if let (Rule::Deny { .. }, Some(digest)) = (&policy.rule, scope.pattern.digest()) {
+                self.denied.entry(digest).or_default().push(scope.clone());
+            }
+            self.native.insert(scope.pattern.literal_prefix(), scope);
+        }
+        self.policies.push(policy);
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn finish(mut self, hash: Digest) -> Result<PolicySet, Vec<PolicyError>> {
+        if !self.errors.is_empty() {
+            self.errors.truncate(limits::POLICY_ERRORS);
+            return Err(self.errors);
+        }
+        Ok(PolicySet {
+            policies: self.policies,
+            native: self.native,
+            denied: self.denied,
+            sigstore: self.sigstore,
+            sigstore_all: self.sigstore_all,
+            hash,
+        })
+    }
+}
+
+/// Whether neither policy is the more specific one for some namespace.
+fn same_namespaces(a: &Policy, b: &Policy) -> bool {
+    match (&a.namespaces, &b.namespaces) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.intersection(b).next().is_some(),
+        _ => false,
+    }
+}
+
+/// RFC 1123 subdomain, as Kubernetes names objects.
+fn is_name(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
+    plain && name.len() <= 253 && edge(name.chars().next()) && edge(name.chars().next_back())
+}
+
+/// Reads the keys of one policy: at least one, each once.
+pub(super) fn read_keys<'a>(
+    document: &Document<'_>,
+    key: &str,
+    written: impl Iterator<Item = (Option<String>, &'a Spanned<String>)>,
+    faults: &mut Vec<Fault>,
+) -> Vec<SignerKey> {
+    let mut keys: Vec<SignerKey> = Vec::new();
+    let before = faults.len();
+    for (name, data) in written {
+        let fault = match PublicKey::from_pem(data.value.as_bytes()) {
+            _ if keys.len() == limits::POLICY_KEYS => {
+                format!("expected at most {} keys (limit POLICY_KEYS); split the policy", limits::POLICY_KEYS)
+            }
+            Ok(found) if keys.iter().any(|key| key.key == found) => {
+                "expected each key once, found one twice; remove it".to_owned()
+            }
+            Ok(found) => {
+                let name = name.map(|name| name.chars().filter(|c| !c.is_control()).take(63).collect());
+                keys.push(SignerKey { name, key: found });
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        faults.push(document.fault_at(data, format!("{key}: {fault}")));
+    }
+    if keys.is_empty() && faults.len() == before {
+        faults.push(
+            document.fault_at_start(format!("{key}: expected at least one public key, found none; add one")),
+        );
+    }
+    keys
+}
+
+/// A reason that is there and fits into one line.
+pub(super) fn required_reason(
+    document: &Document<'_>,
+    key: &str,
+    written: &Spanned<String>,
+    faults: &mut Vec<Fault>,
+) -> String {
+    let reason = written.value.trim();
+    if reason.is_empty() || reason.len() > 300 || reason.chars().any(char::is_control) {
+        let text =
+            format!("{key}: expected one line of at most 300 bytes that says why, found {}", quoted(reason));
+        faults.push(document.fault_at(written, text));
+    }
+    reason.to_owned()
+}

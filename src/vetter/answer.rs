@@ -1,0 +1,152 @@
+//! From what came of each image to the call's verdict, and to its audit records.
+
+use std::time::Duration;
+
+use super::vet::{InForce, Vetting};
+use super::wire::{Call, Kind, Outcome, Verdict, VettedImage};
+use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Record};
+use crate::config::Mode;
+use crate::cri::reply::Reply;
+
+/// The call's verdict: every image has to be allowed, or its policies only audit. The first image that is not
+/// is the answer's reason; a denial is given before something undecided, which a retry may mend.
+pub fn verdict(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
+    let against = |decision| vettings.iter().find(move |v| v.enforced && v.decision == decision);
+    if let Some(denied) = against(Decision::Denied) {
+        return refused(Outcome::Denied, Reply::denied(&denied.text));
+    }
+    if let Some(undecided) = against(Decision::Undecided) {
+        let reply = match undecided.registry {
+            true => Reply::registry_unavailable(&undecided.text),
+            false => Reply::undecided(&undecided.text),
+        };
+        return refused(Outcome::Undecided, reply);
+    }
+    let vetting = &in_force.config.vetting;
+    let all_allowed = vettings.iter().all(|v| v.decision == Decision::Allowed);
+    Verdict {
+        outcome: Outcome::Permitted.into(),
+        message: String::new(),
+        images: vettings.iter().map(permitted).collect(),
+        // What passes only because its policy audits is asked for again each time, so that each is recorded.
+        fresh_ms: if all_allowed { millis(vetting.fresh_for) } else { 0 },
+        usable_when_down_ms: millis(vetting.usable_when_vetter_down),
+    }
+}
+
+/// The verdict for a call whose images are covered by policies that only audit: nobody waits for its vetting.
+pub fn nobody_waits(in_force: &InForce, call: &Call) -> Verdict {
+    Verdict {
+        outcome: Outcome::Permitted.into(),
+        message: String::new(),
+        images: vec![VettedImage::default(); call.images.len()],
+        fresh_ms: 0,
+        usable_when_down_ms: millis(in_force.config.vetting.usable_when_vetter_down),
+    }
+}
+
+/// The verdict when a call could not be worked on at all.
+pub fn undecided(text: &str) -> Verdict {
+    refused(Outcome::Undecided, Reply::undecided(text))
+}
+
+fn refused(outcome: Outcome, reply: Reply) -> Verdict {
+    Verdict { outcome: outcome.into(), message: reply.message, ..Default::default() }
+}
+
+fn permitted(vetting: &Vetting) -> VettedImage {
+    if vetting.decision != Decision::Allowed {
+        return VettedImage::default();
+    }
+    VettedImage {
+        digest: vetting.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        image_ids: vetting.ties.iter().map(|tie| tie.id().to_string()).collect(),
+        chain_id: vetting.ties.first().map(|tie| tie.chain_id().to_string()).unwrap_or_default(),
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// One record per image of a vetted call.
+pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: Duration) -> Vec<Record> {
+    let refused = verdict(in_force, vettings).outcome() != Outcome::Permitted && !call.beside;
+    let records = call.images.iter().zip(vettings).map(|(image, vetting)| Record {
+        image: image.named.clone(),
+        reference: vetting.reference.clone(),
+        digest: vetting.digest.map(|digest| digest.to_string()),
+        image_id: vetting.ties.first().map(|tie| tie.id().to_string()),
+        decision: vetting.decision,
+        policies: vetting
+            .policies
+            .iter()
+            .map(|policy| PolicyDecision { name: policy.name.clone(), outcome: policy.decision })
+            .collect(),
+        message: vetting.text.clone(),
+        ..blank(in_force, call, refused, latency)
+    });
+    records.collect()
+}
+
+/// One record per image of a call that the relay decided by itself.
+pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> Vec<Record> {
+    let decision = match verdict.outcome() {
+        Outcome::Permitted => Decision::Allowed,
+        Outcome::Denied => Decision::Denied,
+        Outcome::Undecided | Outcome::UnknownOutcome => Decision::Undecided,
+    };
+    let refused = decision != Decision::Allowed && !call.beside;
+    let mut images = verdict.images.iter();
+    let records = call.images.iter().map(|image| {
+        let vetted = images.next().cloned().unwrap_or_default();
+        Record {
+            image: image.named.clone(),
+            reference: some(&image.reference),
+            digest: some(&vetted.digest),
+            image_id: vetted.image_ids.first().cloned(),
+            decision,
+            message: verdict.message.clone(),
+            ..blank(in_force, call, refused, Duration::ZERO)
+        }
+    });
+    records.collect()
+}
+
+fn blank(in_force: &InForce, call: &Call, refused: bool, latency: Duration) -> Record {
+    Record {
+        kind: kind(call.kind()),
+        mode: match in_force.config.mode {
+            Mode::Audit => RecordMode::Audit,
+            Mode::Enforce => RecordMode::Enforce,
+        },
+        decision: Decision::Undecided,
+        effective: if refused { Effective::Refused } else { Effective::Forwarded },
+        image: String::new(),
+        reference: None,
+        digest: None,
+        image_id: None,
+        namespace: some(&call.namespace),
+        pod: some(&call.pod_name),
+        pod_uid: some(&call.pod_uid),
+        container: some(&call.container_name),
+        policies: Vec::new(),
+        message: String::new(),
+        policy_set_hash: in_force.policies.as_ref().map(|set| set.hash().to_string()).unwrap_or_default(),
+        traceparent: some(&call.traceparent),
+        latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn kind(kind: Kind) -> crate::audit::Kind {
+    match kind {
+        Kind::PullImage | Kind::PulledImage => crate::audit::Kind::PullImage,
+        Kind::CreateContainer => crate::audit::Kind::CreateContainer,
+        Kind::RunPodSandbox => crate::audit::Kind::RunPodSandbox,
+        Kind::UnknownKind => crate::audit::Kind::Other,
+    }
+}

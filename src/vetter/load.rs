@@ -1,0 +1,118 @@
+//! From the configuration's text to what is in force: policies from their folder, else the last good ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::vet::InForce;
+use crate::config::{ProxyConfiguration, files};
+use crate::policy::PolicySet;
+use crate::registry::{Client, Observer, Settings};
+
+/// The folder within stateDir that is the vetter's to write.
+pub const VETTER_STATE: &str = "vetter";
+/// TCP connections that take longer are none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests to one registry host at a time; a registry counts a node's requests, and a kubelet's pulls come first.
+const PER_HOST: usize = 8;
+
+/// What came of a load.
+pub struct Loaded {
+    /// To be put in force.
+    pub in_force: InForce,
+    /// Why the folder's policies are not what is in force, one line.
+    pub error: Option<String>,
+}
+
+/// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad.
+///
+/// # Errors
+/// The text is no configuration, or TLS cannot be set up: nothing may change then.
+pub fn load(text: &str, previous: Option<Arc<PolicySet>>, observer: Observer) -> Result<Loaded, String> {
+    let config =
+        ProxyConfiguration::parse("config.yaml", text.as_bytes()).map_err(|error| error.to_string())?;
+    let registry = client(&config, observer)?;
+    let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
+    Ok(Loaded { in_force: InForce { config, policies, registry }, error })
+}
+
+/// A registry client as the configuration says.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Client>, String> {
+    let settings = Settings {
+        plain_http: config.registry.plain_http.clone(),
+        connect_timeout: CONNECT_TIMEOUT.min(config.registry.timeout),
+        request_timeout: config.registry.timeout,
+        max_concurrent_per_host: PER_HOST,
+        user_agent: concat!("crivet/", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    Client::new(&settings, observer)
+        .map(Arc::new)
+        .map_err(|error| format!("the registry client cannot be set up: {error}"))
+}
+
+fn state(config: &ProxyConfiguration) -> PathBuf {
+    config.state_dir.join(VETTER_STATE)
+}
+
+/// The folder's policies.
+///
+/// # Errors
+/// Every fault, each with file, line and key, joined into one line.
+pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFile>), String> {
+    let sources = files::read_policy_dir(folder).map_err(|error| error.to_string())?;
+    let set = compile(&sources)?;
+    Ok((set, sources))
+}
+
+/// Compiles policies.
+///
+/// # Errors
+/// Every fault, joined into one line.
+pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, String> {
+    PolicySet::compile(sources).map(Arc::new).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })
+}
+
+fn policies(
+    folder: &Path,
+    state: &Path,
+    previous: Option<Arc<PolicySet>>,
+) -> (Result<Arc<PolicySet>, String>, Option<String>) {
+    let error = match from_folder(folder) {
+        Ok((set, sources)) => {
+            if let Err(error) = files::keep_policies(state, &sources) {
+                tracing::error!(%error, "the policies cannot be kept for a start with bad ones");
+            }
+            return (Ok(set), None);
+        }
+        Err(error) => error,
+    };
+    if let Some(previous) = previous {
+        return (Ok(previous), Some(format!("{error}; the policies from before stay in force")));
+    }
+    let kept = match files::kept_policies(state) {
+        Ok(Some(sources)) => compile(&sources),
+        Ok(None) => Err("none were ever kept".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    match kept {
+        Ok(set) => (Ok(set), Some(format!("{error}; the last good policies are in force"))),
+        Err(kept) => {
+            let error = format!(
+                "crivet's policies are bad: {error}; no last good ones: {kept}; mend them and reload crivet"
+            );
+            (Err(error.clone()), Some(error))
+        }
+    }
+}
+
+/// What tells that a policy folder was exchanged whole: where it leads to, and where its `..data` link leads
+/// (as Kubernetes volumes turn it). Edits of single files are announced by SIGHUP.
+pub fn folder_identity(folder: &Path) -> (Option<PathBuf>, Option<PathBuf>) {
+    (std::fs::canonicalize(folder).ok(), std::fs::read_link(folder.join("..data")).ok())
+}

@@ -1,0 +1,96 @@
+//! What the vetter may know of the node: it has no access to the runtime and asks the relay.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::wire::{
+    self, FromVetter, ImageFacts, Ping, ReadContent, RuntimeAnswer, RuntimeQuestion, from_vetter,
+    runtime_question,
+};
+use crate::image::Digest;
+
+/// Longest an answer of the relay is waited for; a little more than the relay's own limit.
+const PATIENCE: Duration = Duration::from_secs(crate::limits::RUNTIME_CALL_SECONDS + 5);
+
+/// The node, by way of the relay; or no node, in a command that runs by itself.
+#[derive(Clone, Default)]
+pub struct Node {
+    relay: Option<Arc<Questions>>,
+}
+
+/// Questions to the relay that wait for their answers.
+pub struct Questions {
+    outgoing: mpsc::Sender<Bytes>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<RuntimeAnswer>>>,
+    next: AtomicU64,
+}
+
+impl Questions {
+    /// Questions that go out by `outgoing`.
+    pub fn new(outgoing: mpsc::Sender<Bytes>) -> Questions {
+        Questions { outgoing, waiting: Mutex::default(), next: AtomicU64::new(1) }
+    }
+
+    /// Takes the relay's answer to question `id`.
+    pub fn answered(&self, id: u64, answer: RuntimeAnswer) {
+        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+            let _ = waiting.send(answer);
+        }
+    }
+
+    async fn ask(&self, question: runtime_question::Question) -> Result<RuntimeAnswer, String> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (send, answer) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, send);
+        let body = from_vetter::Body::Runtime(RuntimeQuestion { question: Some(question) });
+        let sent = self.outgoing.send(wire::frame(&FromVetter { id, body: Some(body) })).await;
+        let answer = match sent {
+            Ok(()) => timeout(PATIENCE, answer).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        answer.ok_or_else(|| "the relay did not answer a question about the runtime".to_owned())
+    }
+}
+
+impl Node {
+    /// The node behind the relay.
+    pub fn new(relay: Arc<Questions>) -> Node {
+        Node { relay: Some(relay) }
+    }
+
+    /// The image the runtime has under a name; `None` if it has none.
+    ///
+    /// # Errors
+    /// Why it cannot be known, one line.
+    pub async fn image_status(&self, name: &str) -> Result<Option<ImageFacts>, String> {
+        let Some(relay) = &self.relay else { return Ok(None) };
+        let answer = relay.ask(runtime_question::Question::ImageStatus(name.to_owned())).await?;
+        match (answer.image, answer.error.is_empty()) {
+            (Some(image), true) => Ok(Some(image)),
+            _ if answer.not_found => Ok(None),
+            _ => Err(answer.error),
+        }
+    }
+
+    /// A blob of the runtime's content store, at most `cap` bytes; `None` if it is not to be had. The bytes
+    /// prove nothing until they are hashed.
+    pub async fn content(&self, digest: &Digest, cap: usize) -> Option<Bytes> {
+        let read = ReadContent { digest: digest.to_string(), cap: cap as u64 };
+        let answer = self.relay.as_ref()?.ask(runtime_question::Question::ReadContent(read)).await.ok()?;
+        (answer.error.is_empty() && !answer.not_found).then_some(answer.content)
+    }
+
+    /// The relay's own metrics, as Prometheus text; empty if it does not answer.
+    pub async fn relay_metrics(&self) -> String {
+        let Some(relay) = &self.relay else { return String::new() };
+        let answer = relay.ask(runtime_question::Question::Stats(Ping {})).await;
+        answer.map(|answer| answer.exposition).unwrap_or_default()
+    }
+}

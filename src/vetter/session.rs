@@ -1,0 +1,270 @@
+//! The vetter's end of the socket pair: calls in, verdicts out.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant as Clock, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::node::{Node, Questions};
+use super::vet::{Context, InForce, Vetter, Vetting};
+use super::wire::{
+    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter,
+    to_vetter,
+};
+use super::{answer, load};
+use crate::audit::{AuditLog, Decision, Record};
+use crate::image::Platform;
+use crate::limits;
+use crate::metrics::{self, ConfigSource, VetterMetrics};
+use crate::registry::Observer;
+
+/// How often it is looked whether the policy folder was exchanged.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// One vetter process, from the first frame to the last.
+struct Session {
+    vetter: Vetter,
+    in_force: RwLock<Option<Arc<InForce>>>,
+    audit: RwLock<Option<Arc<AuditLog>>>,
+    metrics: Arc<VetterMetrics>,
+    metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
+    outgoing: mpsc::Sender<Bytes>,
+}
+
+/// Serves the relay until it goes away.
+pub async fn serve(socket: UnixStream) {
+    let (mut sink, mut frames) = wire::link(socket).split();
+    let (outgoing, mut queue) = mpsc::channel::<Bytes>(limits::QUESTIONS);
+    tokio::spawn(async move {
+        while let Some(frame) = queue.recv().await {
+            if sink.send(frame).await.is_err() {
+                break;
+            }
+        }
+    });
+    let questions = Arc::new(Questions::new(outgoing.clone()));
+    let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
+    let session = Arc::new(Session {
+        vetter: Vetter::new(Node::new(Arc::clone(&questions)), host),
+        in_force: RwLock::default(),
+        audit: RwLock::default(),
+        metrics: Arc::default(),
+        metrics_task: Mutex::default(),
+        outgoing,
+    });
+    let mut text = String::new();
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut identity = None;
+    loop {
+        tokio::select! {
+            frame = frames.next() => {
+                let Some(Ok(frame)) = frame else { break };
+                let Ok(message) = ToVetter::decode(frame) else { break };
+                match message.body {
+                    Some(to_vetter::Body::Configure(Configure { settings })) => {
+                        text = settings;
+                        session.configure(&text).await;
+                        identity = session.folder_identity();
+                    }
+                    Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call),
+                    Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
+                    Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
+                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(Ping {})),
+                    None => {}
+                }
+            }
+            _ = looks.tick() => {
+                let now = session.folder_identity();
+                if now.is_some() && now != identity {
+                    tracing::info!("the policy folder was exchanged");
+                    session.configure(&text).await;
+                    identity = now;
+                }
+                if let Some(audit) = session.audit() {
+                    audit.tick(SystemTime::now());
+                }
+            }
+        }
+    }
+    if let Some(audit) = session.audit() {
+        audit.flush(SystemTime::now());
+    }
+}
+
+impl Session {
+    fn send(&self, id: u64, body: from_vetter::Body) {
+        // Full only if the relay does not read: it will notice the silence.
+        let _ = self.outgoing.try_send(wire::frame(&FromVetter { id, body: Some(body) }));
+    }
+
+    fn in_force(&self) -> Option<Arc<InForce>> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn audit(&self) -> Option<Arc<AuditLog>> {
+        self.audit.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn folder_identity(&self) -> Option<(Option<std::path::PathBuf>, Option<std::path::PathBuf>)> {
+        Some(load::folder_identity(&self.in_force()?.config.policy_dir))
+    }
+
+    /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
+    async fn configure(self: &Arc<Session>, text: &str) {
+        let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
+        let text = text.to_owned();
+        // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
+        let metrics = Arc::clone(&self.metrics);
+        let observer: Observer = Arc::new(move |outcome| metrics.registry_request(outcome));
+        let loaded = tokio::task::spawn_blocking(move || load::load(&text, previous, observer)).await;
+        let (policy_error, policy_set) = match loaded {
+            Ok(Ok(loaded)) => {
+                let set = loaded.in_force.policies.as_ref().map(|set| set.hash().to_string());
+                self.metrics.config_source(match (&set, &loaded.error) {
+                    (Ok(_), None) => ConfigSource::Files,
+                    (Ok(_), Some(_)) => ConfigSource::LastGood,
+                    (Err(_), _) => ConfigSource::Nothing,
+                });
+                if let (Ok(set), None) = (&set, &loaded.error) {
+                    self.metrics.policies_loaded(set, SystemTime::now());
+                }
+                let set = set.unwrap_or_default();
+                self.put_in_force(loaded.in_force).await;
+                (loaded.error.unwrap_or_default(), set)
+            }
+            Ok(Err(error)) => (error, String::new()),
+            Err(_) => ("loading the policies failed; see the log".to_owned(), String::new()),
+        };
+        if !policy_error.is_empty() {
+            self.metrics.policies_rejected();
+        }
+        self.send(0, from_vetter::Body::Changed(Changed {}));
+        self.send(0, from_vetter::Body::Configured(Configured { policy_error, policy_set }));
+    }
+
+    async fn put_in_force(self: &Arc<Session>, new: InForce) {
+        self.serve_metrics(new.config.metrics_address).await;
+        let log = &new.config.audit_log;
+        let old = self.in_force();
+        if old.is_none_or(|old| old.config.audit_log != *log) {
+            let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
+            *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
+        }
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
+    }
+
+    /// Serves metrics at this address and no longer at another.
+    async fn serve_metrics(self: &Arc<Session>, address: Option<SocketAddr>) {
+        let served = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((at, task)) = served {
+            if Some(at) == address {
+                *self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, task));
+                return;
+            }
+            task.abort();
+        }
+        let Some(address) = address else { return };
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => {
+                let session = Arc::clone(self);
+                let render = move || {
+                    let session = Arc::clone(&session);
+                    async move { session.page().await }
+                };
+                let task = tokio::spawn(async move { match metrics::serve(listener, render).await {} });
+                *self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, task));
+            }
+            // Metrics are worth a loud word, and no call.
+            Err(error) => tracing::error!(%address, %error, "metrics cannot be served"),
+        }
+    }
+
+    async fn page(&self) -> String {
+        let (roots, _) = self.vetter.proofs.held();
+        self.metrics.proofs_held(roots);
+        if let Some(audit) = self.audit() {
+            self.metrics.audit_records_lost(audit.lost());
+        }
+        self.metrics.render(&self.vetter.node().relay_metrics().await)
+    }
+
+    /// Vets a call beside all others, and answers.
+    fn vet(self: &Arc<Session>, id: u64, call: Call) {
+        let session = Arc::clone(self);
+        tokio::spawn(async move {
+            let work = tokio::spawn({
+                let session = Arc::clone(&session);
+                async move { session.work(id, call).await }
+            });
+            // A bug in vetting is one call's undecided, not the vetter's end.
+            if let Err(error) = work.await {
+                tracing::error!(%error, "vetting failed");
+                let verdict = answer::undecided("a fault inside crivet; see its log, try again");
+                session.send(id, from_vetter::Body::Verdict(verdict));
+            }
+        });
+    }
+
+    async fn work(&self, id: u64, call: Call) {
+        let started = Clock::now();
+        let verdict = |verdict: Verdict| self.send(id, from_vetter::Body::Verdict(verdict));
+        let Some(in_force) = self.in_force() else {
+            return verdict(answer::undecided("crivet has no configuration; see its log"));
+        };
+        if call.images.len() > limits::IMAGES_PER_CALL {
+            let (found, cap) = (call.images.len(), limits::IMAGES_PER_CALL);
+            let text = format!("the call uses {found} images, more than {cap} (limits::IMAGES_PER_CALL)");
+            return verdict(answer::undecided(&text));
+        }
+        let nobody_waits = !call.beside
+            && !call.images.is_empty()
+            && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &image.reference));
+        if nobody_waits {
+            verdict(answer::nobody_waits(&in_force, &call));
+        }
+        let context = Context {
+            kind: call.kind(),
+            namespace: &call.namespace,
+            auth: call.auth.as_ref(),
+            beside: call.beside || nobody_waits,
+            answer_by: Instant::now() + Duration::from_millis(call.budget_ms.into()),
+        };
+        let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
+        for image in &call.images {
+            vettings.push(self.vetter.image(&in_force, context, image).await);
+        }
+        if !nobody_waits {
+            verdict(answer::verdict(&in_force, &vettings));
+        }
+        let arrived_as_vetted =
+            call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
+        if !arrived_as_vetted {
+            let records = answer::records(&in_force, &call, &vettings, started.elapsed());
+            self.record(records);
+        }
+    }
+
+    fn decided(&self, decided: wire::Decided) {
+        if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
+        {
+            self.record(answer::records_of_relay(&in_force, &call, &verdict));
+        }
+    }
+
+    fn record(&self, records: Vec<Record>) {
+        let audit = self.audit();
+        for record in records {
+            let took = Duration::from_millis(record.latency_ms);
+            self.metrics.decided(record.kind, record.decision, record.mode, record.effective, took);
+            if let Some(audit) = &audit {
+                audit.log(record, SystemTime::now());
+            }
+        }
+    }
+}

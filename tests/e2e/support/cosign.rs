@@ -1,0 +1,65 @@
+//! Real cosign, with keys and without any service.
+
+use super::peers::Peers;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// cosign's major versions, which sign differently.
+#[derive(Clone, Copy)]
+pub enum Version {
+    V2,
+    /// In the legacy format: a signature tag instead of a bundle.
+    V3Legacy,
+}
+
+pub struct Cosign {
+    program: PathBuf,
+    legacy: &'static [&'static str],
+    dir: PathBuf,
+}
+
+/// A key pair; the private half stays in the scratch folder.
+pub struct Key {
+    private: PathBuf,
+    /// The public key, PEM.
+    pub public: String,
+}
+
+impl Cosign {
+    pub fn new(peers: &Peers, version: Version) -> Self {
+        let dir = peers.path().join("cosign");
+        std::fs::create_dir_all(&dir).unwrap();
+        let (program, legacy): (_, &[_]) = match version {
+            Version::V2 => ("cosign", &[]),
+            Version::V3Legacy => ("cosign3", &["--new-bundle-format=false", "--use-signing-config=false"]),
+        };
+        Self { program: peers.program(program), legacy, dir }
+    }
+
+    /// A new ECDSA P-256 key.
+    pub fn generate_key(&self, name: &str) -> Key {
+        let prefix = self.dir.join(name);
+        self.run(["generate-key-pair", "--output-key-prefix", prefix.to_str().unwrap()]);
+        let public = std::fs::read_to_string(prefix.with_extension("pub")).unwrap();
+        Key { private: prefix.with_extension("key"), public }
+    }
+
+    /// Signs `host/repository@sha256:…`; the signature goes to the same repository.
+    pub fn sign(&self, key: &Key, by_digest: &str, extra: &[&str]) {
+        let mut args = vec!["sign", "--yes", "--tlog-upload=false", "--key", key.private.to_str().unwrap()];
+        args.extend_from_slice(self.legacy);
+        args.extend_from_slice(extra);
+        args.push(by_digest);
+        self.run(args);
+    }
+
+    fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) {
+        let output = Command::new(&self.program)
+            .args(args)
+            .env("HOME", &self.dir)
+            .env("COSIGN_PASSWORD", "")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "cosign: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -1,0 +1,119 @@
+//! crictl on one socket.
+
+use super::image::Pushed;
+use super::peers::Peers;
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+#[derive(Clone)]
+pub struct Crictl {
+    program: PathBuf,
+    socket: PathBuf,
+    dir: PathBuf,
+}
+
+/// A container that crictl made, with its sandbox.
+pub struct Container {
+    pub pod: String,
+    pub id: String,
+    log: PathBuf,
+}
+
+impl Crictl {
+    pub fn new(peers: &Peers, socket: &Path) -> Self {
+        let dir = peers.path().join("crictl");
+        std::fs::create_dir_all(dir.join("logs")).unwrap();
+        // Without one of ours crictl reads the machine's.
+        std::fs::write(dir.join("crictl.yaml"), "timeout: 60\n").unwrap();
+        Self { program: peers.program("crictl"), socket: socket.to_owned(), dir }
+    }
+
+    /// Runs crictl: its output, or what it said on the error stream.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String, String> {
+        let endpoint = format!("unix://{}", self.socket.display());
+        let output = Command::new(&self.program)
+            .arg("--config")
+            .arg(self.dir.join("crictl.yaml"))
+            .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
+            .args(args)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    pub fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Value, String> {
+        self.run(args).map(|text| serde_json::from_str(&text).expect("crictl prints JSON"))
+    }
+
+    pub fn pull(&self, reference: &str) -> Result<String, String> {
+        self.run(["pull", reference])
+    }
+
+    /// Makes a host-network sandbox; answers with its ID.
+    pub fn sandbox(&self, name: &str) -> Result<String, String> {
+        let file = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name));
+        self.run(["runp".as_ref(), file.as_os_str()])
+    }
+
+    /// Makes and starts a container of an image that is there already, in a sandbox of its own.
+    pub fn start(&self, name: &str, image: &Pushed) -> Result<Container, String> {
+        let pod = self.sandbox(name)?;
+        let id = self.create(name, &pod, image)?;
+        self.run(["start", &id])?;
+        Ok(Container { pod, id, log: self.dir.join("logs").join(format!("{name}.log")) })
+    }
+
+    /// Makes a container in a sandbox as a kubelet does, by image ID with the pod's reference beside it; answers
+    /// with its ID.
+    pub fn create(&self, name: &str, pod: &str, image: &Pushed) -> Result<String, String> {
+        let config = json!({"metadata": {"name": name}, "image": {"image": image.id, "user_specified_image": image.reference},
+            "log_path": format!("{name}.log"), "linux": {}});
+        let container = self.write(&format!("{name}.container.json"), &config);
+        let sandbox = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name));
+        self.run([
+            "create".as_ref(),
+            "--no-pull".as_ref(),
+            pod.as_ref(),
+            container.as_os_str(),
+            sandbox.as_os_str(),
+        ])
+    }
+
+    fn sandbox_config(&self, name: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "e2e", "uid": name, "attempt": 0},
+            "log_directory": self.dir.join("logs"),
+            "linux": {"cgroup_parent": "/k8s.io", "security_context": {"namespace_options": {"network": 2}}}})
+    }
+
+    fn write(&self, name: &str, value: &Value) -> PathBuf {
+        let path = self.dir.join(name);
+        std::fs::write(&path, value.to_string()).unwrap();
+        path
+    }
+}
+
+impl Container {
+    /// Stops and removes the container with its sandbox.
+    pub fn remove(&self, crictl: &Crictl) -> Result<(), String> {
+        crictl.run(["stop", "--timeout", "5", &self.id])?;
+        crictl.run(["stopp", &self.pod])?;
+        crictl.run(["rmp", &self.pod]).map(drop)
+    }
+
+    /// Waits for the container's first line on its standard output.
+    pub fn first_line(&self) -> String {
+        super::wait_for("the container's first line", Duration::from_secs(20), || {
+            let log = std::fs::read_to_string(&self.log).ok()?;
+            log_line(log.lines().next()?)
+        })
+    }
+}
+
+/// The message of one line of a CRI log: `<time> stdout F <message>`.
+pub fn log_line(line: &str) -> Option<String> {
+    line.splitn(4, ' ').nth(3).map(ToOwned::to_owned)
+}

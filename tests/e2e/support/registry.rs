@@ -1,0 +1,106 @@
+//! docker-registry on loopback, without TLS.
+
+use super::daemon::Daemon;
+use super::http;
+use super::peers::Peers;
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+pub struct Registry {
+    daemon: Daemon,
+    address: String,
+}
+
+/// `sha256:<hex>` of some bytes.
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+impl Registry {
+    pub fn start(peers: &Peers) -> Self {
+        let address = format!("127.0.0.1:{}", super::free_port());
+        let dir = peers.path().join(format!("registry-{}", address.replace(':', "-")));
+        std::fs::create_dir(&dir).unwrap();
+        let config = dir.join("config.yml");
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n",
+            dir.join("storage").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut registry = Self {
+            daemon: Daemon::start(
+                peers,
+                &format!("registry-{address}"),
+                &peers.program("docker-registry"),
+                ["serve".as_ref(), config.as_os_str()],
+                &[],
+            ),
+            address,
+        };
+        let address = registry.address.clone();
+        registry.daemon.wait_ready(Duration::from_secs(20), || {
+            http::request(&address, "GET", "/v2/", &[], &[]).is_ok_and(|reply| reply.status == 200)
+        });
+        registry
+    }
+
+    /// `127.0.0.1:<port>`: what an image reference starts with.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The requests answered so far, oldest first, as `GET /v2/… `; what started the registry included.
+    pub fn requests(&self) -> Vec<String> {
+        let log = self.daemon.log();
+        let quoted = log.lines().filter_map(|line| line.split('"').nth(1));
+        quoted.filter_map(|r| r.split_once(" HTTP/")).map(|(request, _)| request.to_owned()).collect()
+    }
+
+    /// The registry goes away; what asks it meets a refused connection.
+    pub fn stop(&mut self) {
+        self.daemon.kill();
+    }
+
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = digest(bytes);
+        let uploads = format!("/v2/{repository}/blobs/uploads/");
+        let started = self.send("POST", &uploads, &[], &[], 202);
+        let location = started.header("location").expect("an upload has a location").to_owned();
+        let target = location.split_once(&self.address).map_or(location.as_str(), |(_, path)| path);
+        let target = format!("{target}&digest={digest}");
+        self.send("PUT", &target, &[("Content-Type", "application/octet-stream")], bytes, 201);
+        digest
+    }
+
+    /// Stores a manifest under a tag or its own digest; answers with the digest.
+    pub fn put_manifest(&self, repository: &str, reference: &str, media_type: &str, bytes: &[u8]) -> String {
+        let target = format!("/v2/{repository}/manifests/{reference}");
+        self.send("PUT", &target, &[("Content-Type", media_type)], bytes, 201);
+        digest(bytes)
+    }
+
+    /// Points a tag at what another tag of the same repository points at.
+    pub fn move_tag(&self, repository: &str, tag: &str, to: &str) {
+        let source = format!("/v2/{repository}/manifests/{to}");
+        let accept = [("Accept", "application/vnd.oci.image.manifest.v1+json")];
+        let reply = self.send("GET", &source, &accept, &[], 200);
+        let media_type = reply.header("content-type").expect("a manifest has a type").to_owned();
+        self.put_manifest(repository, tag, &media_type, &reply.body);
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        want: u16,
+    ) -> http::Reply {
+        let reply = http::request(&self.address, method, target, headers, body)
+            .unwrap_or_else(|error| panic!("{method} {target}: {error}"));
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, want, "{method} {target}: {text}");
+        reply
+    }
+}

@@ -1,0 +1,123 @@
+//! What a status means, and what is tried again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crivet::image::Reference;
+use crivet::registry::{Cause, Credential, Outcome, Said, Unreachable, Violation};
+
+use super::fake::{Fake, reply};
+use super::{by_tag, cause, client, good_manifest, observed, repo, serving, soon};
+
+const UNKNOWN: &str = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"at 10.0.0.7:5000, request 8b1"}]}"#;
+
+#[tokio::test]
+async fn not_found_quotes_the_registrys_code_and_nothing_else() {
+    let fake = serving(|_| reply(404, &[], UNKNOWN)).await;
+    let error = by_tag(&client(), &fake, &Credential::Anonymous).await.unwrap_err();
+    assert!(error.is_not_found() && !error.is_unreachable());
+    let said = format!("manifest {}/team/app:v1: not found (MANIFEST_UNKNOWN)", fake.host());
+    assert_eq!(error.to_string(), said);
+}
+
+#[tokio::test]
+async fn not_found_as_a_web_page_says_so() {
+    let fake = serving(|_| reply(404, &[("content-type", "text/html")], "<html>")).await;
+    assert_eq!(cause(&fake).await, Cause::NotFound(Said { code: None, web_page: true }));
+}
+
+#[tokio::test]
+async fn an_error_body_without_end_takes_nothing_from_the_status() {
+    let fake = serving(|_| {
+        let mut reply = super::fake::endless(&[b'x'; 4096], Duration::ZERO);
+        *reply.status_mut() = http::StatusCode::NOT_FOUND;
+        reply
+    })
+    .await;
+    assert_eq!(cause(&fake).await, Cause::NotFound(Said::default()));
+}
+
+#[tokio::test]
+async fn forbidden_is_its_own_answer() {
+    let fake = serving(|_| reply(403, &[], r#"{"errors":[{"code":"DENIED"}]}"#)).await;
+    let error = by_tag(&client(), &fake, &Credential::Anonymous).await.unwrap_err();
+    assert_eq!(error.cause, Cause::Forbidden(Said { code: Some("DENIED".to_owned()), web_page: false }));
+    assert!(!error.is_unreachable());
+}
+
+#[tokio::test]
+async fn a_passing_error_is_tried_again() {
+    for status in [429, 500, 503] {
+        let asked = AtomicUsize::new(0);
+        let fake = serving(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => reply(status, &[("retry-after", "0")], ""),
+            _ => good_manifest(),
+        })
+        .await;
+        let (client, outcomes) = observed();
+        assert!(by_tag(&client, &fake, &Credential::Anonymous).await.is_ok());
+        let first = if status == 429 { Outcome::RateLimited } else { Outcome::ServerError };
+        assert_eq!(*outcomes.lock().unwrap(), [first, Outcome::Ok]);
+    }
+}
+
+#[tokio::test]
+async fn a_lasting_error_is_tried_three_times() {
+    let fake = serving(|_| reply(503, &[("retry-after", "0")], "")).await;
+    let error = by_tag(&client(), &fake, &Credential::Anonymous).await.unwrap_err();
+    assert_eq!(error.cause, Cause::ServerError { status: 503 });
+    assert!(error.is_unreachable());
+    assert_eq!(fake.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
+    for (value, retry_after) in [("3600", Some(3600)), ("18446744073709551615", Some(u64::MAX))] {
+        let fake = serving(move |_| reply(429, &[("retry-after", value)], "")).await;
+        let client = client();
+        let call = by_tag(&client, &fake, &Credential::Anonymous);
+        let error = tokio::time::timeout(Duration::from_secs(10), call).await.unwrap().unwrap_err();
+        assert_eq!(error.cause, Cause::TooManyRequests { retry_after });
+        assert!(error.is_unreachable());
+        assert_eq!(fake.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_status_nobody_knows_is_not_tried_again() {
+    for (status, expected) in
+        [(501, Cause::ServerError { status: 501 }), (418, Cause::Protocol(Violation::Status(418)))]
+    {
+        let fake = serving(move |_| reply(status, &[], "")).await;
+        assert_eq!(cause(&fake).await, expected);
+        assert_eq!(fake.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_part_or_nothing_is_no_manifest() {
+    for status in [204, 206] {
+        let fake = serving(move |_| reply(status, &[], "")).await;
+        assert_eq!(cause(&fake).await, Cause::Protocol(Violation::Status(status)));
+    }
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let (client, outcomes) = observed();
+    let gone: Fake = serving(|_| good_manifest()).await;
+    let repo = repo(&gone);
+    drop(gone);
+    tokio::task::yield_now().await;
+    let error = client.head(&repo, "v1", &Credential::Anonymous, soon()).await.unwrap_err();
+    assert_eq!(error.cause, Cause::Unreachable(Unreachable::Refused));
+    assert!(error.is_unreachable());
+    assert_eq!(*outcomes.lock().unwrap(), [Outcome::Unreachable]);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve() {
+    let repo = Reference::parse("registry.invalid/a:b").unwrap();
+    let error = client().head(&repo, "b", &Credential::Anonymous, soon()).await.unwrap_err();
+    assert_eq!(error.cause, Cause::Unreachable(Unreachable::Name));
+}
