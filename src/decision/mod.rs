@@ -62,6 +62,11 @@ pub enum NoVerdict {
     /// limits::QUESTIONS are waiting already.
     #[error("too many calls wait to be vetted (limits::QUESTIONS); try again")]
     Busy,
+    /// Its facts do not fit a frame of limits::LINK_FRAME_BYTES.
+    #[error(
+        "the call's names and labels are larger than crivet vets (limits::LINK_FRAME_BYTES); make them fewer"
+    )]
+    TooLarge,
 }
 
 /// A permit from what the vetter said, or the reply for the kubelet. `images`: how many the call has.
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn no_verdict_is_undecided() {
-        for none in [NoVerdict::Away, NoVerdict::Late, NoVerdict::Busy] {
+        for none in [NoVerdict::Away, NoVerdict::Late, NoVerdict::Busy, NoVerdict::TooLarge] {
             let reply = from_verdict(Err(none), 1).unwrap_err();
             assert!(reply.message.starts_with("SignatureValidationFailed: undecided: "), "{none}");
         }

@@ -131,7 +131,7 @@ impl Keeper {
             }
         });
         let configure = self.configure.borrow_and_update().clone();
-        let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+        post(&outgoing, to_vetter::Body::Configure(configure));
         let questions = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS));
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,11 +156,11 @@ impl Keeper {
                     if heard.elapsed() > SILENCE {
                         break format!("no sign of life for {} s (limits::VETTER_SILENCE_SECONDS)", SILENCE.as_secs());
                     }
-                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Ping(Ping {})));
+                    post(&outgoing, to_vetter::Body::Ping(Ping {}));
                 }
                 Ok(()) = self.configure.changed() => {
                     let configure = self.configure.borrow_and_update().clone();
-                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+                    post(&outgoing, to_vetter::Body::Configure(configure));
                 }
             }
         };
@@ -202,7 +202,14 @@ impl Keeper {
                 tokio::spawn(async move {
                     let _turn = questions.acquire().await;
                     let answer = answer(question, &runtime, &metrics, &permits).await;
-                    let _ = outgoing.send(to_vetter(message.id, to_vetter::Body::Runtime(answer))).await;
+                    let answer = to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
+                        let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
+                        let answer = RuntimeAnswer { error, ..Default::default() };
+                        to_vetter(message.id, to_vetter::Body::Runtime(answer))
+                    });
+                    if let Some(answer) = answer {
+                        let _ = outgoing.send(answer).await;
+                    }
                 });
             }
             Some(from_vetter::Body::Pong(_)) | None => {}
@@ -254,8 +261,17 @@ async fn answer(
     })
 }
 
-fn to_vetter(id: u64, body: to_vetter::Body) -> Bytes {
-    wire::frame(&ToVetter { id, body: Some(body) })
+/// Sends what needs no answer; lost if too much waits already.
+fn post(outgoing: &mpsc::Sender<Bytes>, body: to_vetter::Body) {
+    if let Some(frame) = to_vetter(0, body) {
+        let _ = outgoing.try_send(frame);
+    }
+}
+
+/// A frame for the vetter; `None` if it is larger than a frame may be: sending it would break the link.
+fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
+    Some(wire::frame(&ToVetter { id, body: Some(body) }))
+        .filter(|frame| frame.len() <= limits::LINK_FRAME_BYTES)
 }
 
 impl Shared {
@@ -285,6 +301,7 @@ impl Vetter {
         call.budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
         let (answer, verdict) = oneshot::channel();
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let question = to_vetter(id, to_vetter::Body::Vet(call)).ok_or(NoVerdict::TooLarge)?;
         {
             let mut waiting = lock(&self.shared.waiting);
             if waiting.len() >= limits::QUESTIONS {
@@ -293,7 +310,7 @@ impl Vetter {
             waiting.insert(id, answer);
         }
         let _forget = Forget { shared: &self.shared, id };
-        outgoing.try_send(to_vetter(id, to_vetter::Body::Vet(call))).map_err(|error| match error {
+        outgoing.try_send(question).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoVerdict::Busy,
             mpsc::error::TrySendError::Closed(_) => NoVerdict::Away,
         })?;
@@ -305,7 +322,7 @@ impl Vetter {
         let call = Call { auth: None, ..call.clone() };
         let decided = Decided { call: Some(call), verdict: Some(verdict) };
         if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Decided(decided)));
+            post(outgoing, to_vetter::Body::Decided(decided));
         }
     }
 
