@@ -1,7 +1,7 @@
 //! Decision, Permit, Denial: the only place that can make a permit.
 //!
 //! The relay forwards a vetted call only with a [`Permit`] in hand, and a permit comes from here only: from the
-//! vetter's verdict, or because nothing is enforced. Absence never means yes: an answer that is late, missing or
+//! vetter's verdict. Absence never means yes: an answer that is late, missing or
 //! not understood is undecided.
 
 use std::time::Duration;
@@ -42,11 +42,6 @@ impl Permit {
     /// How long equal calls may start while no vetter lives.
     pub fn usable_when_vetter_down(&self) -> Duration {
         self.usable_when_vetter_down
-    }
-
-    /// The permit that audit mode is: every call goes through, whatever would have been decided.
-    pub fn nothing_is_enforced() -> Permit {
-        Permit { images: Vec::new(), fresh_for: Duration::ZERO, usable_when_vetter_down: Duration::ZERO }
     }
 }
 
