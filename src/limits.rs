@@ -173,3 +173,12 @@ pub const POLICY_KEYS: usize = 32;
 
 /// Most errors of a policy set that are told at once.
 pub const POLICY_ERRORS: usize = 50;
+
+/// Requests a minute that work nobody waits for may send to one registry host.
+pub const BACKGROUND_REQUESTS_PER_MINUTE: u32 = 30;
+
+/// Requests that work nobody waits for may send to one registry host at once, before the minute's count applies.
+pub const BACKGROUND_BURST: u32 = 60;
+
+/// Vettings nobody waits for that are under way at once.
+pub const BACKGROUND_VETTINGS: usize = 4;

@@ -14,9 +14,10 @@ use crate::audit::Decision;
 use crate::config::{self, ProxyConfiguration, Settings};
 use crate::image::Platform;
 use crate::policy::Outcome;
+use crate::vetter::case::{Context, InForce, Vetting};
 use crate::vetter::load::client;
 use crate::vetter::node::Node;
-use crate::vetter::vet::{Context, InForce, Vetter, Vetting};
+use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
 
 /// Images were denied.

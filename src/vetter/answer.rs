@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::vet::{InForce, Vetting};
+use super::case::{InForce, Vetting};
 use super::wire::{Call, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Record};
 use crate::config::Mode;

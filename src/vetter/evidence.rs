@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::background::Guest;
 use super::flight::Flights;
 use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
@@ -33,6 +34,19 @@ pub struct Evidences {
     proofs: Arc<Proofs>,
 }
 
+/// Where evidence is looked for, and as whom.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Speaks to the registry.
+    pub registry: &'a Arc<Client>,
+    /// The repository.
+    pub repository: &'a Reference,
+    /// Shown to the registry.
+    pub credential: &'a Credential,
+    /// Set where nobody waits.
+    pub guest: Option<&'a Guest>,
+}
+
 /// How old kept evidence may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -54,13 +68,12 @@ impl Evidences {
     /// It could not be fetched; what is held, however old, is then still in the proofs.
     pub async fn about(
         &self,
-        registry: &Arc<Client>,
-        repository: &Reference,
+        place: Place<'_>,
         digest: Digest,
-        credential: &Credential,
         wanted: Wanted,
         deadline: Instant,
     ) -> Result<Evidence, Trouble> {
+        let Place { registry, repository, credential, guest } = place;
         let (name, now) = (repository.repo_name(), Instant::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
@@ -74,6 +87,9 @@ impl Evidences {
         if self.proofs.none(&digest, &name, credential, now) {
             return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: Some(now) });
         }
+        if let Some(guest) = guest {
+            guest.turn(deadline).await?;
+        }
         let key = (digest, name, credential.clone());
         let work = fetch(
             Arc::clone(registry),
@@ -83,7 +99,11 @@ impl Evidences {
             credential.clone(),
             deadline,
         );
-        self.flights.join(key, deadline, work).await.unwrap_or(Err(Trouble::Late))
+        let found = self.flights.join(key, deadline, work).await.unwrap_or(Err(Trouble::Late));
+        if let (Some(guest), Err(Trouble::Fetch(error))) = (guest, &found) {
+            guest.told(error);
+        }
+        found
     }
 
     /// What is held, however old.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::background::Guest;
 use super::flight::Flights;
 use super::node::Node;
 use super::trouble::Trouble;
@@ -13,8 +14,9 @@ use crate::limits;
 use crate::proofs::Proofs;
 use crate::registry::{Cap, Client, Credential};
 
-/// Root, the ID that is looked for (a platform's images otherwise), repository, credential.
-type Key = (Digest, Option<ImageId>, String, Credential);
+/// Root, the ID that is looked for (a platform's images otherwise), repository, credential, and whether nobody waits:
+/// a live call does not wait for a guest.
+type Key = (Digest, Option<ImageId>, String, Credential, bool);
 
 /// Walks digests to image IDs, and keeps where they led.
 pub struct Identities {
@@ -34,6 +36,8 @@ pub struct Sources {
     pub repository: Reference,
     /// Shown to the registry.
     pub credential: Credential,
+    /// Set where nobody waits.
+    pub guest: Option<Guest>,
     /// A document that was fetched already.
     pub seed: Option<Bytes>,
 }
@@ -86,7 +90,8 @@ impl Identities {
             Some(id) => Target::Id { id, host: self.host.clone() },
             None => Target::Platform(self.host.clone()),
         };
-        let key = (root, id, sources.repository.repo_name(), sources.credential.clone());
+        let key =
+            (root, id, sources.repository.repo_name(), sources.credential.clone(), sources.guest.is_some());
         let proofs = Arc::clone(&self.proofs);
         let work = async move {
             let ties = walk(Walk::new(root, target), sources, deadline).await?;
@@ -130,13 +135,21 @@ impl Sources {
 
     async fn fetch(&self, need: &Need, deadline: Instant) -> Result<Bytes, Trouble> {
         let (registry, repository, credential) = (&self.registry, &self.repository, &self.credential);
-        Ok(match need.what {
+        if let Some(guest) = &self.guest {
+            guest.turn(deadline).await?;
+        }
+        let fetched = match need.what {
             Content::Manifest => {
-                registry.manifest(repository, &need.digest, credential, deadline).await?.bytes
+                let manifest = registry.manifest(repository, &need.digest, credential, deadline).await;
+                manifest.map(|manifest| manifest.bytes)
             }
             Content::Config => {
-                registry.blob(repository, &need.digest, Cap::CONFIG, credential, deadline).await?
+                registry.blob(repository, &need.digest, Cap::CONFIG, credential, deadline).await
             }
-        })
+        };
+        if let (Some(guest), Err(error)) = (&self.guest, &fetched) {
+            guest.told(error);
+        }
+        Ok(fetched?)
     }
 }

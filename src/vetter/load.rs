@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::vet::InForce;
+use super::case::InForce;
 use crate::config::{ProxyConfiguration, files};
 use crate::policy::PolicySet;
 use crate::registry::{Client, Observer, Settings};

@@ -5,6 +5,8 @@
 //! access of its own.
 
 pub mod answer;
+pub mod background;
+pub mod case;
 pub mod credentials;
 pub mod evidence;
 pub mod flight;

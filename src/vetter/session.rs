@@ -11,8 +11,9 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
-use super::vet::{Context, InForce, Vetter, Vetting};
+use super::vet::Vetter;
 use super::wire::{
     self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
 };
@@ -234,6 +235,10 @@ impl Session {
             auth: call.auth.as_ref(),
             beside: call.beside || nobody_waits,
             answer_by: Instant::now() + Duration::from_millis(call.budget_ms.into()),
+        };
+        let _place = match context.beside {
+            true => self.vetter.background().place().await,
+            false => None,
         };
         let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
         for image in &call.images {

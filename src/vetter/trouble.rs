@@ -22,6 +22,14 @@ pub enum Trouble {
     /// The call itself does not say enough, or says it wrongly.
     #[error("{0}")]
     Call(String),
+    /// Background work does without this registry for now.
+    #[error("not vetted in the background: {why} at {host}; a live call is vetted all the same")]
+    Guest {
+        /// The registry.
+        host: String,
+        /// Why.
+        why: &'static str,
+    },
     /// The time budget is used up.
     #[error("vetting took longer than its time budget; it goes on, try again")]
     Late,

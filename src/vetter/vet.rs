@@ -1,34 +1,24 @@
 //! The order of work for one image: name → policies → digest → image ID → evidence → decision.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::background::{Background, Guest};
+use super::case::{Case, Context, InForce, Vetting};
 use super::credentials::Credentials;
-use super::evidence::{Evidences, Wanted};
+use super::evidence::{Evidences, Place, Wanted};
 use super::identity::{Identities, Sources};
 use super::node::Node;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
-use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
-use crate::policy::{Check, Judgement, Policy, PolicySet, Subject};
+use crate::policy::Subject;
 use crate::proofs::Proofs;
-use crate::registry::{AuthFields, Client, Credential};
+use crate::registry::{AuthFields, Credential, FetchError};
 use crate::verify::SimpleSigning;
-
-/// What decisions are made by; exchanged whole at a reload.
-pub struct InForce {
-    /// The daemon's configuration.
-    pub config: ProxyConfiguration,
-    /// The policies, or why there are none: then vetted calls are undecided.
-    pub policies: Result<Arc<PolicySet>, String>,
-    /// Speaks to registries as the configuration says.
-    pub registry: Arc<Client>,
-}
 
 /// What stays when policies change: proofs, work under way, held credentials.
 pub struct Vetter {
@@ -37,66 +27,8 @@ pub struct Vetter {
     evidences: Evidences,
     identities: Identities,
     credentials: Credentials,
+    background: Arc<Background>,
     node: Node,
-}
-
-/// The facts of a call that bear on each of its images.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The call.
-    pub kind: Kind,
-    /// The pod's namespace; empty where the call has none.
-    pub namespace: &'a str,
-    /// The pull's credential.
-    pub auth: Option<&'a Auth>,
-    /// Nobody waits: registries are asked as sparingly as can be.
-    pub beside: bool,
-    /// When an answer is due.
-    pub answer_by: Instant,
-}
-
-/// What came of one image.
-#[derive(Clone, Debug)]
-pub struct Vetting {
-    /// What was decided.
-    pub decision: Decision,
-    /// A registry or the network is why it is undecided.
-    pub registry: bool,
-    /// Whether a decision against the image refuses the call, going by its policies' modes.
-    pub enforced: bool,
-    /// Why it was not allowed, one deterministic line; empty if it was.
-    pub text: String,
-    /// The normalised reference it was decided under, where there is one.
-    pub reference: Option<String>,
-    /// The digest the decision is about.
-    pub digest: Option<Digest>,
-    /// What that digest was walked to: on a pull, every image it may be on this platform.
-    pub ties: Vec<Tie>,
-    /// Each policy that covers the image, and what it says.
-    pub policies: Vec<PolicyVetting>,
-}
-
-/// What one policy says.
-#[derive(Clone, Debug)]
-pub struct PolicyVetting {
-    /// Its name.
-    pub name: String,
-    /// Where it is written.
-    pub source: String,
-    /// What it says by itself.
-    pub decision: Decision,
-    /// Each check made.
-    pub checks: Vec<Check>,
-}
-
-/// An image's name as the policies see it, and what they are.
-struct Case<'a> {
-    in_force: &'a InForce,
-    context: Context<'a>,
-    /// For messages.
-    shown: String,
-    name: ImageName,
-    policies: Vec<&'a Policy>,
 }
 
 impl Vetter {
@@ -108,6 +40,7 @@ impl Vetter {
             identities: Identities::new(Arc::clone(&proofs), host),
             proofs,
             credentials: Credentials::default(),
+            background: Arc::default(),
             node,
         }
     }
@@ -115,6 +48,16 @@ impl Vetter {
     /// The node this vetter asks.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Work that nobody waits for begins with a place here.
+    pub fn background(&self) -> &Background {
+        &self.background
+    }
+
+    /// Who asks a registry for this case: a guest where nobody waits.
+    fn guest(&self, case: &Case<'_>, repository: &Reference) -> Option<Guest> {
+        case.context.beside.then(|| Guest::new(Arc::clone(&self.background), repository.registry()))
     }
 
     /// Vets one image of a call.
@@ -183,20 +126,25 @@ impl Vetter {
         let credential = credential(case.context.auth, reference)?;
         let registry = &case.in_force.registry;
         let work_by = case.work_by();
+        let guest = self.guest(case, reference);
         let (root, seed) = match (reference.digest(), reference.tag()) {
             // Both runtimes drop a tag beside a digest.
             (Some(digest), _) => (digest, None),
             (None, tag) => {
                 let tag = tag.unwrap_or("latest");
-                let known = match case.context.beside {
+                let known = match &guest {
                     // HEAD does not count against a registry's pull quota.
-                    true => Some(registry.head(reference, tag, &credential, work_by).await?),
-                    false => None,
+                    Some(guest) => {
+                        guest.turn(work_by).await?;
+                        let head = registry.head(reference, tag, &credential, work_by).await;
+                        Some(head.inspect_err(|error| guest.told(error))?)
+                    }
+                    None => None,
                 };
-                let walked = |root| !self.proofs.ties_of_root(&root, Instant::now()).is_empty();
                 match known {
-                    Some(root) if walked(root) => (root, None),
-                    _ => {
+                    // Its bytes may be in the runtime's store by now.
+                    Some(root) => (root, None),
+                    None => {
                         let fetched = registry.manifest_by_tag(reference, tag, &credential, work_by).await?;
                         (fetched.digest, Some(fetched.bytes))
                     }
@@ -209,6 +157,7 @@ impl Vetter {
             registry: Arc::clone(registry),
             repository: reference.clone(),
             credential: credential.clone(),
+            guest,
             seed,
         };
         let ties = self.identities.on_this_platform(root, sources, work_by).await?;
@@ -344,7 +293,13 @@ impl Vetter {
             // Imported without a digest: what the tag is now may be what was imported.
             let credential = self.credentials.find(&reference.repo_name(), case.context.namespace);
             let tag = reference.tag().unwrap_or("latest");
-            let root = case.in_force.registry.head(reference, tag, &credential, case.work_by()).await?;
+            let guest = self.guest(case, reference);
+            if let Some(guest) = &guest {
+                guest.turn(case.work_by()).await?;
+            }
+            let told = |error: &FetchError| guest.iter().for_each(|guest| guest.told(error));
+            let root = case.in_force.registry.head(reference, tag, &credential, case.work_by()).await;
+            let root = root.inspect_err(told)?;
             candidates.push(Candidate { root, repository: reference.clone() });
         }
         Ok(candidates)
@@ -398,11 +353,12 @@ impl Vetter {
         let digests = tie.digests();
         let (mut signatures, mut trouble, mut held) = (Vec::<SimpleSigning>::new(), None, false);
         let mut vetting = None;
+        let guest = self.guest(case, repository);
+        let place =
+            Place { registry: &case.in_force.registry, repository, credential, guest: guest.as_ref() };
         // `cosign sign` signs the digest it is given, usually the index: that is asked for first.
         for digest in &digests {
-            let registry = &case.in_force.registry;
-            let found =
-                self.evidences.about(registry, repository, *digest, credential, wanted, case.work_by()).await;
+            let found = self.evidences.about(place, *digest, wanted, case.work_by()).await;
             let found = found.or_else(|why| {
                 // Proven before is allowed while the registry is down.
                 let held = self.evidences.held(*digest, &repository.repo_name(), Instant::now());
@@ -439,6 +395,7 @@ impl Vetter {
             registry: Arc::clone(&case.in_force.registry),
             repository: repository.clone(),
             credential,
+            guest: self.guest(case, repository),
             seed: None,
         }
     }
@@ -475,132 +432,4 @@ fn credential(auth: Option<&Auth>, reference: &Reference) -> Result<Credential, 
         registry_token: &auth.registry_token,
     };
     Credential::from_auth(&fields, reference.registry()).map_err(|error| Trouble::Call(error.to_string()))
-}
-
-impl InForce {
-    /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
-    fn enforces(&self, policy: Option<Mode>) -> bool {
-        self.config.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
-    }
-
-    /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
-    pub fn only_audits(&self, namespace: &str, reference: &str) -> bool {
-        let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
-        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let covering = policies.applicable(&Subject { name: &name, namespace });
-        !covering.is_empty() && covering.iter().all(|policy| !self.enforces(policy.mode()))
-    }
-}
-
-impl<'a> Case<'a> {
-    fn reference(&self) -> Option<&Reference> {
-        match &self.name {
-            ImageName::Reference(reference) => Some(reference),
-            ImageName::Id(_) | ImageName::Empty => None,
-        }
-    }
-
-    fn namespace(&self) -> Option<&str> {
-        Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
-    }
-
-    /// Work goes on after its answer is due, so that the next try finds it done; but not for ever.
-    fn work_by(&self) -> Instant {
-        let longest = self.in_force.config.vetting.timeout.max(Duration::from_secs(1));
-        self.context.answer_by.max(Instant::now() + longest)
-    }
-
-    fn unmatched(&self) -> Vetting {
-        match self.in_force.config.unmatched {
-            Unmatched::Allow => self.allowed(Vec::new()),
-            Unmatched::Deny => Vetting {
-                decision: Decision::Denied,
-                text: format!(
-                    "image {}: expected a policy that covers it, found none and unmatched: deny; add an ImagePolicy for it",
-                    self.shown
-                ),
-                ..self.allowed(Vec::new())
-            },
-        }
-    }
-
-    fn allowed(&self, policies: Vec<PolicyVetting>) -> Vetting {
-        Vetting {
-            decision: Decision::Allowed,
-            registry: false,
-            enforced: self.in_force.enforces(None),
-            text: String::new(),
-            reference: None,
-            digest: None,
-            ties: Vec::new(),
-            policies,
-        }
-    }
-
-    fn undecided(&self, trouble: Trouble) -> Vetting {
-        let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
-        let policies = asked.map(|policy| PolicyVetting {
-            name: policy.name().to_owned(),
-            source: policy.source(),
-            decision: Decision::Undecided,
-            checks: Vec::new(),
-        });
-        Vetting {
-            decision: Decision::Undecided,
-            registry: trouble.is_registry(),
-            enforced: self.policies.iter().any(|policy| self.in_force.enforces(policy.mode())),
-            text: format!("image {}: {trouble}", self.shown),
-            ..self.allowed(policies.collect())
-        }
-    }
-
-    /// All of these policies must hold; the first that does not is the answer's reason.
-    fn judge(&self, policies: &[&'a Policy], digests: &[Digest], signatures: &[SimpleSigning]) -> Vetting {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
-        let mut vetting = self.allowed(Vec::new());
-        vetting.enforced = false;
-        for policy in policies {
-            let (decision, checks) = match policy.judge(&subject, digests, signatures) {
-                Judgement::Satisfied { checks, .. } => (Decision::Allowed, checks),
-                Judgement::Unsatisfied { expected, found, remedy, checks } => {
-                    let enforced = self.in_force.enforces(policy.mode());
-                    // A policy that refuses gives the reason before one that only audits.
-                    if vetting.decision == Decision::Allowed || (enforced && !vetting.enforced) {
-                        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
-                        vetting.text = format!(
-                            "image {}{digest}: policy {} ({}): expected {expected}, found {found}; {remedy}",
-                            self.without_digest(),
-                            policy.name(),
-                            policy.source()
-                        );
-                    }
-                    vetting.decision = Decision::Denied;
-                    vetting.enforced |= enforced;
-                    (Decision::Denied, checks)
-                }
-            };
-            let (name, source) = (policy.name().to_owned(), policy.source());
-            vetting.policies.push(PolicyVetting { name, source, decision, checks });
-        }
-        vetting
-    }
-
-    fn without_digest(&self) -> &str {
-        self.shown.split_once('@').map_or(&self.shown, |(name, _)| name)
-    }
-}
-
-impl Vetting {
-    fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
-        Vetting {
-            decision: Decision::Undecided,
-            registry: false,
-            enforced: in_force.enforces(None),
-            text: trouble.to_string(),
-            reference: None,
-            digest: None,
-            ties: Vec::new(),
-            policies: Vec::new(),
-        }
-    }
 }

@@ -1,0 +1,217 @@
+//! One image under its policies: what is asked of it, and what they say to what is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::trouble::Trouble;
+use super::wire::{Auth, Kind};
+use crate::audit::Decision;
+use crate::config::{Mode, ProxyConfiguration, Unmatched};
+use crate::image::{Digest, ImageName, Reference, Tie};
+use crate::policy::{Check, Judgement, Policy, PolicySet, Subject};
+use crate::registry::Client;
+use crate::verify::SimpleSigning;
+
+/// What decisions are made by; exchanged whole at a reload.
+pub struct InForce {
+    /// The daemon's configuration.
+    pub config: ProxyConfiguration,
+    /// The policies, or why there are none: then vetted calls are undecided.
+    pub policies: Result<Arc<PolicySet>, String>,
+    /// Speaks to registries as the configuration says.
+    pub registry: Arc<Client>,
+}
+
+/// The facts of a call that bear on each of its images.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The call.
+    pub kind: Kind,
+    /// The pod's namespace; empty where the call has none.
+    pub namespace: &'a str,
+    /// The pull's credential.
+    pub auth: Option<&'a Auth>,
+    /// Nobody waits: registries are asked as sparingly as can be.
+    pub beside: bool,
+    /// When an answer is due.
+    pub answer_by: Instant,
+}
+
+/// What came of one image.
+#[derive(Clone, Debug)]
+pub struct Vetting {
+    /// What was decided.
+    pub decision: Decision,
+    /// A registry or the network is why it is undecided.
+    pub registry: bool,
+    /// Whether a decision against the image refuses the call, going by its policies' modes.
+    pub enforced: bool,
+    /// Why it was not allowed, one deterministic line; empty if it was.
+    pub text: String,
+    /// The normalised reference it was decided under, where there is one.
+    pub reference: Option<String>,
+    /// The digest the decision is about.
+    pub digest: Option<Digest>,
+    /// What that digest was walked to: on a pull, every image it may be on this platform.
+    pub ties: Vec<Tie>,
+    /// Each policy that covers the image, and what it says.
+    pub policies: Vec<PolicyVetting>,
+}
+
+/// What one policy says.
+#[derive(Clone, Debug)]
+pub struct PolicyVetting {
+    /// Its name.
+    pub name: String,
+    /// Where it is written.
+    pub source: String,
+    /// What it says by itself.
+    pub decision: Decision,
+    /// Each check made.
+    pub checks: Vec<Check>,
+}
+
+/// An image's name as the policies see it, and what they are.
+pub(super) struct Case<'a> {
+    pub in_force: &'a InForce,
+    pub context: Context<'a>,
+    /// For messages.
+    pub shown: String,
+    pub name: ImageName,
+    pub policies: Vec<&'a Policy>,
+}
+
+impl InForce {
+    /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
+    fn enforces(&self, policy: Option<Mode>) -> bool {
+        self.config.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
+    }
+
+    /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
+    pub fn only_audits(&self, namespace: &str, reference: &str) -> bool {
+        let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let covering = policies.applicable(&Subject { name: &name, namespace });
+        !covering.is_empty() && covering.iter().all(|policy| !self.enforces(policy.mode()))
+    }
+}
+
+impl<'a> Case<'a> {
+    pub fn reference(&self) -> Option<&Reference> {
+        match &self.name {
+            ImageName::Reference(reference) => Some(reference),
+            ImageName::Id(_) | ImageName::Empty => None,
+        }
+    }
+
+    pub fn namespace(&self) -> Option<&str> {
+        Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
+    }
+
+    /// Work goes on after its answer is due, so that the next try finds it done; but not for ever.
+    pub fn work_by(&self) -> Instant {
+        let longest = self.in_force.config.vetting.timeout.max(Duration::from_secs(1));
+        self.context.answer_by.max(Instant::now() + longest)
+    }
+
+    pub fn unmatched(&self) -> Vetting {
+        match self.in_force.config.unmatched {
+            Unmatched::Allow => self.allowed(Vec::new()),
+            Unmatched::Deny => Vetting {
+                decision: Decision::Denied,
+                text: format!(
+                    "image {}: expected a policy that covers it, found none and unmatched: deny; add an ImagePolicy for it",
+                    self.shown
+                ),
+                ..self.allowed(Vec::new())
+            },
+        }
+    }
+
+    pub fn allowed(&self, policies: Vec<PolicyVetting>) -> Vetting {
+        Vetting {
+            decision: Decision::Allowed,
+            registry: false,
+            enforced: self.in_force.enforces(None),
+            text: String::new(),
+            reference: None,
+            digest: None,
+            ties: Vec::new(),
+            policies,
+        }
+    }
+
+    pub fn undecided(&self, trouble: Trouble) -> Vetting {
+        let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
+        let policies = asked.map(|policy| PolicyVetting {
+            name: policy.name().to_owned(),
+            source: policy.source(),
+            decision: Decision::Undecided,
+            checks: Vec::new(),
+        });
+        Vetting {
+            decision: Decision::Undecided,
+            registry: trouble.is_registry(),
+            enforced: self.policies.iter().any(|policy| self.in_force.enforces(policy.mode())),
+            text: format!("image {}: {trouble}", self.shown),
+            ..self.allowed(policies.collect())
+        }
+    }
+
+    /// All of these policies must hold; the first that does not is the answer's reason.
+    pub fn judge(
+        &self,
+        policies: &[&'a Policy],
+        digests: &[Digest],
+        signatures: &[SimpleSigning],
+    ) -> Vetting {
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let mut vetting = self.allowed(Vec::new());
+        vetting.enforced = false;
+        for policy in policies {
+            let (decision, checks) = match policy.judge(&subject, digests, signatures) {
+                Judgement::Satisfied { checks, .. } => (Decision::Allowed, checks),
+                Judgement::Unsatisfied { expected, found, remedy, checks } => {
+                    let enforced = self.in_force.enforces(policy.mode());
+                    // A policy that refuses gives the reason before one that only audits.
+                    if vetting.decision == Decision::Allowed || (enforced && !vetting.enforced) {
+                        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
+                        vetting.text = format!(
+                            "image {}{digest}: policy {} ({}): expected {expected}, found {found}; {remedy}",
+                            self.without_digest(),
+                            policy.name(),
+                            policy.source()
+                        );
+                    }
+                    vetting.decision = Decision::Denied;
+                    vetting.enforced |= enforced;
+                    (Decision::Denied, checks)
+                }
+            };
+            let (name, source) = (policy.name().to_owned(), policy.source());
+            vetting.policies.push(PolicyVetting { name, source, decision, checks });
+        }
+        vetting
+    }
+
+    fn without_digest(&self) -> &str {
+        self.shown.split_once('@').map_or(&self.shown, |(name, _)| name)
+    }
+}
+
+impl Vetting {
+    pub(super) fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
+        Vetting {
+            decision: Decision::Undecided,
+            registry: false,
+            enforced: in_force.enforces(None),
+            text: trouble.to_string(),
+            reference: None,
+            digest: None,
+            ties: Vec::new(),
+            policies: Vec::new(),
+        }
+    }
+}
