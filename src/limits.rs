@@ -51,9 +51,6 @@ pub const VETTER_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Seconds without a sign of life after which the vetter is killed and started anew.
 pub const VETTER_SILENCE_SECONDS: u64 = 15;
-/// Longest simple-signing payload read, bytes. Real ones are under 1 KiB; annotations add to that.
-pub const REGISTRY_SIGNATURE_PAYLOAD_BYTES: usize = 64 * 1024;
-
 /// Longest answer of a token endpoint, bytes. Tokens of cloud registries reach a few KiB.
 pub const REGISTRY_TOKEN_BYTES: usize = 64 * 1024;
 

@@ -13,7 +13,7 @@ die() { say "$*"; exit 1; }
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*"; }
 
-[[ $(id -u) == 0 ]] || die "containers need root; run sudo make demo"
+[[ $(id -u) == 0 ]] || die "containers need root; run make demo in a root shell"
 # shellcheck source=../../tests/e2e/peers/registry.sh
 source "$top/tests/e2e/peers/registry.sh"
 need curl jq

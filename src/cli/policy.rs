@@ -37,8 +37,11 @@ pub fn run(command: &Command) -> ExitCode {
     };
     match path.and_then(|path| read_policies(&path)) {
         Ok(set) => {
-            let _ =
-                writeln!(io::stdout(), "ok: {} policies, policy set {}", set.policies().len(), set.hash());
+            let policies = match set.len() {
+                1 => "1 policy".to_owned(),
+                more => format!("{more} policies"),
+            };
+            let _ = writeln!(io::stdout(), "ok: {policies}, policy set {}", set.hash());
             ExitCode::SUCCESS
         }
         Err(errors) => {

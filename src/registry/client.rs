@@ -343,10 +343,7 @@ impl Cap {
     /// For manifests and indexes.
     pub const MANIFEST: Self = Self { limit: "MANIFEST_BYTES", bytes: MANIFEST_BYTES };
     /// For simple-signing payloads.
-    pub const SIGNATURE_PAYLOAD: Self = Self {
-        limit: "REGISTRY_SIGNATURE_PAYLOAD_BYTES",
-        bytes: crate::limits::REGISTRY_SIGNATURE_PAYLOAD_BYTES,
-    };
+    pub const SIGNATURE_PAYLOAD: Self = Self { limit: "PAYLOAD_BYTES", bytes: crate::limits::PAYLOAD_BYTES };
     /// For image configs.
     pub const CONFIG: Self = Self { limit: "CONFIG_BYTES", bytes: crate::limits::CONFIG_BYTES };
 }

@@ -254,7 +254,9 @@ async fn answer(
             })
         }
         Some(runtime_question::Question::ReadContent(read)) => {
-            let cap = usize::try_from(read.cap).unwrap_or(usize::MAX).min(limits::LINK_FRAME_BYTES / 2);
+            let cap = usize::try_from(read.cap)
+                .unwrap_or(usize::MAX)
+                .min(limits::MANIFEST_BYTES.max(limits::CONFIG_BYTES));
             runtime
                 .read_content(&read.digest, cap)
                 .await
