@@ -29,8 +29,15 @@ impl Client {
         Client { send }
     }
 
-    /// One call; gives its response's bytes. The message is empty.
+    /// One call, which must succeed; gives its response's bytes.
     pub async fn call(&self, path: &'static str) -> usize {
+        let (length, status) = self.try_call(path).await;
+        assert_eq!(status, "0", "{path}");
+        length
+    }
+
+    /// One call with an empty message; gives its response's bytes and its status.
+    pub async fn try_call(&self, path: &'static str) -> (usize, String) {
         let request = Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
             .header("user-agent", "grpc-go/1.75.0")
@@ -41,16 +48,15 @@ impl Client {
         let mut send = self.send.clone().ready().await.unwrap();
         let (response, mut stream) = send.send_request(request, false).unwrap();
         stream.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
-        let mut body = response.await.unwrap().into_body();
+        let (head, mut body) = response.await.unwrap().into_parts();
         let mut length = 0;
         while let Some(chunk) = body.data().await {
             let chunk = chunk.unwrap();
             length += chunk.len();
             body.flow_control().release_capacity(chunk.len()).unwrap();
         }
-        let trailers = body.trailers().await.unwrap().unwrap();
-        assert_eq!(trailers["grpc-status"], "0");
-        length
+        let trailers = body.trailers().await.unwrap().unwrap_or(head.headers);
+        (length, trailers["grpc-status"].to_str().unwrap().to_owned())
     }
 
     /// One call after the other; the time of each.

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::VERSION;
 use crate::contenders::listens;
+use crate::load::Client;
 
 pub struct Runtime {
     pub socket: PathBuf,
@@ -41,7 +44,9 @@ impl Runtime {
         let at = folder.display();
         let socket = folder.join("runtime.sock");
         let text = format!(
-            "version = 3\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n[grpc]\naddress = \"{}\"\n\
+            "version = 3\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
+             disabled_plugins = [\"io.containerd.nri.v1.nri\", \"io.containerd.snapshotter.v1.btrfs\", \
+             \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\"]\n[grpc]\naddress = \"{}\"\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{at}/opt\"\n",
             socket.display(),
         );
@@ -53,8 +58,17 @@ impl Runtime {
         let mut command = Command::new(program);
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().map_err(|error| error.to_string())?;
-        listens("containerd", &socket).await;
-        Ok(Runtime { socket, version, process })
+        let runtime = Runtime { socket, version, process };
+        listens("containerd", &runtime.socket).await;
+        let client = Client::connect(&runtime.socket).await;
+        for _ in 0..1000 {
+            // The CRI comes a while after the socket.
+            if client.try_call(VERSION).await.1 == "0" {
+                return Ok(runtime);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err("it does not answer the CRI".to_owned())
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn forward_then_vet(
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let trace = traceparent(&head.headers);
     let body = Passing::new(body, limits::VETTED_CALL_BYTES);
-    let response = match upstream.send_passing(service, head, &body).await {
+    let response = match upstream.send_passing(service, &head, &body).await {
         Ok(response) => response,
         Err(none) => return none.into_response(),
     };

@@ -122,7 +122,7 @@ async fn forward(
     _permit: &Permit,
 ) -> Result<Answer, NoAnswer> {
     let again = || RequestBody::Whole(Whole::new(body.clone(), None));
-    let (head, mut incoming) = upstream.send_whole(service, head, again).await?.into_parts();
+    let (head, mut incoming) = upstream.send_whole(service, &head, again).await?.into_parts();
     let socket = Arc::clone(upstream.socket(service));
     let (mut data, mut trailers) = (Vec::new(), None);
     while let Some(frame) = incoming.frame().await {

@@ -5,6 +5,7 @@
 
 pub mod beside;
 pub mod body;
+pub mod gather;
 pub mod http2;
 pub mod intercept;
 pub mod keeper;
@@ -151,17 +152,18 @@ impl Relay {
         let stance = self.live.borrow().stance.clone();
         match (class, stance) {
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
-                passthrough(upstream, service, head, body).await
+                passthrough(upstream, service, &head, body).await
             }
             (Class::Vetted(service, vetted), Stance::Audit) => {
-                beside::forward_then_vet(self, upstream, service, vetted, head, body).await
+                // Boxed, as the next: what passes through should not carry the room they need.
+                Box::pin(beside::forward_then_vet(self, upstream, service, vetted, head, body)).await
             }
             (Class::Vetted(service, vetted), Stance::Enforce) => {
-                intercept::vet_then_forward(&self, upstream, service, vetted, head, body).await
+                Box::pin(intercept::vet_then_forward(&self, upstream, service, vetted, head, body)).await
             }
             (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Audit) => {
                 tracing::warn!(path, "relayed because nothing is enforced; enforce mode refuses this call");
-                passthrough(upstream, service, head, body).await
+                passthrough(upstream, service, &head, body).await
             }
             (Class::Vetted(..) | Class::RefusedUnlessAllowed(_), Stance::Unknown(why)) => {
                 Ok(Reply::undecided(&why).into_response())
@@ -220,7 +222,7 @@ impl Relay {
 async fn passthrough(
     upstream: &Upstream,
     service: Service,
-    head: Parts,
+    head: &Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let body = Passing::new(body, limits::REPLAYED_CALL_BYTES);

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::gather::Gather;
 use super::upstream::Upstream;
 use super::{Relay, http2};
 use crate::limits;
@@ -68,7 +68,7 @@ async fn connection(relay: Arc<Relay>, stream: UnixStream) {
         let (relay, upstream) = (Arc::clone(&relay), Arc::clone(&upstream));
         async move { relay.call(upstream, request).await }
     });
-    let connection = http2::server().serve_connection(TokioIo::new(stream), service);
+    let connection = http2::server().serve_connection(Gather::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::body::{Passing, RequestBody, h2_error};
+use super::gather::Gather;
 use super::http2;
 use crate::cri::methods::Service;
 use crate::cri::reply::Reply;
@@ -102,7 +102,7 @@ impl Upstream {
     pub async fn send_passing(
         &self,
         service: Service,
-        head: http::request::Parts,
+        head: &http::request::Parts,
         body: &Passing,
     ) -> Result<Response<Incoming>, NoAnswer> {
         self.connection(service).send(head, || body.again().map(RequestBody::Passing)).await
@@ -112,7 +112,7 @@ impl Upstream {
     pub async fn send_whole(
         &self,
         service: Service,
-        head: http::request::Parts,
+        head: &http::request::Parts,
         mut body: impl FnMut() -> RequestBody,
     ) -> Result<Response<Incoming>, NoAnswer> {
         self.connection(service).send(head, || Some(body())).await
@@ -122,7 +122,7 @@ impl Upstream {
 impl Connection {
     async fn send(
         &self,
-        head: http::request::Parts,
+        head: &http::request::Parts,
         mut again: impl FnMut() -> Option<RequestBody>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let mut tried = false;
@@ -153,9 +153,14 @@ impl Connection {
     }
 
     async fn sender(&self) -> Result<Dialled, Reply> {
-        if let Some(sender) = self.living() {
-            return Ok(sender);
+        match self.living() {
+            Some(sender) => Ok(sender),
+            // Boxed: calls that find a connection should not carry the room to make one.
+            None => Box::pin(self.dial()).await,
         }
+    }
+
+    async fn dial(&self) -> Result<Dialled, Reply> {
         let mut dialled = self.dialled.lock().await;
         if let Some(sender) = self.living() {
             return Ok(sender);
@@ -165,7 +170,7 @@ impl Connection {
         };
         let stream = UnixStream::connect(&*self.socket).await.map_err(|error| away(&error.kind()))?;
         let (sender, connection) = http2::client()
-            .handshake(TokioIo::new(stream))
+            .handshake(Gather::new(stream))
             .await
             .map_err(|_| away(&"it does not speak HTTP/2"))?;
         tokio::spawn(async move {
