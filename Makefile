@@ -37,8 +37,8 @@ deny: $(TOOLS)/bin/cargo-deny ## licences, forbidden crates and sources of every
 	$(TOOLS)/bin/cargo-deny check licenses bans sources
 
 test: ## everything: check, then end-to-end with the real parts
-	$(MAKE) check
 	$(MAKE) peers
+	$(MAKE) check
 	$(MAKE) e2e
 
 .PHONY: help check peers fixtures e2e demo bench-peers bench deny test

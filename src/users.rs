@@ -7,7 +7,7 @@ use crate::limits;
 pub enum UserError {
     /// Not listed.
     #[error(
-        "expected user {0} in /etc/passwd, found none; create it (systemd/crivet.sysusers) or leave out vetterUser"
+        "expected user {0} in /etc/passwd, found none; create it (systemd/sysusers.d/crivet.conf) or leave out vetterUser"
     )]
     None(String),
     /// No such file, or not readable.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
 use crate::cri::runtime::RuntimeClient;
 use crate::metrics::RelayMetrics;
-use crate::relay::keeper::{Keeper, Vetter};
+use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
 use crate::relay::{Live, Members, Relay, Stance, listener, serve as accept};
@@ -53,19 +53,17 @@ fn no_configuration(error: &LoadError) -> ExitCode {
 
 async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     say(&loaded);
-    let (listen, endpoints, drain, pause, user) = match &loaded.settings {
+    let (listen, endpoints, drain, pause) = match &loaded.settings {
         Settings::Whole(c) => (
             c.listen.path().to_owned(),
             Endpoints::new(c.runtime_endpoint.path().to_owned(), c.image_endpoint.path().to_owned()),
             c.drain_timeout,
             c.pause_image.as_ref().map(ToString::to_string),
-            c.vetter_user.clone(),
         ),
         Settings::Salvaged(s) => (
             s.listen.path().to_owned(),
             Endpoints::new(s.runtime_endpoint.path().to_owned(), s.image_endpoint.path().to_owned()),
             Duration::from_secs(5),
-            None,
             None,
         ),
     };
@@ -77,25 +75,16 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         }
     };
     let (live, live_now) = watch::channel(live(&loaded));
-    let (configure, configure_now) = watch::channel(configure(&loaded));
+    let (orders, orders_now) = watch::channel(orders(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
-    let user = user.as_deref().and_then(vetter_user);
-    let vetter = match &loaded.settings {
-        Settings::Whole(whole) => {
-            prepare_folders(whole, user);
-            Keeper {
-                user,
-                configure: configure_now,
-                runtime: runtime.clone(),
-                permits: Arc::clone(&permits),
-                metrics: Arc::clone(&metrics),
-            }
-            .start()
-        }
-        // Without a configuration there is nothing to vet by; the stance says so to whoever calls.
-        Settings::Salvaged(_) => Vetter::none(),
-    };
+    let vetter = Keeper {
+        orders: orders_now,
+        runtime: runtime.clone(),
+        permits: Arc::clone(&permits),
+        metrics: Arc::clone(&metrics),
+    }
+    .start();
     tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
     let relay = Relay::new(Members {
         live: live_now,
@@ -106,7 +95,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics,
         pause_image: pause,
     });
-    tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits)));
+    tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
@@ -142,6 +131,7 @@ fn live(loaded: &Loaded) -> Live {
                 )),
             },
             vetting_timeout: Duration::ZERO,
+            allow_unvetted: Arc::default(),
         },
     }
 }
@@ -153,11 +143,16 @@ fn of_whole(whole: &ProxyConfiguration) -> Live {
             Mode::Enforce => Stance::Enforce,
         },
         vetting_timeout: whole.vetting.timeout,
+        allow_unvetted: whole.insecure_allow_unvetted.clone().into(),
     }
 }
 
-fn configure(loaded: &Loaded) -> Configure {
-    Configure { settings: loaded.text() }
+/// What the vetter works by; none without a whole configuration: the stance then says so to whoever calls.
+fn orders(loaded: &Loaded) -> Option<Orders> {
+    let Settings::Whole(whole) = &loaded.settings else { return None };
+    let user = whole.vetter_user.as_deref().and_then(vetter_user);
+    prepare_folders(whole, user);
+    Some(Orders { user, configure: Configure { settings: loaded.text() } })
 }
 
 /// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the
@@ -193,7 +188,7 @@ fn vetter_user(name: &str) -> Option<(u32, u32)> {
 async fn reload(
     path: PathBuf,
     live: watch::Sender<Live>,
-    configure_: watch::Sender<Configure>,
+    orders_: watch::Sender<Option<Orders>>,
     permits: Arc<Permits>,
 ) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
@@ -208,7 +203,7 @@ async fn reload(
                     say(&loaded);
                     permits.void();
                     live.send_replace(of_whole(whole));
-                    configure_.send_replace(configure(&loaded));
+                    orders_.send_replace(orders(&loaded));
                     tracing::info!("reloaded");
                 }
                 _ => {

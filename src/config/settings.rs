@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::units::{Endpoint, absolute, duration, quantity};
+use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
 use crate::limits;
 pub use crate::policy::Mode;
@@ -58,6 +59,8 @@ pub struct ProxyConfiguration {
     pub vetting: Vetting,
     /// The pause image, where the runtime does not say which one it uses.
     pub pause_image: Option<Reference>,
+    /// RPCs (`Service/Method`) let through in enforce mode although crivet cannot vet what they bring into use.
+    pub insecure_allow_unvetted: Vec<String>,
     /// How long unary calls may still run after SIGTERM; default 5s.
     pub drain_timeout: Duration,
 }
@@ -142,6 +145,8 @@ struct Written {
     #[serde(default)]
     vetting: WrittenVetting,
     pause_image: Option<Text>,
+    #[serde(default)]
+    insecure_allow_unvetted: Vec<Text>,
     drain_timeout: Option<Text>,
 }
 
@@ -263,6 +268,11 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())
         })?,
+        insecure_allow_unvetted: written
+            .insecure_allow_unvetted
+            .iter()
+            .map(|method| within.of("insecureAllowUnvetted", method, unvetted_method))
+            .collect::<Result<_, _>>()?,
         drain_timeout: within.time(
             "drainTimeout",
             &written.drain_timeout,
@@ -317,6 +327,13 @@ fn user_name(text: &str) -> Result<String, String> {
         return Err("expected the name of a user of this machine such as crivet".to_owned());
     }
     Ok(text.to_owned())
+}
+
+fn unvetted_method(text: &str) -> Result<String, String> {
+    match classify(&format!("/runtime.v1.{text}")) {
+        Class::RefusedUnlessAllowed(_) | Class::UnknownWrite(_) => Ok(text.to_owned()),
+        _ => Err("expected an RPC that enforce mode refuses, such as RuntimeService/RestorePod".to_owned()),
+    }
 }
 
 fn registry_host(text: &str) -> Result<String, String> {

@@ -1,6 +1,6 @@
 //! `grpc-timeout` (gRPC over HTTP/2, "Timeout"): at most eight digits and a unit.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The time a call has left, as its client says it; `None` where it has no deadline, as a PullImage has none.
 /// A header that is no timeout counts as none: the runtime is the one to refuse it.
@@ -22,9 +22,26 @@ pub fn timeout(headers: &http::HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The time vetting may take: at most half of what the call has left, and at most `configured`.
-pub fn vetting_budget(headers: &http::HeaderMap, configured: Duration) -> Duration {
-    timeout(headers).map_or(configured, |left| configured.min(left / 2))
+/// The time vetting may take: at most half of what the call has left whenever it is asked for, so that the other
+/// half is the runtime's, and at most what is configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    started: Instant,
+    timeout: Option<Duration>,
+    configured: Duration,
+}
+
+impl Budget {
+    /// The budget of a call with these headers that came at `now`.
+    pub fn new(headers: &http::HeaderMap, configured: Duration, now: Instant) -> Budget {
+        Budget { started: now, timeout: timeout(headers), configured }
+    }
+
+    /// What the next piece of vetting may take.
+    pub fn left(&self, now: Instant) -> Duration {
+        let gone = now.saturating_duration_since(self.started);
+        self.timeout.map_or(self.configured, |timeout| self.configured.min(timeout.saturating_sub(gone) / 2))
+    }
 }
 
 #[cfg(test)]
@@ -38,10 +55,14 @@ mod tests {
 
     #[test]
     fn half_of_what_is_left_and_no_more_than_configured() {
-        let configured = Duration::from_secs(30);
-        assert_eq!(vetting_budget(&with("119986m"), configured), configured);
-        assert_eq!(vetting_budget(&with("4S"), configured), Duration::from_secs(2));
-        assert_eq!(vetting_budget(&HeaderMap::new(), configured), configured);
+        let (configured, now) = (Duration::from_secs(30), Instant::now());
+        let left =
+            |headers, after| Budget::new(&headers, configured, now).left(now + Duration::from_secs(after));
+        assert_eq!(left(with("119986m"), 0), configured);
+        assert_eq!(left(with("4S"), 0), Duration::from_secs(2));
+        assert_eq!(left(with("4S"), 3), Duration::from_millis(500));
+        assert_eq!(left(with("4S"), 5), Duration::ZERO);
+        assert_eq!(left(HeaderMap::new(), 1000), configured);
     }
 
     #[test]

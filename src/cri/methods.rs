@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | passthrough | relayed undecoded | relayed undecoded |
 //! | vetted | relayed, vetted beside | vetted first |
-//! | refused unless allowed | relayed, alerted | `RestorePod`: refused; it creates containers with no CreateContainer |
-//! | not in the table | relayed, alerted | relayed if it only reads, else refused with Unimplemented |
+//! | refused unless allowed | relayed, logged | `RestorePod`: refused; it creates containers with no CreateContainer |
+//! | not in the table | relayed, logged | relayed if it only reads, else refused with Unimplemented |
 //! | another service | refused with Unimplemented | refused with Unimplemented |
+//!
+//! The setting `insecureAllowUnvetted` lets single RPCs of the third and fourth row through.
 //!
 //! The socket also answers containerd's own services (root on the node to whoever may call them) and, on 1.x,
 //! `runtime.v1alpha2`, which would be a way around: neither is ever forwarded.

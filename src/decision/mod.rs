@@ -1,7 +1,7 @@
 //! Decision, Permit, Denial: the only place that can make a permit.
 //!
 //! The relay forwards a vetted call only with a [`Permit`] in hand, and a permit comes from here only: from the
-//! vetter's verdict, or because nothing is enforced. Absence never means yes: an answer that is late, missing or
+//! vetter's verdict. Absence never means yes: an answer that is late, missing or
 //! not understood is undecided.
 
 use std::time::Duration;
@@ -43,11 +43,6 @@ impl Permit {
     pub fn usable_when_vetter_down(&self) -> Duration {
         self.usable_when_vetter_down
     }
-
-    /// The permit that audit mode is: every call goes through, whatever would have been decided.
-    pub fn nothing_is_enforced() -> Permit {
-        Permit { images: Vec::new(), fresh_for: Duration::ZERO, usable_when_vetter_down: Duration::ZERO }
-    }
 }
 
 /// Why the vetter gave no verdict.
@@ -62,6 +57,11 @@ pub enum NoVerdict {
     /// limits::QUESTIONS are waiting already.
     #[error("too many calls wait to be vetted (limits::QUESTIONS); try again")]
     Busy,
+    /// Its facts do not fit a frame of limits::LINK_FRAME_BYTES.
+    #[error(
+        "the call's names and labels are larger than crivet vets (limits::LINK_FRAME_BYTES); make them fewer"
+    )]
+    TooLarge,
 }
 
 /// A permit from what the vetter said, or the reply for the kubelet. `images`: how many the call has.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn no_verdict_is_undecided() {
-        for none in [NoVerdict::Away, NoVerdict::Late, NoVerdict::Busy] {
+        for none in [NoVerdict::Away, NoVerdict::Late, NoVerdict::Busy, NoVerdict::TooLarge] {
             let reply = from_verdict(Err(none), 1).unwrap_err();
             assert!(reply.message.starts_with("SignatureValidationFailed: undecided: "), "{none}");
         }

@@ -15,7 +15,7 @@ use super::body::{RequestBody, ResponseBody, Whole};
 use super::permits::Age;
 use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, look, pause};
-use crate::cri::deadline::vetting_budget;
+use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
@@ -32,7 +32,7 @@ pub async fn vet_then_forward(
     head: Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    let budget = vetting_budget(&head.headers, relay.live.borrow().vetting_timeout);
+    let budget = Budget::new(&head.headers, relay.live.borrow().vetting_timeout, Instant::now().into_std());
     let (body, _held) = match read(relay, body).await {
         Ok(read) => read,
         Err(reply) => return Ok(reply.into_response()),
@@ -63,13 +63,13 @@ pub async fn vet_then_forward(
 }
 
 /// A permit for a call: one that is held, else the vetter's.
-pub async fn decide(relay: &Relay, call: &Call, budget: Duration) -> Result<Permit, Reply> {
+pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Reply> {
     let age = if relay.vetter.is_living() { Age::Fresh } else { Age::UsableWhenVetterDown };
     if let Some(permit) = relay.permits.find(call, age, Instant::now()) {
         return Ok(held(relay, call, permit));
     }
     let generation = relay.permits.generation();
-    let verdict = relay.vetter.ask(call.clone(), budget).await;
+    let verdict = relay.vetter.ask(call.clone(), budget.left(Instant::now().into_std())).await;
     if matches!(verdict, Err(NoVerdict::Away | NoVerdict::Late))
         && let Some(permit) = relay.permits.find(call, Age::UsableWhenVetterDown, Instant::now())
     {
@@ -143,7 +143,7 @@ async fn forward(
 }
 
 /// What a pull brought must be what was vetted, or nothing of this call counts as vetted.
-async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Duration) -> Result<(), Reply> {
+async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) -> Result<(), Reply> {
     let (Some(image), Some(vetted)) = (call.images.first(), permit.images().first()) else { return Ok(()) };
     let Some(digest) = &vetted.digest else { return Ok(()) };
     let arrived = relay.runtime.image_status(&image.named).await;

@@ -54,16 +54,23 @@ struct Shared {
 
 /// What the keeper needs to keep a vetter.
 pub struct Keeper {
-    /// The vetter is started as this user; `None`: as the relay's own.
-    pub user: Option<(u32, u32)>,
-    /// The configuration in force.
-    pub configure: watch::Receiver<Configure>,
+    /// What vetters are started with; `None` while no whole configuration is known, and then there is no vetter.
+    pub orders: watch::Receiver<Option<Orders>>,
     /// Answers the vetter's questions.
     pub runtime: RuntimeClient,
     /// Voided when the vetter says that policies changed.
     pub permits: Arc<Permits>,
     /// The relay's counters.
     pub metrics: Arc<RelayMetrics>,
+}
+
+/// What a vetter is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Orders {
+    /// Started as this user and group; `None`: as the relay's own.
+    pub user: Option<(u32, u32)>,
+    /// The configuration in force.
+    pub configure: Configure,
 }
 
 impl Keeper {
@@ -78,9 +85,14 @@ impl Keeper {
     async fn keep(mut self, shared: Arc<Shared>) {
         let mut pause = FIRST_PAUSE;
         loop {
+            // The sender lives as long as the relay does.
+            let Ok(orders) = self.orders.wait_for(Option::is_some).await.map(|orders| orders.clone()) else {
+                return;
+            };
+            let Some(orders) = orders else { continue };
             let started = Instant::now();
-            let why = match self.spawn() {
-                Ok((child, socket)) => self.attend(child, socket, &shared).await,
+            let why = match spawn(orders.user) {
+                Ok((child, socket)) => self.attend(child, socket, orders.configure, &shared).await,
                 Err(error) => format!("it cannot be started: {error}"),
             };
             shared.no_vetter();
@@ -94,33 +106,14 @@ impl Keeper {
         }
     }
 
-    fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("crivet")
-            .arg("vetter")
-            .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| {
-                name.to_str().is_some_and(|name| {
-                    matches!(name, "RUST_LOG" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
-                        || name.to_ascii_lowercase().ends_with("_proxy")
-                })
-            }))
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
-        if let Some((uid, gid)) = self.user {
-            // With a user, the standard library also empties the supplementary groups.
-            command.uid(uid).gid(gid);
-        }
-        Ok((command.spawn()?, UnixStream::from_std(ours)?))
-    }
-
     /// Serves one vetter's life; says why it ended.
-    async fn attend(&mut self, mut child: Child, socket: UnixStream, shared: &Arc<Shared>) -> String {
+    async fn attend(
+        &mut self,
+        mut child: Child,
+        socket: UnixStream,
+        configure: Configure,
+        shared: &Arc<Shared>,
+    ) -> String {
         let (mut sink, mut frames) = wire::link(socket).split();
         let (outgoing, mut queue) = mpsc::channel::<Bytes>(OUTGOING);
         let writer = tokio::spawn(async move {
@@ -130,8 +123,7 @@ impl Keeper {
                 }
             }
         });
-        let configure = self.configure.borrow_and_update().clone();
-        let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+        post(&outgoing, to_vetter::Body::Configure(configure));
         let questions = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS));
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,11 +148,11 @@ impl Keeper {
                     if heard.elapsed() > SILENCE {
                         break format!("no sign of life for {} s (limits::VETTER_SILENCE_SECONDS)", SILENCE.as_secs());
                     }
-                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Ping(Ping {})));
+                    post(&outgoing, to_vetter::Body::Ping(Ping {}));
                 }
-                Ok(()) = self.configure.changed() => {
-                    let configure = self.configure.borrow_and_update().clone();
-                    let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Configure(configure)));
+                Ok(()) = self.orders.changed() => {
+                    let Some(Orders { configure, .. }) = self.orders.borrow_and_update().clone() else { continue };
+                    post(&outgoing, to_vetter::Body::Configure(configure));
                 }
             }
         };
@@ -179,8 +171,8 @@ impl Keeper {
     ) {
         match message.body {
             Some(from_vetter::Body::Configured(configured)) => {
-                // Permits from before may rest on policies that are no longer in force.
-                self.permits.void();
+                // A vetter that was started anew changes nothing for the permits it finds, other policies do.
+                self.permits.rest_on(&configured.basis);
                 if !configured.policy_error.is_empty() {
                     tracing::error!(error = %configured.policy_error, "the policies that were asked for are not in force");
                 }
@@ -194,7 +186,6 @@ impl Keeper {
                     let _ = waiting.send(verdict);
                 }
             }
-            Some(from_vetter::Body::Changed(_)) => self.permits.void(),
             Some(from_vetter::Body::Runtime(question)) => {
                 let (runtime, metrics, permits) =
                     (self.runtime.clone(), self.metrics.clone(), self.permits.clone());
@@ -202,12 +193,43 @@ impl Keeper {
                 tokio::spawn(async move {
                     let _turn = questions.acquire().await;
                     let answer = answer(question, &runtime, &metrics, &permits).await;
-                    let _ = outgoing.send(to_vetter(message.id, to_vetter::Body::Runtime(answer))).await;
+                    let answer = to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
+                        let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
+                        let answer = RuntimeAnswer { error, ..Default::default() };
+                        to_vetter(message.id, to_vetter::Body::Runtime(answer))
+                    });
+                    if let Some(answer) = answer {
+                        let _ = outgoing.send(answer).await;
+                    }
                 });
             }
             Some(from_vetter::Body::Pong(_)) | None => {}
         }
     }
+}
+
+fn spawn(user: Option<(u32, u32)>) -> std::io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("crivet")
+        .arg("vetter")
+        .env_clear()
+        .envs(
+            std::env::vars_os().filter(|(name, _)| {
+                matches!(name.to_str(), Some("RUST_LOG" | "SSL_CERT_FILE" | "SSL_CERT_DIR"))
+            }),
+        )
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    if let Some((uid, gid)) = user {
+        // With a user, the standard library also empties the supplementary groups.
+        command.uid(uid).gid(gid);
+    }
+    Ok((command.spawn()?, UnixStream::from_std(ours)?))
 }
 
 /// What the vetter may know of the runtime: an image's names and IDs, a blob's bytes, the relay's counters.
@@ -254,8 +276,17 @@ async fn answer(
     })
 }
 
-fn to_vetter(id: u64, body: to_vetter::Body) -> Bytes {
-    wire::frame(&ToVetter { id, body: Some(body) })
+/// Sends what needs no answer; lost if too much waits already.
+fn post(outgoing: &mpsc::Sender<Bytes>, body: to_vetter::Body) {
+    if let Some(frame) = to_vetter(0, body) {
+        let _ = outgoing.try_send(frame);
+    }
+}
+
+/// A frame for the vetter; `None` if it is larger than a frame may be: sending it would break the link.
+fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
+    Some(wire::frame(&ToVetter { id, body: Some(body) }))
+        .filter(|frame| frame.len() <= limits::LINK_FRAME_BYTES)
 }
 
 impl Shared {
@@ -268,11 +299,6 @@ impl Shared {
 }
 
 impl Vetter {
-    /// No vetter, ever: the configuration is not known.
-    pub fn none() -> Vetter {
-        Vetter { shared: Arc::default() }
-    }
-
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()
@@ -285,6 +311,7 @@ impl Vetter {
         call.budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
         let (answer, verdict) = oneshot::channel();
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let question = to_vetter(id, to_vetter::Body::Vet(call)).ok_or(NoVerdict::TooLarge)?;
         {
             let mut waiting = lock(&self.shared.waiting);
             if waiting.len() >= limits::QUESTIONS {
@@ -293,7 +320,7 @@ impl Vetter {
             waiting.insert(id, answer);
         }
         let _forget = Forget { shared: &self.shared, id };
-        outgoing.try_send(to_vetter(id, to_vetter::Body::Vet(call))).map_err(|error| match error {
+        outgoing.try_send(question).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoVerdict::Busy,
             mpsc::error::TrySendError::Closed(_) => NoVerdict::Away,
         })?;
@@ -305,7 +332,7 @@ impl Vetter {
         let call = Call { auth: None, ..call.clone() };
         let decided = Decided { call: Some(call), verdict: Some(verdict) };
         if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            let _ = outgoing.try_send(to_vetter(0, to_vetter::Body::Decided(decided)));
+            post(outgoing, to_vetter::Body::Decided(decided));
         }
     }
 

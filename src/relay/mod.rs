@@ -34,6 +34,7 @@ use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
 use crate::limits;
 use crate::metrics::RelayMetrics;
+use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict};
 
 /// What is done about vetted calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Live {
     pub stance: Stance,
     /// Longest a call's vetting may take.
     pub vetting_timeout: Duration,
+    /// RPCs (`Service/Method`) let through in enforce mode although they cannot be vetted.
+    pub allow_unvetted: Arc<[String]>,
 }
 
 /// The relay's state, shared by all its connections.
@@ -163,19 +166,25 @@ impl Relay {
             (Class::Vetted(..) | Class::RefusedUnlessAllowed(_), Stance::Unknown(why)) => {
                 Ok(Reply::undecided(&why).into_response())
             }
+            (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Enforce)
+                if self.is_allowed_unvetted(path) =>
+            {
+                tracing::warn!(path, "relayed unvetted, as insecureAllowUnvetted says");
+                passthrough(upstream, service, head, body).await
+            }
             (Class::RefusedUnlessAllowed(_), Stance::Enforce) => {
-                let text = format!(
-                    "{path} makes containers that crivet cannot vet; use mode: audit to let it through"
-                );
-                tracing::warn!(path, "refused");
-                Ok(Reply::undecided(&text).into_response())
+                let reply = Reply::undecided(&format!(
+                    "{path} makes containers that crivet cannot vet; insecureAllowUnvetted lets it through"
+                ));
+                self.refused(Kind::RestorePod, path, &reply);
+                Ok(reply.into_response())
             }
             (Class::UnknownWrite(_), Stance::Enforce | Stance::Unknown(_)) => {
-                tracing::warn!(path, "refused: newer than this crivet's method table");
-                let text = format!(
+                let reply = Reply::unimplemented(format!(
                     "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
-                );
-                Ok(Reply::unimplemented(text).into_response())
+                ));
+                self.refused(Kind::Other, path, &reply);
+                Ok(reply.into_response())
             }
             (Class::ForeignService, _) => {
                 let path: String = path.chars().take(limits::QUOTED_CHARS).collect();
@@ -184,6 +193,26 @@ impl Relay {
                 Ok(Reply::unimplemented(text).into_response())
             }
         }
+    }
+}
+
+impl Relay {
+    fn is_allowed_unvetted(&self, path: &str) -> bool {
+        let method = path.strip_prefix("/runtime.v1.");
+        method.is_some_and(|method| self.live.borrow().allow_unvetted.iter().any(|allowed| allowed == method))
+    }
+
+    /// Records a refusal that no vetter was asked about.
+    fn refused(&self, kind: Kind, path: &str, reply: &Reply) {
+        tracing::warn!(path, "refused");
+        let image = ImageUse { named: path.to_owned(), ..Default::default() };
+        let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
+        let verdict = Verdict {
+            outcome: Outcome::Undecided.into(),
+            message: reply.message.clone(),
+            ..Default::default()
+        };
+        self.vetter.tell(&call, verdict);
     }
 }
 

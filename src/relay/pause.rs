@@ -3,9 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Relay, intercept};
+use crate::cri::deadline::Budget;
 use crate::cri::facts::ROLE_PAUSE;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -100,15 +101,14 @@ pub async fn permit(
     relay: &Relay,
     call: &mut Call,
     sandbox: Option<PodSandboxConfig>,
-    budget: Duration,
+    budget: Budget,
 ) -> Result<Permit, Reply> {
-    let undecided = |text: String| Reply::undecided(&text);
-    if let Err(name) = complete(relay, call).await.map_err(undecided)? {
+    if let Err(name) = within(budget, complete(relay, call)).await? {
         let _one = relay.pause.pulling.lock().await;
         // Whoever waited may find it pulled.
-        if complete(relay, call).await.map_err(undecided)?.is_err() {
+        if within(budget, complete(relay, call)).await?.is_err() {
             pull(relay, call, &name, sandbox, budget).await?;
-            complete(relay, call).await.map_err(undecided)?.map_err(|name| {
+            within(budget, complete(relay, call)).await?.map_err(|name| {
                 Reply::undecided(&format!(
                     "the pause image {name} was pulled and the runtime does not have it; try again"
                 ))
@@ -118,12 +118,20 @@ pub async fn permit(
     intercept::decide(relay, call, budget).await
 }
 
+/// The runtime's answers about its pause image, within the call's budget.
+async fn within<T>(budget: Budget, asking: impl Future<Output = Result<T, String>>) -> Result<T, Reply> {
+    let answer = timeout(budget.left(Instant::now().into_std()), asking).await;
+    let answer =
+        answer.unwrap_or_else(|_| Err("the runtime did not say in time which pause image it has".to_owned()));
+    answer.map_err(|text| Reply::undecided(&text))
+}
+
 async fn pull(
     relay: &Relay,
     call: &Call,
     name: &str,
     sandbox: Option<PodSandboxConfig>,
-    budget: Duration,
+    budget: Budget,
 ) -> Result<(), Reply> {
     let image = ImageUse {
         named: name.to_owned(),

@@ -19,6 +19,8 @@ pub struct Permits {
 #[derive(Default)]
 struct Held {
     by_facts: HashMap<Key, (Permit, Instant)>,
+    /// What the permits rest on.
+    basis: Option<String>,
     /// Counts [`Permits::void`]; a permit asked for before and answered after is not held.
     generation: u64,
 }
@@ -86,6 +88,15 @@ impl Permits {
         let mut held = self.lock();
         held.by_facts = HashMap::new();
         held.generation += 1;
+    }
+
+    /// Drops every permit unless this names the configuration and policies they rest on.
+    pub fn rest_on(&self, basis: &str) {
+        let same = self.lock().basis.as_deref() == Some(basis);
+        if !same {
+            self.void();
+            self.lock().basis = Some(basis.to_owned());
+        }
     }
 
     /// How many are held.
@@ -164,6 +175,17 @@ mod tests {
         permits.void();
         permits.hold(&call("prod", "a:1"), &permit(), asked, now);
         assert!(permits.is_empty());
+    }
+
+    #[test]
+    fn permits_outlive_a_vetter_with_the_same_policies_only() {
+        let (permits, now) = (Permits::default(), Instant::now());
+        permits.rest_on("a");
+        permits.hold(&call("prod", "a:1"), &permit(), permits.generation(), now);
+        permits.rest_on("a");
+        assert_eq!(permits.len(), 1);
+        permits.rest_on("b");
+        assert_eq!(permits.len(), 0);
     }
 
     #[test]

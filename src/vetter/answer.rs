@@ -147,6 +147,7 @@ fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::PullImage | Kind::PulledImage => crate::audit::Kind::PullImage,
         Kind::CreateContainer => crate::audit::Kind::CreateContainer,
         Kind::RunPodSandbox => crate::audit::Kind::RunPodSandbox,
-        Kind::UnknownKind => crate::audit::Kind::Other,
+        Kind::RestorePod => crate::audit::Kind::RestorePod,
+        Kind::Other | Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }

@@ -14,12 +14,11 @@ use tokio::time::Instant;
 use super::node::{Node, Questions};
 use super::vet::{Context, InForce, Vetter, Vetting};
 use super::wire::{
-    self, Call, Changed, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter,
-    to_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision, Record};
-use crate::image::Platform;
+use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
 use crate::registry::Observer;
@@ -118,6 +117,7 @@ impl Session {
     /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
     async fn configure(self: &Arc<Session>, text: &str) {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
+        let settings = Digest::of(text.as_bytes());
         let text = text.to_owned();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
@@ -144,8 +144,8 @@ impl Session {
         if !policy_error.is_empty() {
             self.metrics.policies_rejected();
         }
-        self.send(0, from_vetter::Body::Changed(Changed {}));
-        self.send(0, from_vetter::Body::Configured(Configured { policy_error, policy_set }));
+        let basis = format!("{settings} {policy_set}");
+        self.send(0, from_vetter::Body::Configured(Configured { policy_error, policy_set, basis }));
     }
 
     async fn put_in_force(self: &Arc<Session>, new: InForce) {

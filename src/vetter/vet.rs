@@ -13,7 +13,7 @@ use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
-use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie};
+use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::{Check, Judgement, Policy, PolicySet, Subject};
 use crate::proofs::Proofs;
@@ -126,6 +126,11 @@ impl Vetter {
                 return Vetting::undecided(in_force, Trouble::Call(text));
             }
         };
+        if context.kind == Kind::CreateContainer
+            && let Err(trouble) = names_content(&image.named)
+        {
+            return Vetting::undecided(in_force, trouble);
+        }
         let policies = match &in_force.policies {
             Ok(policies) => policies,
             Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
@@ -159,8 +164,9 @@ impl Vetter {
         let result = match case.context.kind {
             Kind::PullImage => self.pulled_by_name(case).await,
             Kind::PulledImage => self.arrived(case, image).await,
-            Kind::CreateContainer | Kind::RunPodSandbox | Kind::UnknownKind => {
-                self.created(case, image).await
+            Kind::CreateContainer | Kind::RunPodSandbox => self.created(case, image).await,
+            Kind::RestorePod | Kind::Other | Kind::UnknownKind => {
+                Err(Trouble::Call("a call of this kind cannot be vetted".to_owned()))
             }
         };
         result.unwrap_or_else(|trouble| case.undecided(trouble))
@@ -436,6 +442,20 @@ impl Vetter {
             seed: None,
         }
     }
+}
+
+/// What a create names must say which bytes are meant: a full ID or repository@digest. A path is a checkpoint to be
+/// restored, and a tag or a truncated ID is what the runtime makes of it by then.
+fn names_content(named: &str) -> Result<(), Trouble> {
+    let found = match ImageName::parse(named) {
+        Ok(ImageName::Id(_)) => return Ok(()),
+        Ok(ImageName::Reference(reference)) if reference.digest().is_some() => return Ok(()),
+        Ok(name) => name.to_string(),
+        Err(_) => quoted(named),
+    };
+    Err(Trouble::Call(format!(
+        "expected CreateContainer to name an image ID or repository@digest, found {found}; checkpoints, tags and shortened IDs cannot be vetted"
+    )))
 }
 
 /// A digest an image may have, and where evidence about it is looked for.

@@ -7,3 +7,4 @@ mod settings;
 mod shutdown;
 mod socket;
 mod upstream;
+mod vetter;

@@ -35,8 +35,10 @@ impl Place {
     /// Writes a configuration with these lines beside what every test needs; gives its path.
     pub fn configure(&self, lines: &str) -> PathBuf {
         let at = |name: &str| self.path().join(name).display().to_string();
-        let mut text =
-            "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nunmatched: allow\n".to_owned();
+        let mut text = "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\n".to_owned();
+        if !lines.contains("unmatched") {
+            text.push_str("unmatched: allow\n");
+        }
         writeln!(text, "listen: unix://{}", at("crivet.sock")).unwrap();
         writeln!(text, "runtimeEndpoint: unix://{}", at("runtime.sock")).unwrap();
         writeln!(text, "policyDir: {}", at("policies.d")).unwrap();
@@ -146,7 +148,7 @@ impl Drop for Crivet {
     }
 }
 
-fn send_signal(pid: u32, signal: &str) {
+pub fn send_signal(pid: u32, signal: &str) {
     // A process that has ended meanwhile is found out by what the test waits for.
     Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
 }
