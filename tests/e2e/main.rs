@@ -10,5 +10,6 @@
 )]
 
 mod gate;
+mod identity;
 mod parts;
 mod support;

@@ -55,8 +55,37 @@ impl Crictl {
 
     /// Makes a host-network sandbox; answers with its ID.
     pub fn sandbox(&self, name: &str) -> Result<String, String> {
-        let file = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name));
+        self.sandbox_in(name, "e2e")
+    }
+
+    /// Makes a host-network sandbox in a namespace; answers with its ID.
+    pub fn sandbox_in(&self, name: &str, namespace: &str) -> Result<String, String> {
+        let file = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name, namespace));
         self.run(["runp".as_ref(), file.as_os_str()])
+    }
+
+    /// Pulls for a pod of a namespace with `user:password`.
+    pub fn pull_as(&self, reference: &str, namespace: &str, creds: &str) -> Result<String, String> {
+        let file = self.write("pull.pod.json", &self.sandbox_config("pull", namespace));
+        let config = file.to_str().unwrap();
+        self.run(["pull", "--creds", creds, "--pod-config", config, reference])
+    }
+
+    /// Makes a container of whatever `image` says, for a pod of a namespace; answers with its ID.
+    pub fn create_of(
+        &self,
+        name: &str,
+        pod: &str,
+        namespace: &str,
+        image: &Value,
+        mounts: &Value,
+    ) -> Result<String, String> {
+        let config = json!({"metadata": {"name": name}, "image": image, "mounts": mounts,
+            "log_path": format!("{name}.log"), "linux": {}});
+        let container = self.write(&format!("{name}.container.json"), &config);
+        let sandbox = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name, namespace));
+        let files = [container.as_os_str(), sandbox.as_os_str()];
+        self.run(["create".as_ref(), "--no-pull".as_ref(), pod.as_ref(), files[0], files[1]])
     }
 
     /// Makes and starts a container of an image that is there already, in a sandbox of its own.
@@ -70,21 +99,11 @@ impl Crictl {
     /// Makes a container in a sandbox as a kubelet does, by image ID with the pod's reference beside it; answers
     /// with its ID.
     pub fn create(&self, name: &str, pod: &str, image: &Pushed) -> Result<String, String> {
-        let config = json!({"metadata": {"name": name}, "image": {"image": image.id, "user_specified_image": image.reference},
-            "log_path": format!("{name}.log"), "linux": {}});
-        let container = self.write(&format!("{name}.container.json"), &config);
-        let sandbox = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name));
-        self.run([
-            "create".as_ref(),
-            "--no-pull".as_ref(),
-            pod.as_ref(),
-            container.as_os_str(),
-            sandbox.as_os_str(),
-        ])
+        self.create_of(name, pod, "e2e", &named(&image.id, &image.reference), &json!([]))
     }
 
-    fn sandbox_config(&self, name: &str) -> Value {
-        json!({"metadata": {"name": name, "namespace": "e2e", "uid": name, "attempt": 0},
+    fn sandbox_config(&self, name: &str, namespace: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": namespace, "uid": name, "attempt": 0},
             "log_directory": self.dir.join("logs"),
             "linux": {"cgroup_parent": "/k8s.io", "security_context": {"namespace_options": {"network": 2}}}})
     }
@@ -111,6 +130,11 @@ impl Container {
             log_line(log.lines().next()?)
         })
     }
+}
+
+/// A create's image: what the runtime is to take, and what the pod says.
+pub fn named(image: &str, user_specified_image: &str) -> Value {
+    json!({"image": image, "user_specified_image": user_specified_image})
 }
 
 /// The message of one line of a CRI log: `<time> stdout F <message>`.

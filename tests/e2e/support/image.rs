@@ -3,6 +3,7 @@
 use super::peers::Peers;
 use super::registry::{Registry, digest};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -24,6 +25,7 @@ pub struct Image {
     base: Vec<u8>,
     config: Value,
     files: Vec<(String, Vec<u8>)>,
+    annotations: BTreeMap<String, String>,
 }
 
 /// An image that is in a registry.
@@ -39,6 +41,8 @@ pub struct Pushed {
     pub id: String,
     /// The chain ID of the layers: what the snapshot of a container of this image has as its parent.
     pub chain: String,
+    /// The digests of an index's manifests, in its order; none for a manifest.
+    pub manifests: Vec<String>,
 }
 
 impl Image {
@@ -46,7 +50,12 @@ impl Image {
     /// has to say so.
     pub fn script(peers: &Peers, script: &str) -> Self {
         let config = json!({"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]});
-        Self { base: base_layer(&peers.program("busybox")), config, files: Vec::new() }
+        Self {
+            base: base_layer(&peers.program("busybox")),
+            config,
+            files: Vec::new(),
+            annotations: BTreeMap::new(),
+        }
     }
 
     /// An image that says `line` once and stays up until it is told to stop.
@@ -63,6 +72,12 @@ impl Image {
     /// Adds a file in the root folder, and so makes an image that has another ID.
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.to_owned(), content.as_bytes().to_vec()));
+        self
+    }
+
+    /// Adds an annotation to the manifest, and so makes another manifest of the same image.
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -97,7 +112,8 @@ impl Image {
             json!({"mediaType": "application/vnd.oci.image.layer.v1.tar",
                 "digest": registry.put_blob(repository, layer), "size": layer.len()})
         });
-        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": described.collect::<Vec<_>>(),
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "annotations": self.annotations,
+            "layers": described.collect::<Vec<_>>(),
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": id, "size": config.len()}});
         (manifest.to_string().into_bytes(), id)
     }
@@ -134,25 +150,28 @@ impl Pushed {
     ) -> Self {
         let name = format!("{}/{repository}", registry.address());
         let digest = digest(manifest);
-        Self { reference: format!("{name}:{tag}"), by_digest: format!("{name}@{digest}"), digest, id, chain }
+        let (reference, by_digest) = (format!("{name}:{tag}"), format!("{name}@{digest}"));
+        Self { reference, by_digest, digest, id, chain, manifests: Vec::new() }
     }
 }
 
 /// Pushes an index over one image per architecture.
 pub fn push_index(registry: &Registry, repository: &str, tag: &str, images: &[(&str, Image)]) -> Pushed {
     let mut ids = Vec::new();
-    let mut entries = Vec::new();
+    let (mut entries, mut manifests) = (Vec::new(), Vec::new());
     for (architecture, image) in images {
         let (manifest, id) = image.upload(registry, repository, architecture);
         let digest = digest(&manifest);
         registry.put_manifest(repository, &digest, MANIFEST, &manifest);
         entries.push(json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
             "platform": {"architecture": architecture, "os": "linux"}}));
+        manifests.push(digest);
         ids.push(id);
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
     registry.put_manifest(repository, tag, INDEX, index.as_bytes());
-    Pushed::new(registry, repository, tag, index.as_bytes(), ids.swap_remove(0), images[0].1.chain())
+    let (id, chain) = (ids.swap_remove(0), images[0].1.chain());
+    Pushed { manifests, ..Pushed::new(registry, repository, tag, index.as_bytes(), id, chain) }
 }
 
 /// POSIX ustar, the entries that a small image needs.

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod http;
 pub mod image;
 pub mod kubelet;
+pub mod node;
 pub mod peers;
 pub mod registry;
 pub mod scratch;
