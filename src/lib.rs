@@ -7,6 +7,7 @@ pub mod cri;
 pub mod decision;
 pub mod image;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod policy;
 pub mod proofs;

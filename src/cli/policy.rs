@@ -30,7 +30,7 @@ pub enum Command {
 /// Runs the command.
 pub fn run(command: &Command) -> ExitCode {
     let Command::Check { path, config } = command;
-    super::log_to_stderr();
+    crate::logging::to_stderr();
     let path = match path {
         Some(path) => Ok(path.clone()),
         None => policy_dir(config),

@@ -27,7 +27,7 @@ const EX_OSERR: u8 = 71;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn serve(config: &Path) -> ExitCode {
-    super::log_to_stderr();
+    crate::logging::to_stderr();
     let loaded = match config::load(config) {
         Ok(loaded) => loaded,
         Err(error) => return no_configuration(&error),

@@ -62,7 +62,7 @@ enum Output {
 
 /// Runs the command.
 pub fn verify(arguments: &Arguments) -> ExitCode {
-    super::log_to_stderr();
+    crate::logging::to_stderr();
     let in_force = match in_force(arguments.config.as_deref(), arguments.policy.as_deref()) {
         Ok(in_force) => in_force,
         Err(error) => {

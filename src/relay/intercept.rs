@@ -11,17 +11,17 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
+use super::ask::decide;
 use super::body::{RequestBody, ResponseBody, Whole};
-use super::permits::Age;
 use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, look, pause};
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
-use crate::decision::{NoVerdict, Permit, from_verdict};
+use crate::decision::Permit;
 use crate::limits;
-use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict, VettedImage};
+use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict};
 
 /// Vets a call, forwards it with a permit in hand, and looks at what came of it.
 pub async fn vet_then_forward(
@@ -60,39 +60,6 @@ pub async fn vet_then_forward(
         Ok(answer)
     };
     result.await.map_or_else(NoAnswer::into_response, |answer| Ok(answer.into_response()))
-}
-
-/// A permit for a call: one that is held, else the vetter's.
-pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Reply> {
-    let age = if relay.vetter.is_living() { Age::Fresh } else { Age::UsableWhenVetterDown };
-    if let Some(permit) = relay.permits.find(call, age, Instant::now()) {
-        return Ok(held(relay, call, permit));
-    }
-    let generation = relay.permits.generation();
-    let verdict = relay.vetter.ask(call.clone(), budget.left(Instant::now().into_std())).await;
-    if matches!(verdict, Err(NoVerdict::Away | NoVerdict::Late))
-        && let Some(permit) = relay.permits.find(call, Age::UsableWhenVetterDown, Instant::now())
-    {
-        return Ok(held(relay, call, permit));
-    }
-    let permit = from_verdict(verdict, call.images.len())?;
-    if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
-        relay.permits.hold(call, &permit, generation, Instant::now());
-    }
-    Ok(permit)
-}
-
-fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
-    relay.metrics.permit_used();
-    let images = permit.images().iter().map(|image| VettedImage {
-        digest: image.digest.clone().unwrap_or_default(),
-        image_ids: image.image_ids.clone(),
-        chain_id: image.chain_id.clone().unwrap_or_default(),
-    });
-    let verdict =
-        Verdict { outcome: Outcome::Permitted.into(), images: images.collect(), ..Default::default() };
-    relay.vetter.tell(call, verdict);
-    permit
 }
 
 /// The runtime's whole answer to a vetted call.

@@ -3,6 +3,7 @@
 //! A request's way: [`serve`] accepts its connection, [`Relay::call`] finds its class in the method table, and
 //! it is relayed undecoded, vetted first ([`intercept`]) or vetted beside ([`beside`]).
 
+pub mod ask;
 pub mod beside;
 pub mod body;
 pub mod gather;
@@ -172,7 +173,7 @@ impl Relay {
                 if self.is_allowed_unvetted(path) =>
             {
                 tracing::warn!(path, "relayed unvetted, as insecureAllowUnvetted says");
-                passthrough(upstream, service, head, body).await
+                passthrough(upstream, service, &head, body).await
             }
             (Class::RefusedUnlessAllowed(_), Stance::Enforce) => {
                 let reply = Reply::undecided(&format!(

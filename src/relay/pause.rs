@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{Relay, intercept};
+use super::{Relay, ask};
 use crate::cri::deadline::Budget;
 use crate::cri::facts::ROLE_PAUSE;
 use crate::cri::reply::Reply;
@@ -43,7 +43,7 @@ impl PauseImage {
         if let Some((name, _)) = believed {
             return Ok(name);
         }
-        let name = ask(runtime).await?;
+        let name = ask_runtime(runtime).await?;
         *self.lock() = Some((name.clone(), now));
         Ok(name)
     }
@@ -53,7 +53,7 @@ impl PauseImage {
     }
 }
 
-async fn ask(runtime: &RuntimeClient) -> Result<String, String> {
+async fn ask_runtime(runtime: &RuntimeClient) -> Result<String, String> {
     let info = runtime.status_info().await.map_err(|error| error.to_string())?;
     if let Some(name) = in_status(&info) {
         return Ok(name);
@@ -115,7 +115,7 @@ pub async fn permit(
             })?;
         }
     }
-    intercept::decide(relay, call, budget).await
+    ask::decide(relay, call, budget).await
 }
 
 /// The runtime's answers about its pause image, within the call's budget.
@@ -140,7 +140,7 @@ async fn pull(
         vetted_digest: String::new(),
     };
     let pull = Call { kind: Kind::PullImage.into(), images: vec![image], ..call.clone() };
-    intercept::decide(relay, &pull, budget).await?;
+    ask::decide(relay, &pull, budget).await?;
     relay
         .runtime
         .pull_image(name, sandbox)

@@ -28,7 +28,7 @@ use crate::limits;
 
 /// Runs the vetter process. Its standard input is its end of the relay's socket pair.
 pub fn run() -> ExitCode {
-    crate::cli::log_to_stderr();
+    crate::logging::to_stderr();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,0 +1,43 @@
+//! Where permits come from: one that the relay holds, else the vetter's verdict.
+
+use tokio::time::Instant;
+
+use super::Relay;
+use super::permits::Age;
+use crate::cri::deadline::Budget;
+use crate::cri::reply::Reply;
+use crate::decision::{NoVerdict, Permit, from_verdict};
+use crate::vetter::wire::{Call, Kind, Outcome, Verdict, VettedImage};
+
+/// A permit for a call: one that is held, else the vetter's.
+pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Reply> {
+    let age = if relay.vetter.is_living() { Age::Fresh } else { Age::UsableWhenVetterDown };
+    if let Some(permit) = relay.permits.find(call, age, Instant::now()) {
+        return Ok(held(relay, call, permit));
+    }
+    let generation = relay.permits.generation();
+    let verdict = relay.vetter.ask(call.clone(), budget.left(Instant::now().into_std())).await;
+    if matches!(verdict, Err(NoVerdict::Away | NoVerdict::Late))
+        && let Some(permit) = relay.permits.find(call, Age::UsableWhenVetterDown, Instant::now())
+    {
+        return Ok(held(relay, call, permit));
+    }
+    let permit = from_verdict(verdict, call.images.len())?;
+    if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
+        relay.permits.hold(call, &permit, generation, Instant::now());
+    }
+    Ok(permit)
+}
+
+fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
+    relay.metrics.permit_used();
+    let images = permit.images().iter().map(|image| VettedImage {
+        digest: image.digest.clone().unwrap_or_default(),
+        image_ids: image.image_ids.clone(),
+        chain_id: image.chain_id.clone().unwrap_or_default(),
+    });
+    let verdict =
+        Verdict { outcome: Outcome::Permitted.into(), images: images.collect(), ..Default::default() };
+    relay.vetter.tell(call, verdict);
+    permit
+}
