@@ -23,10 +23,10 @@ demo: ## a small node: a signed image runs, an unsigned one does not; needs root
 	examples/demo/run.sh
 
 bench-peers: ## what the bench compares with, into the same cache
-	tests/e2e/peers/install.sh haproxy socat nginx containerd-2
+	tests/e2e/peers/install.sh haproxy socat nginx containerd-1.6 containerd-2 runc docker-registry busybox cosign-2 crictl
 
-bench: bench-peers ## relay beside the runtime itself, socat, HAProxy and nginx: a table of ratios
-	cargo bench --profile dist --bench side-by-side
+bench: bench-peers ## relay beside the runtime, socat, HAProxy and nginx; CreateContainer's share: tables of ratios
+	cargo bench --profile dist --bench side-by-side --bench create
 
 # Kept outside the tree, beside the peers; the advisory database is not asked, so that the check needs no network.
 TOOLS := $(if $(CRIVET_PEERS),$(CRIVET_PEERS),$(HOME)/.cache/crivet/peers)/tools
