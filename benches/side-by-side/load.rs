@@ -42,7 +42,7 @@ impl Client {
             .header("content-type", "application/grpc")
             .header("user-agent", "grpc-go/1.75.0")
             .header("te", "trailers")
-            .header("grpc-timeout", "119999991u")
+            .header("grpc-timeout", "119999m")
             .body(())
             .unwrap();
         let mut send = self.send.clone().ready().await.unwrap();
