@@ -53,19 +53,17 @@ fn no_configuration(error: &LoadError) -> ExitCode {
 
 async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     say(&loaded);
-    let (listen, endpoints, drain, pause, user) = match &loaded.settings {
+    let (listen, endpoints, drain, pause) = match &loaded.settings {
         Settings::Whole(c) => (
             c.listen.path().to_owned(),
             Endpoints::new(c.runtime_endpoint.path().to_owned(), c.image_endpoint.path().to_owned()),
             c.drain_timeout,
             c.pause_image.as_ref().map(ToString::to_string),
-            c.vetter_user.clone(),
         ),
         Settings::Salvaged(s) => (
             s.listen.path().to_owned(),
             Endpoints::new(s.runtime_endpoint.path().to_owned(), s.image_endpoint.path().to_owned()),
             Duration::from_secs(5),
-            None,
             None,
         ),
     };
@@ -80,22 +78,16 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     let (configure, configure_now) = watch::channel(configure(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
-    let user = user.as_deref().and_then(vetter_user);
-    let vetter = match &loaded.settings {
-        Settings::Whole(whole) => {
-            prepare_folders(whole, user);
-            Keeper {
-                user,
-                configure: configure_now,
-                runtime: runtime.clone(),
-                permits: Arc::clone(&permits),
-                metrics: Arc::clone(&metrics),
-            }
-            .start()
-        }
-        // Without a configuration there is nothing to vet by; the stance says so to whoever calls.
-        Settings::Salvaged(_) => Vetter::none(),
-    };
+    let vetter = Vetter::none();
+    let mut start = VetterStart(Some({
+        let (vetter, runtime) = (vetter.clone(), runtime.clone());
+        let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
+        move |user| Keeper { user, configure: configure_now, runtime, permits, metrics }.start(&vetter)
+    }));
+    // Without a configuration there is nothing to vet by; the stance says so to whoever calls.
+    if let Settings::Whole(whole) = &loaded.settings {
+        start.once(whole);
+    }
     tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
     let relay = Relay::new(Members {
         live: live_now,
@@ -106,13 +98,26 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics,
         pause_image: pause,
     });
-    tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits)));
+    tokio::spawn(reload(path, live, configure, Arc::clone(&relay.permits), start));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
     accept::serve(relay, listener, stopped(), drain).await;
     tracing::info!("stopped");
     ExitCode::SUCCESS
+}
+
+/// Starts the vetter when there is a configuration: at the start, or at the reload that mends a bad one.
+struct VetterStart<F>(Option<F>);
+
+impl<F: FnOnce(Option<(u32, u32)>)> VetterStart<F> {
+    fn once(&mut self, config: &ProxyConfiguration) {
+        if let Some(start) = self.0.take() {
+            let user = config.vetter_user.as_deref().and_then(vetter_user);
+            prepare_folders(config, user);
+            start(user);
+        }
+    }
 }
 
 fn say(loaded: &Loaded) {
@@ -195,6 +200,7 @@ async fn reload(
     live: watch::Sender<Live>,
     configure_: watch::Sender<Configure>,
     permits: Arc<Permits>,
+    mut start: VetterStart<impl FnOnce(Option<(u32, u32)>)>,
 ) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
@@ -209,6 +215,7 @@ async fn reload(
                     permits.void();
                     live.send_replace(of_whole(whole));
                     configure_.send_replace(configure(&loaded));
+                    start.once(whole);
                     tracing::info!("reloaded");
                 }
                 _ => {

@@ -67,12 +67,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps a vetter running until the returned handle and all its clones are gone.
-    pub fn start(self) -> Vetter {
-        let shared = Arc::<Shared>::default();
-        let vetter = Vetter { shared: Arc::clone(&shared) };
-        tokio::spawn(self.keep(shared));
-        vetter
+    /// From now on keeps a vetter running behind this handle.
+    pub fn start(self, vetter: &Vetter) {
+        tokio::spawn(self.keep(Arc::clone(&vetter.shared)));
     }
 
     async fn keep(mut self, shared: Arc<Shared>) {
@@ -284,7 +281,7 @@ impl Shared {
 }
 
 impl Vetter {
-    /// No vetter, ever: the configuration is not known.
+    /// No vetter, until a keeper starts one.
     pub fn none() -> Vetter {
         Vetter { shared: Arc::default() }
     }
