@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::flight::Flights;
@@ -10,7 +11,7 @@ use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
 use crate::limits;
 use crate::proofs::{DENIED_FOR, Proofs};
-use crate::registry::{Cap, Client, Credential};
+use crate::registry::{Cap, Client, Credential, FetchError};
 use crate::verify::{SignatureManifest, SimpleSigning};
 
 /// What was found on a digest in a repository.
@@ -22,6 +23,25 @@ pub struct Evidence {
     pub incomplete: Option<Trouble>,
     /// When it was fetched; `None`: just now.
     pub held_since: Option<Instant>,
+}
+
+/// What is asked about, and how.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The registry.
+    pub registry: &'a Arc<Client>,
+    /// Where the evidence is looked for.
+    pub repository: &'a Reference,
+    /// What it has to be about.
+    pub digest: Digest,
+    /// Shown to the registry.
+    pub credential: &'a Credential,
+    /// Nobody waits: GET only what HEAD says is there, for GET is what registries count.
+    pub beside: bool,
+    /// Waited for until then; what is held has to do otherwise.
+    pub answer_by: Instant,
+    /// The fetch goes on until then.
+    pub work_by: Instant,
 }
 
 /// Digest, repository, credential: what one credential is told is not another's answer.
@@ -48,19 +68,12 @@ impl Evidences {
         Evidences { flights: Flights::default(), proofs }
     }
 
-    /// The evidence about `digest` in `repository`.
+    /// The evidence about a digest in a repository.
     ///
     /// # Errors
     /// It could not be fetched; what is held, however old, is then still in the proofs.
-    pub async fn about(
-        &self,
-        registry: &Arc<Client>,
-        repository: &Reference,
-        digest: Digest,
-        credential: &Credential,
-        wanted: Wanted,
-        deadline: Instant,
-    ) -> Result<Evidence, Trouble> {
+    pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Evidence, Trouble> {
+        let Question { digest, repository, credential, .. } = question;
         let (name, now) = (repository.repo_name(), Instant::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
@@ -74,16 +87,17 @@ impl Evidences {
         if self.proofs.none(&digest, &name, credential, now) {
             return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: Some(now) });
         }
-        let key = (digest, name, credential.clone());
-        let work = fetch(
-            Arc::clone(registry),
-            Arc::clone(&self.proofs),
-            repository.clone(),
+        let fetch = Fetch {
+            registry: Arc::clone(question.registry),
+            proofs: Arc::clone(&self.proofs),
+            repository: repository.clone(),
             digest,
-            credential.clone(),
-            deadline,
-        );
-        self.flights.join(key, deadline, work).await.unwrap_or(Err(Trouble::Late))
+            credential: credential.clone(),
+            beside: question.beside,
+            deadline: question.work_by,
+        };
+        let key = (digest, name, credential.clone());
+        self.flights.join(key, question.answer_by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
     }
 
     /// What is held, however old.
@@ -93,53 +107,74 @@ impl Evidences {
     }
 }
 
-/// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
-async fn fetch(
+/// One fetch, for all who wait for it.
+struct Fetch {
     registry: Arc<Client>,
     proofs: Arc<Proofs>,
     repository: Reference,
     digest: Digest,
     credential: Credential,
+    beside: bool,
     deadline: Instant,
-) -> Result<Evidence, Trouble> {
-    let tag = format!("sha256-{}.sig", digest.hex());
-    let name = repository.repo_name();
-    let manifest = match registry.manifest_by_tag(&repository, &tag, &credential, deadline).await {
-        Ok(manifest) => manifest,
-        Err(error) if error.is_not_found() => {
-            proofs.keep_none(digest, &name, &credential, Instant::now());
-            return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: None });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
-    let mut payloads: Vec<(Digest, bytes::Bytes)> = Vec::new();
-    for layer in SignatureManifest::parse(&manifest.bytes)? {
-        let payload = layer.descriptor.digest;
-        // Several signers often sign the same bytes.
-        let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
-        let bytes = match known {
-            Some(bytes) => bytes,
-            None => match registry
-                .blob(&repository, &payload, Cap::SIGNATURE_PAYLOAD, &credential, deadline)
-                .await
-            {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    incomplete = Some(error.into());
-                    continue;
-                }
-            },
+}
+
+impl Fetch {
+    /// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
+    async fn run(self) -> Result<Evidence, Trouble> {
+        let manifest = match self.manifest().await {
+            Ok(manifest) => manifest,
+            Err(error) if error.is_not_found() => {
+                self.keep_none();
+                return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: None });
+            }
+            Err(error) => return Err(error.into()),
         };
-        payloads.push((payload, bytes.clone()));
-        signatures.push(SimpleSigning { payload: bytes.to_vec(), signature: layer.signature });
+        let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
+        let mut payloads: Vec<(Digest, Bytes)> = Vec::new();
+        for layer in SignatureManifest::parse(&manifest)? {
+            let payload = layer.descriptor.digest;
+            // Several signers often sign the same bytes.
+            let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
+            let bytes = match known {
+                Some(bytes) => bytes,
+                None => match self.payload(&payload).await {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        incomplete = Some(error.into());
+                        continue;
+                    }
+                },
+            };
+            payloads.push((payload, bytes.clone()));
+            signatures.push(SimpleSigning { payload: bytes.to_vec(), signature: layer.signature });
+        }
+        debug_assert!(signatures.len() <= limits::SIGNATURES);
+        if signatures.is_empty() && incomplete.is_none() {
+            self.keep_none();
+        }
+        if !signatures.is_empty() && incomplete.is_none() {
+            let name = self.repository.repo_name();
+            self.proofs.keep_signatures(self.digest, &name, signatures.clone(), Instant::now());
+        }
+        Ok(Evidence { signatures: signatures.into(), incomplete, held_since: None })
     }
-    debug_assert!(signatures.len() <= limits::SIGNATURES);
-    if signatures.is_empty() && incomplete.is_none() {
-        proofs.keep_none(digest, &name, &credential, Instant::now());
+
+    async fn manifest(&self) -> Result<Bytes, FetchError> {
+        let tag = format!("sha256-{}.sig", self.digest.hex());
+        if self.beside {
+            self.registry.head(&self.repository, &tag, &self.credential, self.deadline).await?;
+        }
+        let manifest =
+            self.registry.manifest_by_tag(&self.repository, &tag, &self.credential, self.deadline).await?;
+        Ok(manifest.bytes)
     }
-    if !signatures.is_empty() && incomplete.is_none() {
-        proofs.keep_signatures(digest, &name, signatures.clone(), Instant::now());
+
+    async fn payload(&self, digest: &Digest) -> Result<Bytes, FetchError> {
+        let cap = Cap::SIGNATURE_PAYLOAD;
+        self.registry.blob(&self.repository, digest, cap, &self.credential, self.deadline).await
     }
-    Ok(Evidence { signatures: signatures.into(), incomplete, held_since: None })
+
+    fn keep_none(&self) {
+        self.proofs.keep_none(self.digest, &self.repository.repo_name(), &self.credential, Instant::now());
+    }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::credentials::Credentials;
-use super::evidence::{Evidences, Wanted};
+use super::evidence::{Evidences, Question, Wanted};
+use super::flight::Flights;
 use super::identity::{Identities, Sources};
 use super::node::Node;
 use super::trouble::Trouble;
@@ -36,9 +38,13 @@ pub struct Vetter {
     pub proofs: Arc<Proofs>,
     evidences: Evidences,
     identities: Identities,
+    resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
     credentials: Credentials,
     node: Node,
 }
+
+/// What a tag points at now, and the document if it was fetched.
+type Resolved = (Digest, Option<Bytes>);
 
 /// The facts of a call that bear on each of its images.
 #[derive(Clone, Copy)]
@@ -106,6 +112,7 @@ impl Vetter {
         Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
             identities: Identities::new(Arc::clone(&proofs), host),
+            resolutions: Flights::default(),
             proofs,
             credentials: Credentials::default(),
             node,
@@ -169,10 +176,8 @@ impl Vetter {
     /// A pull: the reference is resolved once, and what it resolves to is vetted.
     async fn pulled_by_name(&self, case: &Case<'_>) -> Result<Vetting, Trouble> {
         let reference = case.reference().ok_or_else(|| {
-            Trouble::Call(format!(
-                "{}: expected a reference with a repository; pull the image by its name",
-                case.shown
-            ))
+            let text = "expected a reference with a repository, found none; pull the image by its name";
+            Trouble::Call(text.to_owned())
         })?;
         let credential = credential(case.context.auth, reference)?;
         let registry = &case.in_force.registry;
@@ -180,22 +185,7 @@ impl Vetter {
         let (root, seed) = match (reference.digest(), reference.tag()) {
             // Both runtimes drop a tag beside a digest.
             (Some(digest), _) => (digest, None),
-            (None, tag) => {
-                let tag = tag.unwrap_or("latest");
-                let known = match case.context.beside {
-                    // HEAD does not count against a registry's pull quota.
-                    true => Some(registry.head(reference, tag, &credential, work_by).await?),
-                    false => None,
-                };
-                let walked = |root| !self.proofs.ties_of_root(&root, Instant::now()).is_empty();
-                match known {
-                    Some(root) if walked(root) => (root, None),
-                    _ => {
-                        let fetched = registry.manifest_by_tag(reference, tag, &credential, work_by).await?;
-                        (fetched.digest, Some(fetched.bytes))
-                    }
-                }
-            }
+            (None, _) => self.resolve(case, reference, &credential).await?,
         };
         self.credentials.hold(&reference.repo_name(), case.context.namespace, &credential);
         let sources = Sources {
@@ -209,12 +199,38 @@ impl Vetter {
         self.proven(case, reference, &credential, ties).await
     }
 
+    /// What a tag points at now; one request for all who ask at once.
+    async fn resolve(
+        &self,
+        case: &Case<'_>,
+        reference: &Reference,
+        credential: &Credential,
+    ) -> Result<Resolved, Trouble> {
+        let (beside, work_by) = (case.context.beside, case.work_by());
+        let key = (reference.to_string(), credential.clone(), beside);
+        let (registry, proofs) = (Arc::clone(&case.in_force.registry), Arc::clone(&self.proofs));
+        let (reference, credential) = (reference.clone(), credential.clone());
+        let work = async move {
+            let tag = reference.tag().unwrap_or("latest");
+            if beside {
+                // HEAD does not count against a registry's pull quota.
+                let root = registry.head(&reference, tag, &credential, work_by).await?;
+                if !proofs.ties_of_root(&root, Instant::now()).is_empty() {
+                    return Ok((root, None));
+                }
+            }
+            let fetched = registry.manifest_by_tag(&reference, tag, &credential, work_by).await?;
+            Ok((fetched.digest, Some(fetched.bytes)))
+        };
+        self.resolutions.join(key, work_by, work).await.unwrap_or(Err(Trouble::Late))
+    }
+
     /// What a pull brought, held to what was vetted for it.
     async fn arrived(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
         let moved = |found: &str| {
             Trouble::Call(format!(
-                "image {}: expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
-                case.shown, image.vetted_digest
+                "expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
+                image.vetted_digest
             ))
         };
         let (Ok(id), Ok(vetted)) = (ImageId::parse(&image.named), Digest::parse(&image.vetted_digest)) else {
@@ -259,8 +275,7 @@ impl Vetter {
             (Some(Trouble::Walk(_)) | None, Some(refused)) => Ok(refused),
             (Some(trouble), _) => Err(trouble),
             (None, None) => Err(Trouble::Call(format!(
-                "image {} ({named}): expected the runtime to list a digest for it, found none; pull the image by its name",
-                case.shown
+                "expected the runtime to list a digest for {named}, found none; pull the image by its name"
             ))),
         }
     }
@@ -376,7 +391,7 @@ impl Vetter {
             answer = answer.or(Some(vetting));
         }
         let answer = answer
-            .ok_or_else(|| Trouble::Call(format!("image {}: nothing for this platform", case.shown)))?;
+            .ok_or_else(|| Trouble::Call("nothing for this platform; build it for this one".to_owned()))?;
         Ok(Vetting { ties: allowed, ..answer })
     }
 
@@ -394,9 +409,16 @@ impl Vetter {
         let mut vetting = None;
         // `cosign sign` signs the digest it is given, usually the index: that is asked for first.
         for digest in &digests {
-            let registry = &case.in_force.registry;
-            let found =
-                self.evidences.about(registry, repository, *digest, credential, wanted, case.work_by()).await;
+            let question = Question {
+                registry: &case.in_force.registry,
+                repository,
+                digest: *digest,
+                credential,
+                beside: case.context.beside,
+                answer_by: case.answer_by(),
+                work_by: case.work_by(),
+            };
+            let found = self.evidences.about(question, wanted).await;
             let found = found.or_else(|why| {
                 // Proven before is allowed while the registry is down.
                 let held = self.evidences.held(*digest, &repository.repo_name(), Instant::now());
@@ -490,6 +512,11 @@ impl<'a> Case<'a> {
         self.context.answer_by.max(Instant::now() + longest)
     }
 
+    /// Nobody waits beside a call.
+    fn answer_by(&self) -> Instant {
+        if self.context.beside { self.work_by() } else { self.context.answer_by }
+    }
+
     fn unmatched(&self) -> Vetting {
         match self.in_force.config.unmatched {
             Unmatched::Allow => self.allowed(Vec::new()),
@@ -571,6 +598,13 @@ impl<'a> Case<'a> {
 }
 
 impl Vetting {
+    /// An image whose vetting is not done when the answer is due.
+    pub fn late(in_force: &InForce, image: &ImageUse) -> Vetting {
+        let name = if image.reference.is_empty() { &image.named } else { &image.reference };
+        let shown: String = name.escape_debug().take(limits::QUOTED_CHARS).collect();
+        Vetting::undecided(in_force, Trouble::Call(format!("image {shown}: {}", Trouble::Late)))
+    }
+
     fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
         Vetting {
             decision: Decision::Undecided,
