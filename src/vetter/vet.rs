@@ -84,15 +84,15 @@ impl Vetter {
                 return Vetting::undecided(in_force, Trouble::Call(text));
             }
         };
+        let policies = match &in_force.policies {
+            Ok(policies) => policies,
+            Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
+        };
         if context.kind == Kind::CreateContainer
             && let Err(trouble) = names_content(&image.named)
         {
             return Vetting::undecided(in_force, trouble);
         }
-        let policies = match &in_force.policies {
-            Ok(policies) => policies,
-            Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
-        };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
         let covering = policies.applicable(&Subject { name: &name, namespace });
         let shown = match &name {
@@ -153,11 +153,19 @@ impl Vetter {
     async fn resolve(&self, visit: &Visit) -> Result<Resolved, Trouble> {
         let key = (visit.repository.to_string(), visit.credential.clone(), visit.guest.is_some());
         let asked = visit.clone();
+        if visit.guest.is_some()
+            && let Some(root) = self.background.resolved(&key.0, &key.1, Instant::now())
+        {
+            return Ok((root, None));
+        }
+        let background = Arc::clone(&self.background);
         let work = async move {
             let tag = asked.repository.tag().unwrap_or("latest");
             if asked.guest.is_some() {
                 // HEAD does not count against a registry's pull quota, and the runtime has the bytes by now.
-                return Ok((asked.head(tag).await?, None));
+                let root = asked.head(tag).await?;
+                background.keep(asked.repository.to_string(), asked.credential.clone(), root, Instant::now());
+                return Ok((root, None));
             }
             let fetched = asked.manifest_by_tag(tag).await?;
             Ok((fetched.digest, Some(fetched.bytes)))

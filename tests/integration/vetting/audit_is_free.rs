@@ -193,6 +193,10 @@ async fn equal_images_are_vetted_once_and_asked_for_with_head_first() {
         let Some(path) = request.strip_prefix("GET ").filter(|path| path.contains("/manifests/")) else {
             continue;
         };
+        // What is asked for by digest was named by a HEAD of its tag, or by a manifest.
+        if path.contains("/manifests/sha256:") {
+            continue;
+        }
         assert!(asked[..at].contains(&format!("HEAD {path}")), "{request} before HEAD");
     }
 }

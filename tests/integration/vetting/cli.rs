@@ -129,7 +129,7 @@ async fn policy_check_says_what_is_wrong_and_where() {
     let policies = node.policies();
     let ended = crivet(&["policy", "check", shown(&policies)]).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
-    assert!(ended.out.starts_with("ok: 1 policies, policy set sha256:") && ended.out.lines().count() == 1);
+    assert!(ended.out.starts_with("ok: 1 policy, policy set sha256:") && ended.out.lines().count() == 1);
     let config = node.configure("mode: audit\n");
     let by_configuration = crivet(&["policy", "check", "--config", shown(&config)]).await;
     assert_eq!((by_configuration.code, by_configuration.out), (Some(0), ended.out));

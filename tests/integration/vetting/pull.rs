@@ -134,8 +134,8 @@ async fn reference_that_cannot_be_vetted_is_undecided() {
     let gate = node.enforce().await;
     let hex = "ab".repeat(32);
     for (name, expected) in [
-        ("x".repeat(1 << 20), "limit REFERENCE_BYTES"),
-        ("x".repeat(8 << 20), "limits::LINK_FRAME_BYTES"),
+        ("x".repeat(10 << 10), "limit REFERENCE_BYTES"),
+        ("x".repeat(1 << 20), "limits::CALL_FACTS_BYTES"),
         (node.named("app:1\n\u{1b}[2J"), "expected a tag"),
         (node.named("\u{202e}app:1"), "expected a repository"),
         (node.named(&format!("app@sha512:{hex}{hex}")), "sha512"),
