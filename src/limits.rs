@@ -179,3 +179,7 @@ pub const BACKGROUND_BURST: u32 = 60;
 
 /// Vettings nobody waits for that are under way at once.
 pub const BACKGROUND_VETTINGS: usize = 4;
+
+/// Largest facts of a call that the vetter is asked about, bytes; with [`QUESTIONS`] this bounds what waits for a
+/// vetter that hangs. A pod's names and labels have a few KiB.
+pub const CALL_FACTS_BYTES: usize = 64 * 1024;

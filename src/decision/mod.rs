@@ -57,9 +57,9 @@ pub enum NoVerdict {
     /// limits::QUESTIONS are waiting already.
     #[error("too many calls wait to be vetted (limits::QUESTIONS); try again")]
     Busy,
-    /// Its facts do not fit a frame of limits::LINK_FRAME_BYTES.
+    /// Its facts are larger than limits::CALL_FACTS_BYTES.
     #[error(
-        "the call's names and labels are larger than crivet vets (limits::LINK_FRAME_BYTES); make them fewer"
+        "the call's names and labels are larger than crivet vets (limits::CALL_FACTS_BYTES); make them fewer"
     )]
     TooLarge,
 }

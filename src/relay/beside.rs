@@ -30,7 +30,7 @@ pub async fn forward_then_vet(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let trace = traceparent(&head.headers);
-    let body = Passing::new(body, limits::VETTED_CALL_BYTES);
+    let body = Passing::within(body, limits::VETTED_CALL_BYTES, Arc::clone(&relay.held_bytes));
     let response = match upstream.send_passing(service, &head, &body).await {
         Ok(response) => response,
         Err(none) => return none.into_response(),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::upstream::cut_off;
 use crate::cri::reply::Reply;
@@ -60,6 +60,9 @@ struct Kept {
     frames: Vec<Bytes>,
     bytes: usize,
     cap: usize,
+    /// What all calls together may keep, and this call's share of it.
+    budget: Option<Arc<Semaphore>>,
+    share: Vec<OwnedSemaphorePermit>,
     state: KeptState,
 }
 
@@ -75,8 +78,16 @@ impl Passing {
     /// Keeps up to `cap` bytes.
     pub fn new(incoming: Incoming, cap: usize) -> Passing {
         let state = if incoming.is_end_stream() { KeptState::Complete } else { KeptState::Growing };
-        let kept = Kept { incoming, frames: Vec::new(), bytes: 0, cap, state };
+        let kept =
+            Kept { incoming, frames: Vec::new(), bytes: 0, cap, budget: None, share: Vec::new(), state };
         Passing { shared: Arc::new(Mutex::new(kept)), given: 0 }
+    }
+
+    /// Keeps up to `cap` bytes, and no more than `budget` has left for all calls together.
+    pub fn within(incoming: Incoming, cap: usize, budget: Arc<Semaphore>) -> Passing {
+        let passing = Passing::new(incoming, cap);
+        lock(&passing.shared).budget = Some(budget);
+        passing
     }
 
     /// The same body from its start, if what was given out so far is still kept.
@@ -91,6 +102,7 @@ impl Passing {
         let whole = kept.state == KeptState::Complete;
         kept.state = KeptState::Lost;
         let frames = std::mem::take(&mut kept.frames);
+        kept.share = Vec::new();
         whole.then(|| frames.concat())
     }
 
@@ -105,7 +117,7 @@ impl Passing {
             _ if kept.state == KeptState::Lost => {}
             None => kept.state = KeptState::Complete,
             Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) if kept.bytes + data.len() <= kept.cap => {
+                Some(data) if kept.bytes + data.len() <= kept.cap && kept.takes_share(data.len()) => {
                     kept.bytes += data.len();
                     kept.frames.push(data.clone());
                     self.given += 1;
@@ -127,9 +139,19 @@ impl Passing {
 }
 
 impl Kept {
+    fn takes_share(&mut self, bytes: usize) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        let share =
+            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(budget).try_acquire_many_owned(bytes).ok());
+        let taken = share.is_some();
+        self.share.extend(share);
+        taken
+    }
+
     fn lose(&mut self) {
         self.state = KeptState::Lost;
         self.frames = Vec::new();
+        self.share = Vec::new();
     }
 }
 

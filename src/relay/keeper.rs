@@ -287,8 +287,11 @@ fn post(outgoing: &mpsc::Sender<Bytes>, body: to_vetter::Body) {
 
 /// A frame for the vetter; `None` if it is larger than a frame may be: sending it would break the link.
 fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
-    Some(wire::frame(&ToVetter { id, body: Some(body) }))
-        .filter(|frame| frame.len() <= limits::LINK_FRAME_BYTES)
+    let cap = match &body {
+        to_vetter::Body::Vet(_) | to_vetter::Body::Decided(_) => limits::CALL_FACTS_BYTES,
+        _ => limits::LINK_FRAME_BYTES,
+    };
+    Some(wire::frame(&ToVetter { id, body: Some(body) })).filter(|frame| frame.len() <= cap)
 }
 
 impl Shared {
