@@ -3,6 +3,7 @@
 use crate::support::crictl::named;
 use crate::support::crivet::{key_policy, policy, signed_by};
 use crate::support::image;
+use crate::support::kubelet::{Kubelet, Pod};
 use crate::support::node::{DENIED, Node, REGISTRY_UNAVAILABLE, Setup, UNDECIDED, assert_refused};
 use crate::support::wait_for;
 use serde_json::json;
@@ -78,6 +79,27 @@ fn an_image_vetted_before_starts_while_the_registry_is_away_though_permits_are_v
     node.crictl().create("proven", &pod, &signed).unwrap();
     // A new sandbox as well: the pause image is vetted by what is known of it.
     node.crictl().sandbox("another").unwrap();
+}
+
+/// The new vetter knows nothing and can ask nobody: what the relay holds for the first pod serves the second.
+#[test]
+fn a_new_pod_of_a_proven_image_starts_without_vetter_and_registry() {
+    let Some(mut node) = Node::enforcing() else { return };
+    let signed = node.push_signed("signed", &node.says("vouched for"));
+    let unsigned = node.push("unsigned", &node.says("never").file("n", "2"));
+    node.preload(&unsigned.reference);
+    let kubelet = Kubelet::start(&node.peers, &node.crivet.socket());
+    kubelet.add_pod("first", &signed.reference, &json!({}));
+    kubelet.wait_pod("first", Duration::from_secs(60), |pod| pod.ready());
+    node.registry.stop();
+    node.crivet.kill_vetter();
+    for (name, image) in [("second", &signed), ("never", &unsigned)] {
+        kubelet.add_pod(name, &image.reference, &json!({"imagePullPolicy": "Never"}));
+    }
+    kubelet.wait_pod("second", Duration::from_secs(60), |pod| pod.ready());
+    let refused = |reason: &str| reason == "CreateContainerError" || reason == "RegistryUnavailable";
+    let waits = |pod: &Pod| pod.waiting().is_some_and(|(reason, _)| refused(&reason));
+    kubelet.wait_pod("never", Duration::from_secs(60), waits);
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn start() -> Option<(Metrics, Node)> {
     let metrics = Metrics(format!("127.0.0.1:{}", free_port()));
     let settings = format!("metricsAddress: {}\n", metrics.0);
     let node = Node::start(&Setup { settings: &settings, ..Setup::default() })?;
+    // The vetter serves them, and the relay does not wait for it.
+    wait_for("the metrics", Duration::from_secs(10), || metrics.page());
     Some((metrics, node))
 }
 
@@ -72,11 +74,7 @@ fn the_relays_numbers_survive_the_vetter() {
     let before = metrics.page().unwrap();
     assert!(sample(&before, vetted) >= 3.0, "{before}");
 
-    let relay = node.crivet.pid();
-    let children = || std::fs::read_to_string(format!("/proc/{relay}/task/{relay}/children")).unwrap();
-    let vetter: i32 = children().split_whitespace().next().unwrap().parse().unwrap();
-    let vetter = rustix::process::Pid::from_raw(vetter).unwrap();
-    rustix::process::kill_process(vetter, rustix::process::Signal::KILL).unwrap();
+    node.crivet.kill_vetter();
     let after = wait_for("the new vetter's metrics", Duration::from_secs(20), || {
         metrics.page().filter(|page| sample(page, "crivet_vetter_restarts_total") == 1.0)
     });

@@ -1,10 +1,10 @@
 //! The other things that may stand where an image is named, and the images that are none.
 
+use crate::support::cri::Cri;
 use crate::support::crictl::named;
 use crate::support::crivet::{key_policy, policy};
 use crate::support::node::{DENIED, Node, Setup, UNDECIDED, assert_refused};
 use serde_json::json;
-use std::time::Duration;
 
 #[test]
 fn a_create_by_anything_but_an_id_or_a_digest_is_undecided() {
@@ -57,7 +57,7 @@ fn an_image_without_a_repository_is_decided_by_rules_for_all_images_only() {
         node.crictl().create_of(name, &pod, "e2e", &named(&signed.id, reference), &json!([]))
     };
     let hex = signed.id.strip_prefix("sha256:").unwrap().to_owned();
-    for reference in [&signed.id, &hex, ""] {
+    for reference in [&signed.id, &hex] {
         assert_refused(create("c", reference), DENIED, &["no", "policy that covers it"]);
     }
 
@@ -65,14 +65,23 @@ fn an_image_without_a_repository_is_decided_by_rules_for_all_images_only() {
     let pem = |indent: &str| node.key.public.lines().map(|l| format!("{indent}{l}\n")).collect::<String>();
     let keys = format!("  requirements:\n    keys:\n      - data: |\n{}", pem("          "));
     node.crivet.put_policies(&all(&keys));
-    for reference in [&signed.id, &hex, ""] {
+    for reference in [&signed.id, &hex] {
         let remedy = "name the image by its repository in the pod";
         assert_refused(create("c", reference), DENIED, &["policy everything ", remedy]);
     }
     node.crivet.put_policies(&all(&format!("{keys}    claimedRepository: {{insecureAny: true}}\n")));
-    for (name, reference) in [("id", &signed.id), ("hex", &hex), ("empty", &String::new())] {
+    for (name, reference) in [("id", &signed.id), ("hex", &hex)] {
         create(name, reference).unwrap();
     }
+    // crictl writes what the image is where the pod's own words are missing.
+    let cri = Cri::connect(&node.crivet.socket());
+    let empty = Cri::create_request("empty", &pod, &signed.id, "");
+    assert!(cri.create_at_once(vec![empty.clone()]).remove(0).is_ok());
+    node.crivet.put_policies(&[key_policy("all", &node.glob("**"), &node.key)]);
+    let refusal = cri.create_at_once(vec![empty]).remove(0).unwrap_err();
+    assert_eq!(refusal.code(), tonic::Code::Unknown);
+    assert!(refusal.message().contains("expected a policy that covers it, found none"), "{refusal}");
+    node.crivet.put_policies(&all(&format!("{keys}    claimedRepository: {{insecureAny: true}}\n")));
     let unsigned = node.push("unsigned", &node.says("never"));
     node.preload(&unsigned.reference);
     let none = node.crictl().create_of("none", &pod, "e2e", &named(&unsigned.id, ""), &json!([]));
@@ -141,8 +150,6 @@ fn a_denied_digest_is_refused_by_its_tag_for_pull_and_create() {
     node.crictl().pull(&again.reference).unwrap();
     let create =
         || node.crictl().create_of("c", &pod, "e2e", &named(&again.id, &again.reference), &json!([]));
-    assert_refused(create(), DENIED, &["policy withdrawn "]);
-    std::thread::sleep(Duration::from_millis(10));
     assert_refused(create(), DENIED, &["policy withdrawn "]);
 }
 
