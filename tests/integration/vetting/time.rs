@@ -24,6 +24,7 @@ async fn call_with_a_deadline_is_undecided_in_half_of_it() {
     let (gate, name) = (node.enforce().await, node.named("app:1"));
     hang(&node);
     let listed = format!("{}@{}", node.named("app"), image.digest());
+    node.runtime.preloaded(&listed, &image);
     for (path, message) in
         [(PULL, pull(&name).encode_to_vec()), (CREATE, create("prod", &listed, &name).encode_to_vec())]
     {
