@@ -161,6 +161,15 @@ impl PolicySet {
             .find(|policy| policy.covers_namespace(subject.namespace))
     }
 
+    /// The policies that deny some digest of an image with this name: before it is allowed its content has to be known.
+    pub fn may_deny<'a>(&'a self, subject: &'a Subject<'a>) -> impl Iterator<Item = &'a Policy> {
+        let scopes = self.denied.values().flatten();
+        let scopes = scopes.filter(|scope| scope.pattern.matches_name(subject.name));
+        scopes
+            .filter_map(|scope| self.policies.get(scope.policy))
+            .filter(|policy| policy.covers_namespace(subject.namespace))
+    }
+
     /// How many patterns are tried for a look-up key.
     #[cfg(test)]
     pub(super) fn candidates(&self, key: &str) -> usize {

@@ -304,6 +304,14 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     assert_eq!(denies("r.io/a:v1", Some("dev"), &[manifest()]).as_deref(), Some("one"));
     assert_eq!(denies("r.io/a:v1", Some("prod"), &[manifest()]), None);
     assert_eq!(denies("r.io/b:v1", Some("dev"), &[manifest()]), None);
+    let may_deny = |image: &str, namespace| {
+        let name = ImageName::parse(image).unwrap();
+        set.may_deny(&Subject { name: &name, namespace }).count()
+    };
+    assert_eq!(
+        [may_deny("r.io/a:v1", Some("dev")), may_deny("r.io/a:v1", None), may_deny("", None)],
+        [2, 1, 1]
+    );
     assert_eq!(applicable(&set, &format!("r.io/z@{bad}"), None), ["everywhere"]);
 }
 

@@ -119,9 +119,18 @@ fn key(call: &Call) -> Key {
         kind: call.kind,
         images: call.images.iter().map(|image| (image.named.clone(), image.reference.clone())).collect(),
         namespace: call.namespace.clone(),
-        labels: call.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        labels: call
+            .labels
+            .iter()
+            .filter(|(name, _)| !OF_ONE_POD.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
     }
 }
+
+/// Labels the kubelet itself sets, over the author's, and that differ from pod to pod: no policy asks for them, and
+/// with them a permit would never serve a second pod.
+const OF_ONE_POD: [&str; 2] = ["io.kubernetes.pod.name", "io.kubernetes.pod.uid"];
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +164,18 @@ mod tests {
         let mut other = call("prod", "a:1");
         other.labels.insert("tier".into(), "web".into());
         assert!(permits.find(&other, Age::Fresh, now).is_none());
+    }
+
+    #[test]
+    fn a_permit_serves_another_pod_with_equal_facts() {
+        let (permits, now) = (Permits::default(), Instant::now());
+        permits.hold(&call("prod", "a:1"), &permit(), permits.generation(), now);
+        let mut other = call("prod", "a:1");
+        other.pod_uid = "another".into();
+        for name in OF_ONE_POD {
+            other.labels.insert(name.into(), "another".into());
+        }
+        assert!(permits.find(&other, Age::Fresh, now).is_some());
     }
 
     #[test]

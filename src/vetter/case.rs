@@ -94,8 +94,13 @@ impl InForce {
     pub fn only_audits(&self, namespace: &str, reference: &str) -> bool {
         let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let covering = policies.applicable(&Subject { name: &name, namespace });
-        !covering.is_empty() && covering.iter().all(|policy| !self.enforces(policy.mode()))
+        let subject = Subject { name: &name, namespace };
+        let covering = policies.applicable(&subject);
+        !covering.is_empty()
+            && covering
+                .into_iter()
+                .chain(policies.may_deny(&subject))
+                .all(|policy| !self.enforces(policy.mode()))
     }
 }
 
@@ -109,6 +114,20 @@ impl<'a> Case<'a> {
 
     pub fn namespace(&self) -> Option<&str> {
         Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
+    }
+
+    /// Whether a deny rule by digest covers the name: then the content has to be known before anything is allowed.
+    pub fn may_be_denied(&self) -> bool {
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        self.in_force.policies.as_ref().is_ok_and(|policies| policies.may_deny(&subject).next().is_some())
+    }
+
+    /// A deny rule by digest beats every proof.
+    pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
+        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let policy = self.in_force.policies.as_ref().ok()?.denies(&subject, &digests)?;
+        Some(Vetting { digest: digests.first().copied(), ..self.judge(&[policy], &digests, &[]) })
     }
 
     /// Work goes on after its answer is due, so that the next try finds it done; but not for ever.
@@ -150,6 +169,8 @@ impl<'a> Case<'a> {
     }
 
     pub fn undecided(&self, trouble: Trouble) -> Vetting {
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
         let policies = asked.map(|policy| PolicyVetting {
             name: policy.name().to_owned(),
@@ -160,7 +181,7 @@ impl<'a> Case<'a> {
         Vetting {
             decision: Decision::Undecided,
             registry: trouble.is_registry(),
-            enforced: self.policies.iter().any(|policy| self.in_force.enforces(policy.mode())),
+            enforced: self.policies.iter().copied().chain(denying).any(|p| self.in_force.enforces(p.mode())),
             text: format!("image {}: {trouble}", self.shown),
             ..self.allowed(policies.collect())
         }

@@ -77,13 +77,6 @@ impl Vetter {
 
     /// Vets one image of a call.
     pub async fn image(&self, in_force: &InForce, context: Context<'_>, image: &ImageUse) -> Vetting {
-        let name = match ImageName::parse(&image.reference) {
-            Ok(name) => name,
-            Err(error) => {
-                let text = format!("{}: {error}", image.role);
-                return Vetting::undecided(in_force, Trouble::Call(text));
-            }
-        };
         let policies = match &in_force.policies {
             Ok(policies) => policies,
             Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
@@ -93,6 +86,13 @@ impl Vetter {
         {
             return Vetting::undecided(in_force, trouble);
         }
+        let name = match ImageName::parse(&image.reference) {
+            Ok(name) => name,
+            Err(error) => {
+                let text = format!("{}: {error}", image.role);
+                return Vetting::undecided(in_force, Trouble::Call(text));
+            }
+        };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
         let covering = policies.applicable(&Subject { name: &name, namespace });
         let shown = match &name {
@@ -110,13 +110,11 @@ impl Vetter {
     }
 
     async fn decide(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
-        if case.policies.is_empty() {
-            return case.unmatched();
-        }
         // What needs no evidence is said first: a deny rule beats every proof.
         let plain: Vec<_> = case.policies.iter().copied().filter(|policy| !policy.needs_evidence()).collect();
-        let said = case.judge(&plain, &[], &[]);
-        if said.decision != Decision::Allowed || plain.len() == case.policies.len() {
+        let said = if case.policies.is_empty() { case.unmatched() } else { case.judge(&plain, &[], &[]) };
+        let needs_no_evidence = plain.len() == case.policies.len();
+        if said.decision != Decision::Allowed || (needs_no_evidence && !case.may_be_denied()) {
             return said;
         }
         let result = match case.context.kind {
@@ -199,48 +197,74 @@ impl Vetter {
 
     /// A create, by an ID: the ID is tied to a digest by a walk, whatever the runtime lists.
     async fn created(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
-        let named = ImageName::parse(&image.named).map_err(|error| Trouble::Call(error.to_string()))?;
-        let candidates = self.candidates(case, &named).await?;
-        let mut refused: Option<Vetting> = None;
-        let mut trouble: Option<Trouble> = None;
+        let id = self.id_of(case, image).await?;
+        let candidates = self.candidates(case, id, image).await?;
+        let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
             let credential = self.credentials.find(&candidate.repository.repo_name(), case.context.namespace);
             let visit = self.visit(case, &candidate.repository, credential);
-            let ties = match self.ties(&named, candidate.root, &visit).await {
-                Ok(ties) => ties,
+            let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+            let tie = match self.identities.of_id(candidate.root, id, sources, visit.by).await {
+                Ok(tie) => tie,
                 Err(why) => {
                     // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
                     trouble = trouble.or(Some(why));
                     continue;
                 }
             };
-            match self.proven(case, &visit, ties).await {
-                Ok(vetting) if vetting.decision == Decision::Allowed => return Ok(vetting),
-                Ok(vetting) => refused = refused.or(Some(vetting)),
+            // Under another of its digests the image may be denied: that is not outweighed by this one.
+            if let Some(denied) = case.denied_by_digest(std::slice::from_ref(&tie)) {
+                return Ok(denied);
+            }
+            if allowed.is_some() {
+                continue;
+            }
+            match self.proven(case, &visit, vec![tie]).await {
+                Ok(vetting) if vetting.decision != Decision::Allowed => refused = refused.or(Some(vetting)),
+                Ok(vetting) if case.may_be_denied() => allowed = Some(vetting),
+                Ok(vetting) => return Ok(vetting),
                 Err(why) => trouble = trouble.or(Some(why)),
             }
+        }
+        if let Some(allowed) = allowed {
+            return Ok(allowed);
         }
         match (trouble, refused) {
             // An image that was decided about, and suggestions that led nowhere.
             (Some(Trouble::Walk(_)) | None, Some(refused)) => Ok(refused),
             (Some(trouble), _) => Err(trouble),
             (None, None) => Err(Trouble::Call(format!(
-                "expected the runtime to list a digest for {named}, found none; pull the image by its name"
+                "expected the runtime to list a digest for image {id}, found none; pull the image by its name"
             ))),
         }
     }
 
-    async fn ties(&self, named: &ImageName, root: Digest, visit: &Visit) -> Result<Vec<Tie>, Trouble> {
-        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
-        match named {
-            ImageName::Id(id) => Ok(vec![self.identities.of_id(root, *id, sources, visit.by).await?]),
-            _ => self.identities.on_this_platform(root, sources, visit.by).await,
+    /// The ID of what a create names. A repository@digest (CRI-O up to 1.34) is asked of the runtime: what it has
+    /// under that name is what it would run, whether the name tells the truth or not.
+    async fn id_of(&self, case: &Case<'_>, image: &ImageUse) -> Result<ImageId, Trouble> {
+        if let Ok(id) = ImageId::parse(&image.named) {
+            return Ok(id);
         }
+        let listed = self.node.image_status(&image.named).await.map_err(Trouble::Runtime)?;
+        listed.and_then(|listed| ImageId::parse(&listed.id).ok()).ok_or_else(|| {
+            Trouble::Runtime(format!("the runtime has no image {}; pull the image by its name", case.shown))
+        })
     }
 
     /// Digests that an image may have, most likely first.
-    async fn candidates(&self, case: &Case<'_>, named: &ImageName) -> Result<Vec<Candidate>, Trouble> {
+    async fn candidates(
+        &self,
+        case: &Case<'_>,
+        id: ImageId,
+        image: &ImageUse,
+    ) -> Result<Vec<Candidate>, Trouble> {
         let reference = case.reference();
+        // The pod, or else the call, names a digest: nothing else will do.
+        let named = Reference::parse(&image.named).ok().filter(|named| named.digest().is_some());
+        let fixed = reference.filter(|reference| reference.digest().is_some()).or(named.as_ref());
+        if let Some((fixed, root)) = fixed.and_then(|fixed| Some((fixed, fixed.digest()?))) {
+            return Ok(vec![Candidate { root, repository: reference.unwrap_or(fixed).clone() }]);
+        }
         let mut candidates = Vec::new();
         let mut add = |root: Digest, repository: &Reference| {
             // The policy is the reference's: so is the place where its evidence is.
@@ -249,46 +273,21 @@ impl Vetter {
                 candidates.push(Candidate { root, repository });
             }
         };
-        match (named, reference.and_then(Reference::digest)) {
-            // The pod names a digest: nothing else will do.
-            (_, Some(digest)) => {
-                if let Some(reference) = reference {
-                    add(digest, reference);
-                }
-                return Ok(candidates);
+        if let Some(reference) = reference {
+            for tie in self.proofs.ties_of_id(&id, Instant::now()) {
+                add(tie.root(), reference);
             }
-            (ImageName::Reference(named), None) => {
-                let digest = named.digest().ok_or_else(|| {
-                    Trouble::Call(format!(
-                        "expected CreateContainer to name an image ID or repository@digest, found {named}; use a kubelet"
-                    ))
-                })?;
-                add(digest, named);
-                return Ok(candidates);
-            }
-            (ImageName::Empty, None) => {
-                return Err(Trouble::Call(
-                    "expected CreateContainer to name an image, found no name".to_owned(),
-                ));
-            }
-            (ImageName::Id(id), None) => {
-                if let Some(reference) = reference {
-                    for tie in self.proofs.ties_of_id(id, Instant::now()) {
-                        add(tie.root(), reference);
-                    }
-                }
-                let listed = self.node.image_status(&id.to_string()).await.map_err(Trouble::Runtime)?;
-                let listed = listed.ok_or_else(|| {
-                    Trouble::Runtime(format!("the runtime has no image {id}; pull the image by its name"))
-                })?;
-                let digests = listed.repo_digests.iter().filter_map(|name| Reference::parse(name).ok());
-                let (same, other): (Vec<_>, Vec<_>) =
-                    digests.partition(|name| reference.is_some_and(|r| r.repo_name() == name.repo_name()));
-                for name in same.iter().chain(&other) {
-                    if let Some(digest) = name.digest() {
-                        add(digest, name);
-                    }
-                }
+        }
+        let listed = self.node.image_status(&id.to_string()).await.map_err(Trouble::Runtime)?;
+        let listed = listed.ok_or_else(|| {
+            Trouble::Runtime(format!("the runtime has no image {id}; pull the image by its name"))
+        })?;
+        let digests = listed.repo_digests.iter().filter_map(|name| Reference::parse(name).ok());
+        let (same, other): (Vec<_>, Vec<_>) =
+            digests.partition(|name| reference.is_some_and(|r| r.repo_name() == name.repo_name()));
+        for name in same.iter().chain(&other) {
+            if let Some(digest) = name.digest() {
+                add(digest, name);
             }
         }
         if let (true, Some(reference)) = (candidates.is_empty(), reference) {
@@ -304,13 +303,8 @@ impl Vetter {
     /// Holds the policies against the evidence about each of the images a digest may be on this platform. The
     /// answer is the first one's, which the runtime takes; only images that are allowed are among its ties.
     async fn proven(&self, case: &Case<'_>, visit: &Visit, ties: Vec<Tie>) -> Result<Vetting, Trouble> {
-        // A deny rule by digest beats every proof.
-        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
-        if let (Ok(policies), namespace) = (&case.in_force.policies, case.namespace())
-            && let Some(policy) = policies.denies(&Subject { name: &case.name, namespace }, &digests)
-        {
-            let denied = case.judge(&[policy], &digests, &[]);
-            return Ok(Vetting { digest: digests.first().copied(), ..denied });
+        if let Some(denied) = case.denied_by_digest(&ties) {
+            return Ok(denied);
         }
         let fresh = Wanted::Fresh(case.in_force.config.vetting.fresh_for);
         let (mut answer, mut allowed) = (None, Vec::new());
@@ -340,6 +334,10 @@ impl Vetter {
         wanted: Wanted,
     ) -> Result<(Vetting, bool), Trouble> {
         let digests = tie.digests();
+        if !case.policies.iter().any(|policy| policy.needs_evidence()) {
+            let plain = || case.judge(&case.policies, &digests, &[]);
+            return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
+        }
         let (mut signatures, mut trouble, mut held) = (Vec::<SimpleSigning>::new(), None, false);
         let mut vetting = None;
         // `cosign sign` signs the digest it is given, usually the index: that is asked for first.

@@ -9,7 +9,13 @@
     reason = "a test reports what went wrong by panicking"
 )]
 
+mod credentials;
+mod figures;
 mod gate;
 mod identity;
+mod metrics;
+mod names;
 mod parts;
+mod pause;
 mod support;
+mod wire;

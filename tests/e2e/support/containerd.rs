@@ -27,13 +27,8 @@ impl Containerd {
         let dir = peers.path().join("containerd");
         fs::create_dir_all(&dir).unwrap();
         let pause = Image::says(peers, "pause").push(registry, "pause", "test");
-        let server = format!("http://{}", registry.address());
-        let mirror =
-            format!("server = \"{server}\"\n[host.\"{server}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
         for name in [registry.address(), "_default"] {
-            let hosts = dir.join("certs.d").join(name);
-            fs::create_dir_all(&hosts).unwrap();
-            fs::write(hosts.join("hosts.toml"), &mirror).unwrap();
+            lead_to(&dir, name, registry);
         }
         fs::create_dir_all(dir.join("cni")).unwrap();
         fs::write(dir.join("cni/10-ptp.conflist"), NETWORK.replace("DIR", dir.to_str().unwrap())).unwrap();
@@ -66,6 +61,11 @@ impl Containerd {
         let crictl = containerd.crictl.clone();
         containerd.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
         containerd
+    }
+
+    /// Lets it pull from another registry as well.
+    pub fn may_pull_from(&self, registry: &Registry) {
+        lead_to(self.socket.parent().unwrap(), registry.address(), registry);
     }
 
     pub fn socket(&self) -> &Path {
@@ -103,6 +103,16 @@ impl Containerd {
     pub fn crictl(&self) -> &Crictl {
         &self.crictl
     }
+}
+
+/// What is pulled from a registry called `name` comes from `registry`.
+fn lead_to(dir: &Path, name: &str, registry: &Registry) {
+    let server = format!("http://{}", registry.address());
+    let mirror =
+        format!("server = \"{server}\"\n[host.\"{server}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+    let hosts = dir.join("certs.d").join(name);
+    fs::create_dir_all(&hosts).unwrap();
+    fs::write(hosts.join("hosts.toml"), mirror).unwrap();
 }
 
 /// Pods with a network of their own reach the node and nothing else.

@@ -1,6 +1,8 @@
 //! Real cosign, with keys and without any service.
 
 use super::peers::Peers;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -51,6 +53,20 @@ impl Cosign {
         args.extend_from_slice(extra);
         args.push(by_digest);
         self.run(args);
+    }
+
+    /// Verifies as a user would who has the public key.
+    pub fn verify(&self, key: &Key, reference: &str) {
+        let public = key.private.with_extension("pub");
+        self.run(["verify", "--insecure-ignore-tlog=true", "--key", public.to_str().unwrap(), reference]);
+    }
+
+    /// Has cosign show this `user:password` to a registry.
+    pub fn log_in(&self, registry: &str, login: &str) {
+        let docker = self.dir.join(".docker");
+        std::fs::create_dir_all(&docker).unwrap();
+        let config = serde_json::json!({"auths": {registry: {"auth": STANDARD.encode(login)}}});
+        std::fs::write(docker.join("config.json"), config.to_string()).unwrap();
     }
 
     fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) {

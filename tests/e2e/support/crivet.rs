@@ -147,6 +147,15 @@ impl Crivet {
         self.daemon.kill();
     }
 
+    /// Ends the vetter, which the relay starts anew.
+    pub fn kill_vetter(&self) {
+        let relay = self.pid();
+        let children = fs::read_to_string(format!("/proc/{relay}/task/{relay}/children")).unwrap();
+        let vetter = children.split_whitespace().next().expect("a vetter is running").parse().unwrap();
+        let vetter = rustix::process::Pid::from_raw(vetter).unwrap();
+        rustix::process::kill_process(vetter, rustix::process::Signal::KILL).unwrap();
+    }
+
     /// The audit records so far.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("audit.jsonl")).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 pub mod containerd;
 pub mod cosign;
+pub mod cri;
 pub mod crictl;
 pub mod critest;
 pub mod crivet;
@@ -11,6 +12,7 @@ pub mod image;
 pub mod kubelet;
 pub mod node;
 pub mod peers;
+pub mod recorder;
 pub mod registry;
 pub mod scratch;
 

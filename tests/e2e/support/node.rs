@@ -27,11 +27,27 @@ pub struct Setup<'a> {
     pub settings: &'a str,
     pub rust_log: &'a str,
     pub pause_is_signed: bool,
+    /// Whether containerd pulled it by itself before crivet came.
+    pub pause_is_there: bool,
+}
+
+impl Setup<'_> {
+    /// containerd 2 says which image it pins, and so the pause image's name, only once it has that image.
+    pub fn on_containerd_2() -> Self {
+        Self { containerd: "2", pause_is_there: true, ..Self::default() }
+    }
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { containerd: "1.6", mode: "enforce", settings: "", rust_log: "info", pause_is_signed: true }
+        Self {
+            containerd: "1.6",
+            mode: "enforce",
+            settings: "",
+            rust_log: "info",
+            pause_is_signed: true,
+            pause_is_there: false,
+        }
     }
 }
 
@@ -49,6 +65,9 @@ impl Node {
         let key = cosign.generate_key("key");
         if setup.pause_is_signed {
             cosign.sign(&key, &containerd.pause().by_digest, &[]);
+        }
+        if setup.pause_is_there {
+            containerd.crictl().pull(&containerd.pause().reference).unwrap();
         }
         let all = key_policy("all", &format!("{}/**", registry.address()), &key);
         let settings = setup.settings.replace("REGISTRY", registry.address());

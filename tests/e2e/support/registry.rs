@@ -3,12 +3,15 @@
 use super::daemon::Daemon;
 use super::http;
 use super::peers::Peers;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 pub struct Registry {
     daemon: Daemon,
     address: String,
+    authorization: Option<String>,
 }
 
 /// `sha256:<hex>` of some bytes.
@@ -19,12 +22,27 @@ pub fn digest(bytes: &[u8]) -> String {
 
 impl Registry {
     pub fn start(peers: &Peers) -> Self {
+        Self::start_with(peers, None)
+    }
+
+    /// A registry that wants HTTP basic authentication for everything: `user:password`, and its htpasswd line.
+    pub fn start_private(peers: &Peers, login: &str, htpasswd: &str) -> Self {
+        Self::start_with(peers, Some((login, htpasswd)))
+    }
+
+    fn start_with(peers: &Peers, login: Option<(&str, &str)>) -> Self {
         let address = format!("127.0.0.1:{}", super::free_port());
         let dir = peers.path().join(format!("registry-{}", address.replace(':', "-")));
         std::fs::create_dir(&dir).unwrap();
         let config = dir.join("config.yml");
+        let auth = login.map_or(String::new(), |(_, htpasswd)| {
+            let file = dir.join("htpasswd");
+            std::fs::write(&file, htpasswd).unwrap();
+            format!("auth: {{htpasswd: {{realm: e2e, path: {}}}}}\n", file.display())
+        });
+        let authorization = login.map(|(login, _)| format!("Basic {}", STANDARD.encode(login)));
         let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n{auth}",
             dir.join("storage").display()
         );
         std::fs::write(&config, text).unwrap();
@@ -37,10 +55,12 @@ impl Registry {
                 &[],
             ),
             address,
+            authorization,
         };
         let address = registry.address.clone();
         registry.daemon.wait_ready(Duration::from_secs(20), || {
-            http::request(&address, "GET", "/v2/", &[], &[]).is_ok_and(|reply| reply.status == 200)
+            http::request(&address, "GET", "/v2/", &[], &[])
+                .is_ok_and(|reply| [200, 401].contains(&reply.status))
         });
         registry
     }
@@ -55,6 +75,14 @@ impl Registry {
         let log = self.daemon.log();
         let quoted = log.lines().filter_map(|line| line.split('"').nth(1));
         quoted.filter_map(|r| r.split_once(" HTTP/")).map(|(request, _)| request.to_owned()).collect()
+    }
+
+    /// The requests of one program, by how its `User-Agent` starts, oldest first.
+    pub fn requests_of(&self, agent: &str) -> Vec<String> {
+        let log = self.daemon.log();
+        let fields = log.lines().map(|line| line.split('"').collect::<Vec<_>>());
+        let of_agent = fields.filter(|f| f.get(5).is_some_and(|found| found.starts_with(agent)));
+        of_agent.filter_map(|f| f[1].split_once(" HTTP/").map(|(request, _)| request.to_owned())).collect()
     }
 
     /// The registry goes away; what asks it meets a refused connection.
@@ -97,7 +125,9 @@ impl Registry {
         body: &[u8],
         want: u16,
     ) -> http::Reply {
-        let reply = http::request(&self.address, method, target, headers, body)
+        let authorization = self.authorization.as_ref().map(|value| ("Authorization", value.as_str()));
+        let headers: Vec<_> = headers.iter().copied().chain(authorization).collect();
+        let reply = http::request(&self.address, method, target, &headers, body)
             .unwrap_or_else(|error| panic!("{method} {target}: {error}"));
         let text = String::from_utf8_lossy(&reply.body).into_owned();
         assert_eq!(reply.status, want, "{method} {target}: {text}");

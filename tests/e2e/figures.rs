@@ -1,0 +1,90 @@
+//! How much a vetting costs, in counts that do not depend on the machine. The times are printed, never asserted.
+
+use crate::support::cri::Cri;
+use crate::support::node::Node;
+use std::time::Instant;
+
+const AT_ONCE: usize = 200;
+
+fn print(text: &str) {
+    use std::io::Write as _;
+    // Past the test runner's capture: the figures are wanted of a run that passes, too.
+    let _ = writeln!(std::io::stderr(), "figures: {text}");
+}
+
+/// The requests that `work` causes, as `crivet/…` or `cosign/…` makes them.
+fn requests_of(node: &Node, agent: &str, work: impl FnOnce()) -> Vec<String> {
+    let before = node.registry.requests_of(agent).len();
+    work();
+    node.registry.requests_of(agent).split_off(before)
+}
+
+#[test]
+fn a_cold_vetting_costs_no_more_requests_than_cosign_verify_and_the_walk() {
+    let Some(node) = Node::enforcing() else { return };
+    let pulled = node.push_signed("pulled", &node.says("pulled"));
+    let created = node.push_signed("created", &node.says("created").file("n", "2"));
+    // The pause image is another matter.
+    let pod = node.crictl().sandbox("cold").unwrap();
+
+    let began = Instant::now();
+    let cosign = requests_of(&node, "cosign/", || node.cosign.verify(&node.key, &pulled.reference));
+    let cosign_took = began.elapsed();
+    let pull = requests_of(&node, "crivet/", || drop(node.crictl().pull(&pulled.reference).unwrap()));
+    node.preload(&created.reference);
+    let create = requests_of(&node, "crivet/", || drop(node.crictl().create("c", &pod, &created).unwrap()));
+    let again =
+        requests_of(&node, "crivet/", || drop(node.crictl().create("again", &pod, &created).unwrap()));
+
+    print(&format!("cosign verify: {} requests, {cosign_took:?}: {cosign:?}", cosign.len()));
+    print(&format!("cold pull: {} requests of crivet's: {pull:?}", pull.len()));
+    print(&format!("cold create of what is there: {} requests of crivet's: {create:?}", create.len()));
+    for (image, what) in [(&pulled, "pull"), (&created, "create")] {
+        let of_image = |r: &&serde_json::Value| r["digest"] == image.digest.as_str();
+        let record = crate::support::wait_for("the record", std::time::Duration::from_secs(5), || {
+            node.crivet.audit().iter().find(of_image).cloned()
+        });
+        print(&format!("cold {what}: vetted in {} ms", record["latencyMs"]));
+    }
+    // The tag, the walk to the config, the signatures' manifest and one payload.
+    assert!(!pull.is_empty() && pull.len() <= cosign.len() + 1, "{pull:#?} and {cosign:#?}");
+    assert_eq!(pull.len(), 4, "{pull:#?}");
+    // What the walk needs is in containerd's content store.
+    assert_eq!(create.len(), 2, "{create:#?}");
+    assert_eq!(again, [""; 0]);
+}
+
+#[test]
+fn many_creates_of_one_new_image_at_once_are_one_verification() {
+    let Some(node) = Node::enforcing() else { return };
+    let image = node.push_signed("popular", &node.says("popular"));
+    node.preload(&image.reference);
+    let pod = node.crictl().sandbox("popular").unwrap();
+    let cri = Cri::connect(&node.crivet.socket());
+    let request = |n| Cri::create_request(&format!("c{n}"), &pod, &image.id, &image.reference);
+
+    let mut made = Vec::new();
+    let began = Instant::now();
+    let requests = requests_of(&node, "crivet/", || {
+        made = cri.create_at_once((0..AT_ONCE).map(request).collect());
+    });
+    print(&format!(
+        "{AT_ONCE} creates at once: {:?}, {} requests of crivet's",
+        began.elapsed(),
+        requests.len()
+    ));
+    for answer in made {
+        answer.unwrap();
+    }
+    assert_eq!(requests.len(), 2, "{requests:#?}");
+    let chains = node.containerd.chains();
+    assert_eq!(
+        chains.values().filter(|chain| **chain == image.chain).count(),
+        AT_ONCE + sandboxes_alike(&node)
+    );
+}
+
+/// Sandboxes whose pause image has the layers that all test images without files have.
+fn sandboxes_alike(node: &Node) -> usize {
+    node.containerd.crictl().run(["pods", "--quiet"]).unwrap().lines().count()
+}
