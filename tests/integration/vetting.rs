@@ -9,5 +9,6 @@ mod pull;
 mod registry;
 mod reload;
 mod runtime;
+mod sandbox;
 mod signer;
 mod time;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crivet::limits;
 use futures_util::future::join_all;
 use http::HeaderValue;
 use prost::Message;
@@ -155,6 +156,20 @@ async fn calls_that_cannot_be_read_pass_as_they_came() {
     let said = || gate.crivet.log().matches("a call was relayed that enforce mode would refuse").count();
     until("each is said", 20, || said() >= 10).await;
     passes(&node, &gate, &node.named("app:1")).await;
+}
+
+#[tokio::test]
+async fn calls_beyond_what_waits_for_vetting_pass_and_are_counted() {
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    gate.signal_vetter("STOP");
+    let (message, more) = (pull(&node.named("app:1")).encode_to_vec(), 100);
+    let started = Instant::now();
+    let pulls = (0..limits::BESIDE_CALLS + more).map(|_| gate.client.call(PULL, &message));
+    assert!(join_all(pulls).await.iter().all(allowed));
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    gate.signal_vetter("CONT");
+    assert!(node.metric("crivet_audit_calls_not_vetted_total").await >= more as f64);
 }
 
 #[tokio::test]

@@ -93,6 +93,19 @@ async fn unsigned_image_imported_under_a_signed_image_s_digest_is_refused() {
 }
 
 #[tokio::test]
+async fn create_that_names_no_content_is_undecided_whatever_policy_says() {
+    let node = Node::new().await;
+    let gate = node.serve("mode: enforce\nunmatched: allow\n").await;
+    // The path of a checkpoint, a tag, a shortened ID, nothing.
+    for named in ["/var/lib/checkpoint.tar", "registry.invalid/app:1", "sha256:abcd", "abcdef012345", ""] {
+        let text = refusal(&gate.create(named, "registry.invalid/app:1").await);
+        assert!(text.starts_with(UNDECIDED) && text.contains("repository@digest"), "{named}: {text}");
+    }
+    assert!(node.runtime.calls(CREATE).is_empty());
+    assert!(allowed(&gate.create(&Image::new("one").id(), "registry.invalid/app:1").await));
+}
+
+#[tokio::test]
 async fn unsigned_image_volume_is_denied() {
     let (node, gate, image, name) = preloaded("").await;
     let volume = node.push("volume", "1", "files");

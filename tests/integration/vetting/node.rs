@@ -296,7 +296,7 @@ pub fn create(namespace: &str, id: &str, image: &str) -> v1::CreateContainerRequ
     }
 }
 
-fn pod(namespace: &str) -> v1::PodSandboxConfig {
+pub fn pod(namespace: &str) -> v1::PodSandboxConfig {
     let metadata = v1::PodSandboxMetadata {
         name: "web".to_owned(),
         uid: "0a1b".to_owned(),

@@ -13,6 +13,9 @@ use super::registry::Image;
 use crate::support::client::{CREATE, PULL};
 use crate::support::runtime::{Call, FakeRuntime, Seen};
 
+pub const SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
+pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
+pub const REMOVE_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
 pub const REMOVE: &str = "/runtime.v1.RuntimeService/RemoveContainer";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
@@ -32,6 +35,8 @@ pub struct State {
     chains: HashMap<String, String>,
     containers: BTreeMap<String, String>,
     made: usize,
+    /// The image that sandboxes are made of, by name.
+    pub pause: String,
     /// Puts this under each new container instead of what its image says.
     pub parent: Option<String>,
     /// containerd's containers service answers with an error.
@@ -154,6 +159,18 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             state.made += 1;
             state.containers.insert(id.clone(), image);
             v1::CreateContainerResponse { container_id: id }.encode_to_vec()
+        }
+        SANDBOX => {
+            let id = format!("s{}", state.made);
+            let image = state.find(&state.pause)?.id.clone();
+            state.made += 1;
+            state.containers.insert(id.clone(), image);
+            v1::RunPodSandboxResponse { pod_sandbox_id: id }.encode_to_vec()
+        }
+        REMOVE_SANDBOX => {
+            let id = v1::RemovePodSandboxRequest::decode(body).ok()?.pod_sandbox_id;
+            state.containers.remove(&id)?;
+            Vec::new()
         }
         REMOVE => {
             let id = v1::RemoveContainerRequest::decode(body).ok()?.container_id;

@@ -1,0 +1,82 @@
+//! RunPodSandbox in enforce mode: the pause image, which no call names.
+
+use crivet::cri::v1;
+use prost::Message;
+use serde_json::json;
+
+use super::node::{Gate, Node, allowed, pod, refusal};
+use super::registry::{Image, digest_of};
+use super::runtime::{REMOVE_SANDBOX, SANDBOX, STOP_SANDBOX};
+use crate::support::client::{Answer, PULL};
+use crate::support::framed;
+
+const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
+
+fn run() -> Vec<u8> {
+    v1::RunPodSandboxRequest { config: Some(pod("prod")) }.encode_to_vec()
+}
+
+impl Gate {
+    async fn sandbox(&self) -> Answer {
+        self.client.call(SANDBOX, &run()).await
+    }
+}
+
+/// A node in enforce mode whose sandboxes are made of `pause:1`; the image is not there yet.
+async fn node(signed: bool) -> (Node, Gate, Image) {
+    let node = Node::strict().await;
+    let image = node.push("pause", "1", "pause");
+    if signed {
+        node.registry.sign("pause", &image, &node.signer);
+    }
+    let name = node.named("pause:1");
+    node.runtime.state().pause = name.clone();
+    let gate = node.serve(&format!("mode: enforce\npauseImage: {name}\n")).await;
+    (node, gate, image)
+}
+
+#[tokio::test]
+async fn absent_pause_image_is_vetted_and_pulled_once_before_the_sandbox() {
+    let (node, gate, image) = node(true).await;
+    let answers = futures_util::future::join_all((0..20).map(|_| gate.sandbox())).await;
+    assert!(answers.iter().all(allowed), "{answers:?}");
+    assert_eq!(node.runtime.calls(PULL).len(), 1);
+    assert!(node.runtime.calls(SANDBOX).iter().all(|seen| seen.data == framed(&run())));
+    let record = node.record("the record", |r| r["kind"] == "RunPodSandbox").await;
+    assert_eq!((&record["decision"], &record["imageId"]), (&json!("allowed"), &json!(image.id())));
+}
+
+#[tokio::test]
+async fn unsigned_pause_image_is_denied_absent_or_present() {
+    let (node, gate, image) = node(false).await;
+    let text = refusal(&gate.sandbox().await);
+    assert!(
+        text.starts_with("SignatureValidationFailed: image ") && text.contains(&image.digest()),
+        "{text}"
+    );
+    assert!(node.runtime.calls(PULL).is_empty(), "it was pulled");
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.starts_with("SignatureValidationFailed: image ") && text.contains("no signature"), "{text}");
+    assert!(node.runtime.calls(SANDBOX).is_empty());
+}
+
+#[tokio::test]
+async fn sandbox_on_other_layers_is_stopped_and_removed() {
+    let (node, gate, image) = node(true).await;
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    node.runtime.state().parent = Some(digest_of(b"other layers"));
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(&image.chain()), "{text}");
+    let calls = |path| node.runtime.calls(path).len();
+    assert_eq!((calls(STOP_SANDBOX), calls(REMOVE_SANDBOX), node.runtime.containers()), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn pause_image_that_is_not_known_leaves_sandboxes_undecided() {
+    let node = Node::strict().await;
+    let gate = node.enforce().await;
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("set pauseImage"), "{text}");
+    assert!(node.runtime.calls(SANDBOX).is_empty());
+}
