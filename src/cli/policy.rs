@@ -33,7 +33,7 @@ pub fn run(command: &Command) -> ExitCode {
     crate::logging::to_stderr();
     let path = match path {
         Some(path) => Ok(path.clone()),
-        None => policy_dir(config),
+        None => policy_dir(config).map_err(|error| vec![error]),
     };
     match path.and_then(|path| read_policies(&path)) {
         Ok(set) => {
@@ -44,8 +44,8 @@ pub fn run(command: &Command) -> ExitCode {
             let _ = writeln!(io::stdout(), "ok: {policies}, policy set {}", set.hash());
             ExitCode::SUCCESS
         }
-        Err(errors) => {
-            let _ = writeln!(io::stdout(), "{errors}");
+        Err(faults) => {
+            let _ = writeln!(io::stdout(), "{}", faults.join("\n"));
             ExitCode::FAILURE
         }
     }
@@ -62,13 +62,13 @@ fn policy_dir(config: &Path) -> Result<PathBuf, String> {
 /// The policies of a file or folder.
 ///
 /// # Errors
-/// What is wrong with them.
-pub fn read_policies(path: &Path) -> Result<Arc<PolicySet>, String> {
+/// What is wrong with them, each fault one line.
+pub fn read_policies(path: &Path) -> Result<Arc<PolicySet>, Vec<String>> {
     if path.is_dir() {
         return from_folder(path).map(|(set, _)| set);
     }
     let bytes = files::read_guarded(path, "POLICY_SET_BYTES", limits::POLICY_SET_BYTES)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| vec![error.to_string()])?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     compile(&[files::SourceFile { name, bytes }])
 }

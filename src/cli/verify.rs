@@ -56,7 +56,7 @@ pub struct Arguments {
 enum Output {
     /// For people
     Text,
-    /// One JSON array, one object per image
+    /// One JSON object: `images`, and how many `registryRequests` it took
     Json,
 }
 
@@ -104,7 +104,8 @@ fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<InForce, Str
             }
         }
     };
-    let policies = read_policies(policy.unwrap_or(&config.policy_dir))?;
+    let policies = read_policies(policy.unwrap_or(&config.policy_dir));
+    let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
     Ok(InForce { config, policies: Ok(policies), registry })
 }

@@ -48,6 +48,9 @@ pub async fn vet_then_forward(
             Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await?,
             Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await?,
         };
+        if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
+            look::possible(relay).await?;
+        }
         let answer = forward(upstream, service, head, body, &permit).await?;
         if answer.succeeded() {
             match vetted {

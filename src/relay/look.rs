@@ -1,6 +1,11 @@
 //! The look after a create: containerd makes a container from what a *name* points at by then, not from the ID
 //! it was given. The snapshot under the finished container tells the truth.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Relay;
 use crate::cri::methods::Vetted;
 use crate::cri::reply::Reply;
@@ -21,6 +26,38 @@ pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), String>
         "the runtime made the container on layers {} instead of the vetted image's {chain_id}; the image's name moved meanwhile, try again",
         if snapshot.parent.is_empty() { "(none)" } else { &snapshot.parent }
     ))
+}
+
+/// How long the runtime's name is believed.
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
+
+/// Whether containers of this runtime can be looked at.
+#[derive(Default)]
+pub struct Looks {
+    is_crio: Mutex<Option<(bool, Instant)>>,
+}
+
+/// Refuses before anything is made what could not be looked at afterwards: CRI-O has no services to ask.
+pub async fn possible(relay: &Relay) -> Result<(), Reply> {
+    let known = *relay.looks.is_crio.lock().unwrap_or_else(PoisonError::into_inner);
+    let believed = known.filter(|(_, since)| since.elapsed() < BELIEVED_FOR).map(|(is_crio, _)| is_crio);
+    let is_crio = match believed {
+        Some(is_crio) => is_crio,
+        // A runtime that does not answer will not make anything either.
+        None => {
+            let Ok(version) = relay.runtime.version().await else { return Ok(()) };
+            let is_crio = version.runtime_name == "cri-o";
+            *relay.looks.is_crio.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((is_crio, Instant::now()));
+            is_crio
+        }
+    };
+    match is_crio {
+        true => Err(Reply::undecided(
+            "the runtime is CRI-O, whose containers this crivet cannot look at after they were made; use mode: audit",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// As [`look`]; removes what does not hold, and answers undecided.

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::keeper::Vetter;
+use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
 use self::upstream::{Endpoints, Upstream};
@@ -76,6 +77,8 @@ pub struct Relay {
     pub metrics: Arc<RelayMetrics>,
     /// The pod sandboxes' image.
     pub pause: PauseImage,
+    /// Whether what was made can be looked at.
+    pub looks: Looks,
     /// Cancelled at shutdown, first: server streams end.
     pub stop_streams: CancellationToken,
     /// Cancelled at shutdown, after the drain: calls end as Unavailable.
@@ -113,6 +116,7 @@ impl Relay {
             permits: parts.permits,
             metrics: parts.metrics,
             pause: PauseImage::new(parts.pause_image),
+            looks: Looks::default(),
             stop_streams: CancellationToken::new(),
             stop_calls: CancellationToken::new(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),

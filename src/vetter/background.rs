@@ -9,11 +9,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
 use super::trouble::Trouble;
+use crate::image::Digest;
 use crate::limits;
-use crate::registry::{Cause, FetchError};
+use crate::registry::{Cause, Credential, FetchError};
 
 /// How long a host that answered 429 is left alone, where it does not say.
 const LEFT_ALONE: Duration = Duration::from_secs(600);
+/// How long a tag is believed to point where it did.
+const A_MOMENT: Duration = Duration::from_secs(5);
 /// Longest that a host is left alone on its own word.
 const LONGEST_ALONE: Duration = Duration::from_secs(6 * 3600);
 /// One more request may be sent to a host each time this has passed.
@@ -22,6 +25,8 @@ const REFILL: Duration = Duration::from_secs(60 / limits::BACKGROUND_REQUESTS_PE
 /// The budgets of all hosts.
 pub struct Background {
     hosts: Mutex<HashMap<String, Host>>,
+    /// What tags pointed at a moment ago, by reference and credential.
+    tags: Mutex<HashMap<(String, Credential), (Digest, Instant)>>,
     /// Vettings under way at once: the vetter's time belongs to live calls too.
     places: Semaphore,
 }
@@ -44,7 +49,11 @@ enum Turn {
 
 impl Default for Background {
     fn default() -> Background {
-        Background { hosts: Mutex::default(), places: Semaphore::new(limits::BACKGROUND_VETTINGS) }
+        Background {
+            hosts: Mutex::default(),
+            tags: Mutex::default(),
+            places: Semaphore::new(limits::BACKGROUND_VETTINGS),
+        }
     }
 }
 
@@ -52,6 +61,22 @@ impl Background {
     /// A place for one vetting.
     pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
         self.places.acquire().await.ok()
+    }
+
+    /// What a tag pointed at a moment ago: many pods of one image are asked about one after the other.
+    pub fn resolved(&self, reference: &str, credential: &Credential, now: Instant) -> Option<Digest> {
+        let tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let (digest, since) = tags.get(&(reference.to_owned(), credential.clone()))?;
+        (now.duration_since(*since) < A_MOMENT).then_some(*digest)
+    }
+
+    /// Keeps, for a moment, what a tag points at.
+    pub fn keep(&self, reference: String, credential: Credential, digest: Digest, now: Instant) {
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        tags.retain(|_, (_, since)| now.duration_since(*since) < A_MOMENT);
+        if tags.len() < limits::QUESTIONS {
+            tags.insert((reference, credential), (digest, now));
+        }
     }
 
     fn turn(&self, host: &str, now: Instant) -> Turn {

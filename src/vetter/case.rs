@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::trouble::Trouble;
-use super::wire::{Auth, Kind};
+use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
+use crate::limits;
 use crate::policy::{Check, Judgement, Policy, PolicySet, Subject};
 use crate::registry::Client;
 use crate::verify::SimpleSigning;
@@ -135,6 +136,11 @@ impl<'a> Case<'a> {
         self.context.answer_by.max(Instant::now() + longest)
     }
 
+    /// Nobody waits beside a call.
+    pub fn answer_by(&self) -> Instant {
+        if self.context.beside { self.work_by() } else { self.context.answer_by }
+    }
+
     pub fn unmatched(&self) -> Vetting {
         match self.in_force.config.unmatched {
             Unmatched::Allow => self.allowed(Vec::new()),
@@ -223,6 +229,13 @@ impl<'a> Case<'a> {
 }
 
 impl Vetting {
+    /// An image whose vetting is not done when the answer is due.
+    pub fn late(in_force: &InForce, image: &ImageUse) -> Vetting {
+        let name = if image.reference.is_empty() { &image.named } else { &image.reference };
+        let shown: String = name.escape_debug().take(limits::QUOTED_CHARS).collect();
+        Vetting::undecided(in_force, Trouble::Call(format!("image {shown}: {}", Trouble::Late)))
+    }
+
     pub(super) fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
         Vetting {
             decision: Decision::Undecided,

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::background::Guest;
 use super::flight::Flights;
 use super::trouble::Trouble;
-use crate::image::{Digest, Reference};
+use super::visit::Visit;
+use crate::image::Digest;
 use crate::limits;
 use crate::proofs::{DENIED_FOR, Proofs};
-use crate::registry::{Cap, Client, Credential};
+use crate::registry::{Cap, Credential};
 use crate::verify::{SignatureManifest, SimpleSigning};
 
 /// What was found on a digest in a repository.
@@ -25,26 +26,25 @@ pub struct Evidence {
     pub held_since: Option<Instant>,
 }
 
-/// Digest, repository, credential: what one credential is told is not another's answer.
-type Key = (Digest, String, Credential);
+/// What is asked about, and how.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Where the evidence is looked for, and as whom.
+    pub visit: &'a Visit,
+    /// What it has to be about.
+    pub digest: Digest,
+    /// Waited for until then; what is held has to do otherwise.
+    pub answer_by: Instant,
+}
+
+/// Digest, repository, credential: what one credential is told is not another's answer. And whether nobody waits: a
+/// live call does not wait for a guest.
+type Key = (Digest, String, Credential, bool);
 
 /// Fetches evidence and keeps it in the proofs.
 pub struct Evidences {
     flights: Flights<Key, Result<Evidence, Trouble>>,
     proofs: Arc<Proofs>,
-}
-
-/// Where evidence is looked for, and as whom.
-#[derive(Clone, Copy)]
-pub struct Place<'a> {
-    /// Speaks to the registry.
-    pub registry: &'a Arc<Client>,
-    /// The repository.
-    pub repository: &'a Reference,
-    /// Shown to the registry.
-    pub credential: &'a Credential,
-    /// Set where nobody waits.
-    pub guest: Option<&'a Guest>,
 }
 
 /// How old kept evidence may be.
@@ -62,19 +62,13 @@ impl Evidences {
         Evidences { flights: Flights::default(), proofs }
     }
 
-    /// The evidence about `digest` in `repository`.
+    /// The evidence about a digest in a repository.
     ///
     /// # Errors
     /// It could not be fetched; what is held, however old, is then still in the proofs.
-    pub async fn about(
-        &self,
-        place: Place<'_>,
-        digest: Digest,
-        wanted: Wanted,
-        deadline: Instant,
-    ) -> Result<Evidence, Trouble> {
-        let Place { registry, repository, credential, guest } = place;
-        let (name, now) = (repository.repo_name(), Instant::now());
+    pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Evidence, Trouble> {
+        let Question { visit, digest, answer_by } = question;
+        let (name, now) = (visit.repository.repo_name(), Instant::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
             Wanted::Anew => DENIED_FOR,
@@ -84,26 +78,12 @@ impl Evidences {
         {
             return Ok(held);
         }
-        if self.proofs.none(&digest, &name, credential, now) {
+        if self.proofs.none(&digest, &name, &visit.credential, now) {
             return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: Some(now) });
         }
-        if let Some(guest) = guest {
-            guest.turn(deadline).await?;
-        }
-        let key = (digest, name, credential.clone());
-        let work = fetch(
-            Arc::clone(registry),
-            Arc::clone(&self.proofs),
-            repository.clone(),
-            digest,
-            credential.clone(),
-            deadline,
-        );
-        let found = self.flights.join(key, deadline, work).await.unwrap_or(Err(Trouble::Late));
-        if let (Some(guest), Err(Trouble::Fetch(error))) = (guest, &found) {
-            guest.told(error);
-        }
-        found
+        let fetch = Fetch { visit: visit.clone(), proofs: Arc::clone(&self.proofs), digest };
+        let key = (digest, name, visit.credential.clone(), visit.guest.is_some());
+        self.flights.join(key, answer_by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
     }
 
     /// What is held, however old.
@@ -113,53 +93,69 @@ impl Evidences {
     }
 }
 
-/// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
-async fn fetch(
-    registry: Arc<Client>,
+/// One fetch, for all who wait for it.
+struct Fetch {
+    visit: Visit,
     proofs: Arc<Proofs>,
-    repository: Reference,
     digest: Digest,
-    credential: Credential,
-    deadline: Instant,
-) -> Result<Evidence, Trouble> {
-    let tag = format!("sha256-{}.sig", digest.hex());
-    let name = repository.repo_name();
-    let manifest = match registry.manifest_by_tag(&repository, &tag, &credential, deadline).await {
-        Ok(manifest) => manifest,
-        Err(error) if error.is_not_found() => {
-            proofs.keep_none(digest, &name, &credential, Instant::now());
-            return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: None });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
-    let mut payloads: Vec<(Digest, bytes::Bytes)> = Vec::new();
-    for layer in SignatureManifest::parse(&manifest.bytes)? {
-        let payload = layer.descriptor.digest;
-        // Several signers often sign the same bytes.
-        let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
-        let bytes = match known {
-            Some(bytes) => bytes,
-            None => match registry
-                .blob(&repository, &payload, Cap::SIGNATURE_PAYLOAD, &credential, deadline)
-                .await
-            {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    incomplete = Some(error.into());
-                    continue;
-                }
-            },
+}
+
+impl Fetch {
+    /// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
+    async fn run(self) -> Result<Evidence, Trouble> {
+        let manifest = match self.manifest().await {
+            Ok(manifest) => manifest,
+            Err(Trouble::Fetch(error)) if error.is_not_found() => {
+                self.keep_none();
+                return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: None });
+            }
+            Err(trouble) => return Err(trouble),
         };
-        payloads.push((payload, bytes.clone()));
-        signatures.push(SimpleSigning { payload: bytes.to_vec(), signature: layer.signature });
+        let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
+        let mut payloads: Vec<(Digest, Bytes)> = Vec::new();
+        for layer in SignatureManifest::parse(&manifest)? {
+            let payload = layer.descriptor.digest;
+            // Several signers often sign the same bytes.
+            let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
+            let bytes = match known {
+                Some(bytes) => bytes,
+                None => match self.visit.blob(&payload, Cap::SIGNATURE_PAYLOAD).await {
+                    Ok(bytes) => bytes,
+                    Err(trouble) => {
+                        incomplete = Some(trouble);
+                        continue;
+                    }
+                },
+            };
+            payloads.push((payload, bytes.clone()));
+            signatures.push(SimpleSigning { payload: bytes.to_vec(), signature: layer.signature });
+        }
+        debug_assert!(signatures.len() <= limits::SIGNATURES);
+        if signatures.is_empty() && incomplete.is_none() {
+            self.keep_none();
+        }
+        if !signatures.is_empty() && incomplete.is_none() {
+            let name = self.visit.repository.repo_name();
+            self.proofs.keep_signatures(self.digest, &name, signatures.clone(), Instant::now());
+        }
+        Ok(Evidence { signatures: signatures.into(), incomplete, held_since: None })
     }
-    debug_assert!(signatures.len() <= limits::SIGNATURES);
-    if signatures.is_empty() && incomplete.is_none() {
-        proofs.keep_none(digest, &name, &credential, Instant::now());
+
+    async fn manifest(&self) -> Result<Bytes, Trouble> {
+        let tag = format!("sha256-{}.sig", self.digest.hex());
+        if self.visit.guest.is_some() {
+            // GET only what HEAD says is there: GET is what registries count.
+            self.visit.head(&tag).await?;
+        }
+        Ok(self.visit.manifest_by_tag(&tag).await?.bytes)
     }
-    if !signatures.is_empty() && incomplete.is_none() {
-        proofs.keep_signatures(digest, &name, signatures.clone(), Instant::now());
+
+    fn keep_none(&self) {
+        self.proofs.keep_none(
+            self.digest,
+            &self.visit.repository.repo_name(),
+            &self.visit.credential,
+            Instant::now(),
+        );
     }
-    Ok(Evidence { signatures: signatures.into(), incomplete, held_since: None })
 }

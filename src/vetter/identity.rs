@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::background::Guest;
 use super::flight::Flights;
 use super::node::Node;
 use super::trouble::Trouble;
-use crate::image::{Content, Digest, ImageId, Need, Platform, Reference, Step, Target, Tie, Walk, WalkError};
+use super::visit::Visit;
+use crate::image::{Content, Digest, ImageId, Need, Platform, Step, Target, Tie, Walk, WalkError};
 use crate::limits;
 use crate::proofs::Proofs;
-use crate::registry::{Cap, Client, Credential};
+use crate::registry::{Cap, Credential};
 
 /// Root, the ID that is looked for (a platform's images otherwise), repository, credential, and whether nobody waits:
 /// a live call does not wait for a guest.
@@ -30,14 +30,8 @@ pub struct Identities {
 pub struct Sources {
     /// The node.
     pub node: Node,
-    /// The registry.
-    pub registry: Arc<Client>,
-    /// The repository in which the digest is looked for.
-    pub repository: Reference,
-    /// Shown to the registry.
-    pub credential: Credential,
-    /// Set where nobody waits.
-    pub guest: Option<Guest>,
+    /// The registry, and the repository in which the digest is looked for.
+    pub visit: Visit,
     /// A document that was fetched already.
     pub seed: Option<Bytes>,
 }
@@ -90,11 +84,11 @@ impl Identities {
             Some(id) => Target::Id { id, host: self.host.clone() },
             None => Target::Platform(self.host.clone()),
         };
-        let key =
-            (root, id, sources.repository.repo_name(), sources.credential.clone(), sources.guest.is_some());
+        let visit = &sources.visit;
+        let key = (root, id, visit.repository.repo_name(), visit.credential.clone(), visit.guest.is_some());
         let proofs = Arc::clone(&self.proofs);
         let work = async move {
-            let ties = walk(Walk::new(root, target), sources, deadline).await?;
+            let ties = walk(Walk::new(root, target), sources).await?;
             proofs.keep_ties(&ties, Instant::now());
             Ok(ties)
         };
@@ -102,7 +96,7 @@ impl Identities {
     }
 }
 
-async fn walk(mut walk: Walk, mut sources: Sources, deadline: Instant) -> Result<Vec<Tie>, Trouble> {
+async fn walk(mut walk: Walk, mut sources: Sources) -> Result<Vec<Tie>, Trouble> {
     let mut steps = 0;
     loop {
         let need = match walk.next() {
@@ -121,7 +115,7 @@ async fn walk(mut walk: Walk, mut sources: Sources, deadline: Instant) -> Result
                 Err(error) => return Err(error.into()),
             }
         }
-        walk.give(&sources.fetch(&need, deadline).await?)?;
+        walk.give(&sources.fetch(&need).await?)?;
     }
 }
 
@@ -133,23 +127,10 @@ impl Sources {
         }
     }
 
-    async fn fetch(&self, need: &Need, deadline: Instant) -> Result<Bytes, Trouble> {
-        let (registry, repository, credential) = (&self.registry, &self.repository, &self.credential);
-        if let Some(guest) = &self.guest {
-            guest.turn(deadline).await?;
+    async fn fetch(&self, need: &Need) -> Result<Bytes, Trouble> {
+        match need.what {
+            Content::Manifest => self.visit.manifest(&need.digest).await,
+            Content::Config => self.visit.blob(&need.digest, Cap::CONFIG).await,
         }
-        let fetched = match need.what {
-            Content::Manifest => {
-                let manifest = registry.manifest(repository, &need.digest, credential, deadline).await;
-                manifest.map(|manifest| manifest.bytes)
-            }
-            Content::Config => {
-                registry.blob(repository, &need.digest, Cap::CONFIG, credential, deadline).await
-            }
-        };
-        if let (Some(guest), Err(error)) = (&self.guest, &fetched) {
-            guest.told(error);
-        }
-        Ok(fetched?)
     }
 }

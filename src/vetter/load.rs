@@ -60,9 +60,9 @@ fn state(config: &ProxyConfiguration) -> PathBuf {
 /// The folder's policies.
 ///
 /// # Errors
-/// Every fault, each with file, line and key, joined into one line.
-pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFile>), String> {
-    let sources = files::read_policy_dir(folder).map_err(|error| error.to_string())?;
+/// Every fault, each one line with file, line and key.
+pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFile>), Vec<String>> {
+    let sources = files::read_policy_dir(folder).map_err(|error| vec![error.to_string()])?;
     let set = compile(&sources)?;
     Ok((set, sources))
 }
@@ -70,12 +70,11 @@ pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFi
 /// Compiles policies.
 ///
 /// # Errors
-/// Every fault, joined into one line.
-pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, String> {
-    PolicySet::compile(sources).map(Arc::new).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        lines.join("; ")
-    })
+/// Every fault, each one line with file, line and key.
+pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, Vec<String>> {
+    PolicySet::compile(sources)
+        .map(Arc::new)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn policies(
@@ -90,13 +89,13 @@ fn policies(
             }
             return (Ok(set), None);
         }
-        Err(error) => error,
+        Err(faults) => faults.join("; "),
     };
     if let Some(previous) = previous {
         return (Ok(previous), Some(format!("{error}; the policies from before stay in force")));
     }
     let kept = match files::kept_policies(state) {
-        Ok(Some(sources)) => compile(&sources),
+        Ok(Some(sources)) => compile(&sources).map_err(|faults| faults.join("; ")),
         Ok(None) => Err("none were ever kept".to_owned()),
         Err(error) => Err(error.to_string()),
     };

@@ -16,6 +16,7 @@ pub mod node;
 pub mod session;
 pub mod trouble;
 pub mod vet;
+pub mod visit;
 pub mod wire;
 
 use std::os::fd::AsFd;

@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
@@ -26,6 +26,9 @@ use crate::registry::Observer;
 
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The end of a call's budget, kept for the answer's way.
+const LEFT_FOR_THE_ANSWER: Duration = Duration::from_millis(500);
 
 /// One vetter process, from the first frame to the last.
 struct Session {
@@ -146,7 +149,9 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings} {policy_set}");
-        self.send(0, from_vetter::Body::Configured(Configured { policy_error, policy_set, basis }));
+        let configured = from_vetter::Body::Configured(Configured { policy_error, policy_set, basis });
+        // Never dropped for want of room: the relay would go on with permits of the policies before.
+        let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
     }
 
     async fn put_in_force(self: &Arc<Session>, new: InForce) {
@@ -229,21 +234,39 @@ impl Session {
         if nobody_waits {
             verdict(answer::nobody_waits(&in_force, &call));
         }
+        let (beside, budget) = (call.beside || nobody_waits, Duration::from_millis(call.budget_ms.into()));
         let context = Context {
             kind: call.kind(),
             namespace: &call.namespace,
             auth: call.auth.as_ref(),
-            beside: call.beside || nobody_waits,
-            answer_by: Instant::now() + Duration::from_millis(call.budget_ms.into()),
+            beside,
+            // Before the relay stops waiting: it could not say for which image, and the record would not know.
+            answer_by: Instant::now() + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
         };
-        let _place = match context.beside {
-            true => self.vetter.background().place().await,
-            false => None,
+        let vetting = async {
+            let _place = match beside {
+                true => self.vetter.background().place().await,
+                false => None,
+            };
+            let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
+            for image in &call.images {
+                vettings.push(self.vetter.image(&in_force, context, image).await);
+            }
+            vettings
         };
-        let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
-        for image in &call.images {
-            vettings.push(self.vetter.image(&in_force, context, image).await);
-        }
+        tokio::pin!(vetting);
+        let in_time = match beside {
+            true => Ok(vetting.as_mut().await),
+            false => timeout_at(context.answer_by, vetting.as_mut()).await,
+        };
+        let Ok(vettings) = in_time else {
+            let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
+            verdict(answer::verdict(&in_force, &late));
+            self.record(answer::records(&in_force, &call, &late, started.elapsed()));
+            // The next try finds it done.
+            vetting.await;
+            return;
+        };
         if !nobody_waits {
             verdict(answer::verdict(&in_force, &vettings));
         }

@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::background::{Background, Guest};
 use super::case::{Case, Context, InForce, Vetting};
 use super::credentials::Credentials;
-use super::evidence::{Evidences, Place, Wanted};
+use super::evidence::{Evidences, Question, Wanted};
+use super::flight::Flights;
 use super::identity::{Identities, Sources};
 use super::node::Node;
 use super::trouble::Trouble;
+use super::visit::Visit;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::Subject;
 use crate::proofs::Proofs;
-use crate::registry::{AuthFields, Credential, FetchError};
+use crate::registry::{AuthFields, Credential};
 use crate::verify::SimpleSigning;
 
 /// What stays when policies change: proofs, work under way, held credentials.
@@ -26,10 +29,14 @@ pub struct Vetter {
     pub proofs: Arc<Proofs>,
     evidences: Evidences,
     identities: Identities,
+    resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
     credentials: Credentials,
     background: Arc<Background>,
     node: Node,
 }
+
+/// What a tag points at now, and the document if it was fetched.
+type Resolved = (Digest, Option<Bytes>);
 
 impl Vetter {
     /// A vetter that knows nothing yet.
@@ -39,6 +46,7 @@ impl Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
             identities: Identities::new(Arc::clone(&proofs), host),
             proofs,
+            resolutions: Flights::default(),
             credentials: Credentials::default(),
             background: Arc::default(),
             node,
@@ -55,13 +63,24 @@ impl Vetter {
         &self.background
     }
 
-    /// Who asks a registry for this case: a guest where nobody waits.
-    fn guest(&self, case: &Case<'_>, repository: &Reference) -> Option<Guest> {
-        case.context.beside.then(|| Guest::new(Arc::clone(&self.background), repository.registry()))
+    /// Requests for this case: a guest's where nobody waits.
+    fn visit(&self, case: &Case<'_>, repository: &Reference, credential: Credential) -> Visit {
+        let guest = || Guest::new(Arc::clone(&self.background), repository.registry());
+        Visit {
+            registry: Arc::clone(&case.in_force.registry),
+            repository: repository.clone(),
+            credential,
+            guest: case.context.beside.then(guest),
+            by: case.work_by(),
+        }
     }
 
     /// Vets one image of a call.
     pub async fn image(&self, in_force: &InForce, context: Context<'_>, image: &ImageUse) -> Vetting {
+        let policies = match &in_force.policies {
+            Ok(policies) => policies,
+            Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
+        };
         if context.kind == Kind::CreateContainer
             && let Err(trouble) = names_content(&image.named)
         {
@@ -73,10 +92,6 @@ impl Vetter {
                 let text = format!("{}: {error}", image.role);
                 return Vetting::undecided(in_force, Trouble::Call(text));
             }
-        };
-        let policies = match &in_force.policies {
-            Ok(policies) => policies,
-            Err(error) => return Vetting::undecided(in_force, Trouble::Policies(error.clone())),
         };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
         let covering = policies.applicable(&Subject { name: &name, namespace });
@@ -116,85 +131,80 @@ impl Vetter {
     /// A pull: the reference is resolved once, and what it resolves to is vetted.
     async fn pulled_by_name(&self, case: &Case<'_>) -> Result<Vetting, Trouble> {
         let reference = case.reference().ok_or_else(|| {
-            Trouble::Call(format!(
-                "{}: expected a reference with a repository; pull the image by its name",
-                case.shown
-            ))
+            Trouble::Call(
+                "expected a reference with a repository, found none; pull the image by its name".to_owned(),
+            )
         })?;
-        let credential = credential(case.context.auth, reference)?;
-        let registry = &case.in_force.registry;
-        let work_by = case.work_by();
-        let guest = self.guest(case, reference);
-        let (root, seed) = match (reference.digest(), reference.tag()) {
+        let visit = self.visit(case, reference, credential(case.context.auth, reference)?);
+        let (root, seed) = match reference.digest() {
             // Both runtimes drop a tag beside a digest.
-            (Some(digest), _) => (digest, None),
-            (None, tag) => {
-                let tag = tag.unwrap_or("latest");
-                let known = match &guest {
-                    // HEAD does not count against a registry's pull quota.
-                    Some(guest) => {
-                        guest.turn(work_by).await?;
-                        let head = registry.head(reference, tag, &credential, work_by).await;
-                        Some(head.inspect_err(|error| guest.told(error))?)
-                    }
-                    None => None,
-                };
-                match known {
-                    // Its bytes may be in the runtime's store by now.
-                    Some(root) => (root, None),
-                    None => {
-                        let fetched = registry.manifest_by_tag(reference, tag, &credential, work_by).await?;
-                        (fetched.digest, Some(fetched.bytes))
-                    }
-                }
+            Some(digest) => (digest, None),
+            None => self.resolve(&visit).await?,
+        };
+        self.credentials.hold(&reference.repo_name(), case.context.namespace, &visit.credential);
+        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed };
+        let ties = self.identities.on_this_platform(root, sources, visit.by).await?;
+        self.proven(case, &visit, ties).await
+    }
+
+    /// What a tag points at now; one request for all who ask at once.
+    async fn resolve(&self, visit: &Visit) -> Result<Resolved, Trouble> {
+        let key = (visit.repository.to_string(), visit.credential.clone(), visit.guest.is_some());
+        let asked = visit.clone();
+        if visit.guest.is_some()
+            && let Some(root) = self.background.resolved(&key.0, &key.1, Instant::now())
+        {
+            return Ok((root, None));
+        }
+        let background = Arc::clone(&self.background);
+        let work = async move {
+            let tag = asked.repository.tag().unwrap_or("latest");
+            if asked.guest.is_some() {
+                // HEAD does not count against a registry's pull quota, and the runtime has the bytes by now.
+                let root = asked.head(tag).await?;
+                background.keep(asked.repository.to_string(), asked.credential.clone(), root, Instant::now());
+                return Ok((root, None));
             }
+            let fetched = asked.manifest_by_tag(tag).await?;
+            Ok((fetched.digest, Some(fetched.bytes)))
         };
-        self.credentials.hold(&reference.repo_name(), case.context.namespace, &credential);
-        let sources = Sources {
-            node: self.node.clone(),
-            registry: Arc::clone(registry),
-            repository: reference.clone(),
-            credential: credential.clone(),
-            guest,
-            seed,
-        };
-        let ties = self.identities.on_this_platform(root, sources, work_by).await?;
-        self.proven(case, reference, &credential, ties).await
+        self.resolutions.join(key, visit.by, work).await.unwrap_or(Err(Trouble::Late))
     }
 
     /// What a pull brought, held to what was vetted for it.
     async fn arrived(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
         let moved = |found: &str| {
             Trouble::Call(format!(
-                "image {}: expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
-                case.shown, image.vetted_digest
+                "expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
+                image.vetted_digest
             ))
         };
         let (Ok(id), Ok(vetted)) = (ImageId::parse(&image.named), Digest::parse(&image.vetted_digest)) else {
             return Err(moved("no image with an ID"));
         };
         let reference = case.reference().ok_or_else(|| moved("an image without a repository"))?;
-        let tie = self.identities.of_id(vetted, id, self.sources(case, reference), case.work_by()).await;
+        let visit = self.visit(case, reference, credential(case.context.auth, reference)?);
+        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+        let tie = self.identities.of_id(vetted, id, sources, visit.by).await;
         let tie = match tie {
             Ok(tie) => tie,
             Err(Trouble::Walk(_)) => return Err(moved(&format!("image {id}"))),
             Err(trouble) => return Err(trouble),
         };
         // Another entry of the vetted index: a signature on the index speaks for it, one on an entry does not.
-        let credential = credential(case.context.auth, reference)?;
-        self.proven(case, reference, &credential, vec![tie]).await
+        self.proven(case, &visit, vec![tie]).await
     }
 
     /// A create, by an ID: the ID is tied to a digest by a walk, whatever the runtime lists.
     async fn created(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
-        let id = self.id_of(case, image).await?;
+        let id = self.id_of(image).await?;
         let candidates = self.candidates(case, id, image).await?;
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
             let credential = self.credentials.find(&candidate.repository.repo_name(), case.context.namespace);
-            let sources =
-                Sources { credential: credential.clone(), ..self.sources(case, &candidate.repository) };
-            let tie = match self.identities.of_id(candidate.root, id, sources, case.work_by()).await {
+            let visit = self.visit(case, &candidate.repository, credential);
+            let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+            let tie = match self.identities.of_id(candidate.root, id, sources, visit.by).await {
                 Ok(tie) => tie,
                 Err(why) => {
                     // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
@@ -209,7 +219,7 @@ impl Vetter {
             if allowed.is_some() {
                 continue;
             }
-            match self.proven(case, &candidate.repository, &credential, vec![tie]).await {
+            match self.proven(case, &visit, vec![tie]).await {
                 Ok(vetting) if vetting.decision != Decision::Allowed => refused = refused.or(Some(vetting)),
                 Ok(vetting) if case.may_be_denied() => allowed = Some(vetting),
                 Ok(vetting) => return Ok(vetting),
@@ -224,21 +234,21 @@ impl Vetter {
             (Some(Trouble::Walk(_)) | None, Some(refused)) => Ok(refused),
             (Some(trouble), _) => Err(trouble),
             (None, None) => Err(Trouble::Call(format!(
-                "image {} ({id}): expected the runtime to list a digest for it, found none; pull the image by its name",
-                case.shown
+                "expected the runtime to list a digest for {id}, found none; pull the image by its name"
             ))),
         }
     }
 
     /// The ID of what a create names. A repository@digest (CRI-O up to 1.34) is asked of the runtime: what it has
     /// under that name is what it would run, whether the name tells the truth or not.
-    async fn id_of(&self, case: &Case<'_>, image: &ImageUse) -> Result<ImageId, Trouble> {
+    async fn id_of(&self, image: &ImageUse) -> Result<ImageId, Trouble> {
         if let Ok(id) = ImageId::parse(&image.named) {
             return Ok(id);
         }
         let listed = self.node.image_status(&image.named).await.map_err(Trouble::Runtime)?;
         listed.and_then(|listed| ImageId::parse(&listed.id).ok()).ok_or_else(|| {
-            Trouble::Runtime(format!("the runtime has no image {}; pull the image by its name", case.shown))
+            let named = quoted(&image.named);
+            Trouble::Runtime(format!("the runtime has no image {named}; pull the image by its name"))
         })
     }
 
@@ -284,14 +294,8 @@ impl Vetter {
         if let (true, Some(reference)) = (candidates.is_empty(), reference) {
             // Imported without a digest: what the tag is now may be what was imported.
             let credential = self.credentials.find(&reference.repo_name(), case.context.namespace);
-            let tag = reference.tag().unwrap_or("latest");
-            let guest = self.guest(case, reference);
-            if let Some(guest) = &guest {
-                guest.turn(case.work_by()).await?;
-            }
-            let told = |error: &FetchError| guest.iter().for_each(|guest| guest.told(error));
-            let root = case.in_force.registry.head(reference, tag, &credential, case.work_by()).await;
-            let root = root.inspect_err(told)?;
+            let root =
+                self.visit(case, reference, credential).head(reference.tag().unwrap_or("latest")).await?;
             candidates.push(Candidate { root, repository: reference.clone() });
         }
         Ok(candidates)
@@ -299,23 +303,17 @@ impl Vetter {
 
     /// Holds the policies against the evidence about each of the images a digest may be on this platform. The
     /// answer is the first one's, which the runtime takes; only images that are allowed are among its ties.
-    async fn proven(
-        &self,
-        case: &Case<'_>,
-        repository: &Reference,
-        credential: &Credential,
-        ties: Vec<Tie>,
-    ) -> Result<Vetting, Trouble> {
+    async fn proven(&self, case: &Case<'_>, visit: &Visit, ties: Vec<Tie>) -> Result<Vetting, Trouble> {
         if let Some(denied) = case.denied_by_digest(&ties) {
             return Ok(denied);
         }
         let fresh = Wanted::Fresh(case.in_force.config.vetting.fresh_for);
         let (mut answer, mut allowed) = (None, Vec::new());
         for tie in ties {
-            let (mut vetting, held) = self.proven_by(case, repository, credential, &tie, fresh).await?;
+            let (mut vetting, held) = self.proven_by(case, visit, &tie, fresh).await?;
             if vetting.decision == Decision::Denied && held {
                 // Re-signing is legitimate: what was held did not suffice, so it is fetched anew.
-                (vetting, _) = self.proven_by(case, repository, credential, &tie, Wanted::Anew).await?;
+                (vetting, _) = self.proven_by(case, visit, &tie, Wanted::Anew).await?;
             }
             vetting.digest = Some(tie.root());
             if vetting.decision == Decision::Allowed {
@@ -324,7 +322,7 @@ impl Vetter {
             answer = answer.or(Some(vetting));
         }
         let answer = answer
-            .ok_or_else(|| Trouble::Call(format!("image {}: nothing for this platform", case.shown)))?;
+            .ok_or_else(|| Trouble::Call("nothing for this platform; build it for this one".to_owned()))?;
         Ok(Vetting { ties: allowed, ..answer })
     }
 
@@ -332,8 +330,7 @@ impl Vetter {
     async fn proven_by(
         &self,
         case: &Case<'_>,
-        repository: &Reference,
-        credential: &Credential,
+        visit: &Visit,
         tie: &Tie,
         wanted: Wanted,
     ) -> Result<(Vetting, bool), Trouble> {
@@ -344,15 +341,13 @@ impl Vetter {
         }
         let (mut signatures, mut trouble, mut held) = (Vec::<SimpleSigning>::new(), None, false);
         let mut vetting = None;
-        let guest = self.guest(case, repository);
-        let place =
-            Place { registry: &case.in_force.registry, repository, credential, guest: guest.as_ref() };
         // `cosign sign` signs the digest it is given, usually the index: that is asked for first.
         for digest in &digests {
-            let found = self.evidences.about(place, *digest, wanted, case.work_by()).await;
+            let question = Question { visit, digest: *digest, answer_by: case.answer_by() };
+            let found = self.evidences.about(question, wanted).await;
             let found = found.or_else(|why| {
                 // Proven before is allowed while the registry is down.
-                let held = self.evidences.held(*digest, &repository.repo_name(), Instant::now());
+                let held = self.evidences.held(*digest, &visit.repository.repo_name(), Instant::now());
                 trouble = trouble.take().or(Some(why.clone()));
                 held.ok_or(why)
             });
@@ -373,21 +368,6 @@ impl Vetter {
             (_, Some(trouble)) => Err(trouble),
             (Some(vetting), None) => Ok((vetting, held)),
             (None, None) => Err(Trouble::Late),
-        }
-    }
-
-    fn sources(&self, case: &Case<'_>, repository: &Reference) -> Sources {
-        let credential = match case.context.auth {
-            Some(_) => credential(case.context.auth, repository).unwrap_or(Credential::Anonymous),
-            None => self.credentials.find(&repository.repo_name(), case.context.namespace),
-        };
-        Sources {
-            node: self.node.clone(),
-            registry: Arc::clone(&case.in_force.registry),
-            repository: repository.clone(),
-            credential,
-            guest: self.guest(case, repository),
-            seed: None,
         }
     }
 }

@@ -14,3 +14,4 @@ mod registry;
 mod relay;
 mod support;
 mod systemd;
+mod vetting;

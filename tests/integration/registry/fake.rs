@@ -145,3 +145,14 @@ impl Body for Endless {
         self.0.poll_recv(cx).map(|chunk| chunk.map(|c| Ok(Frame::data(c))))
     }
 }
+
+/// `reply` after `pause`, headers at once.
+pub fn later(pause: Duration, reply: Reply) -> Reply {
+    let (head, body) = reply.into_parts();
+    let (send, receive) = tokio::sync::mpsc::channel::<Bytes>(1);
+    tokio::spawn(async move {
+        tokio::time::sleep(pause).await;
+        let _ = send.send(body.collect().await.unwrap().to_bytes()).await;
+    });
+    Response::from_parts(head, Endless(receive).boxed())
+}

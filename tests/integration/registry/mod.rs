@@ -1,7 +1,7 @@
 //! The registry client against a registry that misbehaves, and against a real one.
 
 mod body;
-mod fake;
+pub mod fake;
 mod login;
 mod real;
 mod redirect;

@@ -1,0 +1,13 @@
+//! The gate, end to end: the real binary between a scripted runtime and a registry of the test's.
+
+mod audit_is_free;
+mod cli;
+mod create;
+mod leak;
+mod node;
+mod pull;
+mod registry;
+mod reload;
+mod runtime;
+mod signer;
+mod time;

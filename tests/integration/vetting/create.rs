@@ -1,0 +1,172 @@
+//! CreateContainer in enforce mode: by ID, looked at afterwards, and held permits.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crivet::cri::v1;
+use futures_util::future::join_all;
+use prost::Message;
+use serde_json::json;
+
+use super::node::{Gate, Node, allowed, create, refusal};
+use super::registry::{Image, digest_of};
+use super::runtime::REMOVE;
+use crate::support::client::CREATE;
+use crate::support::framed;
+
+const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
+
+/// A node in enforce mode whose runtime has a signed image under `app:1`.
+async fn preloaded(lines: &str) -> (Node, Gate, Image, String) {
+    let node = Node::strict().await;
+    let image = node.push_signed("app", "1", "one");
+    let name = node.named("app:1");
+    node.runtime.preloaded(&name, &image);
+    let gate = node.serve(&format!("mode: enforce\n{lines}")).await;
+    (node, gate, image, name)
+}
+
+#[tokio::test]
+async fn container_on_the_vetted_layers_is_answered_as_the_runtime_did() {
+    let (node, gate, image, name) = preloaded("").await;
+    let mut message = create("prod", &image.id(), &name).encode_to_vec();
+    // A field no version of the CRI has: 2000, length-delimited.
+    message.extend_from_slice(&[0x82, 0x7d, 3, b'n', b'e', b'w']);
+    let answer = gate.client.call(CREATE, &message).await;
+    let made = v1::CreateContainerResponse { container_id: "c0".to_owned() }.encode_to_vec();
+    assert!(allowed(&answer) && answer.data == framed(&made), "{answer:?}");
+    assert_eq!(node.runtime.calls(CREATE)[0].data, framed(&message));
+    assert_eq!(node.metric("crivet_unknown_fields_total").await, 1.0);
+    let record = node.record("the record", |r| r["kind"] == "CreateContainer").await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("allowed"), &json!("forwarded")));
+    assert_eq!((&record["container"], &record["namespace"]), (&json!("main"), &json!("prod")));
+}
+
+#[tokio::test]
+async fn container_on_other_layers_is_removed_and_undecided() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.state().parent = Some(digest_of(b"other layers"));
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED), "{text}");
+    assert!(text.contains(&image.chain()) && text.contains(&digest_of(b"other layers")), "{text}");
+    assert_eq!((node.runtime.containers(), node.runtime.calls(REMOVE).len()), (0, 1));
+    assert_eq!(node.metric("crivet_removed_after_look_total").await, 1.0);
+    let record = node.record("the record of the look", |r| r["decision"] == "undecided").await;
+    assert_eq!((&record["effective"], &record["message"]), (&json!("refused"), &json!(text)));
+    // With the permit it holds, too.
+    assert_eq!(refusal(&gate.create(&image.id(), &name).await), text);
+    node.runtime.state().parent = None;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn container_that_cannot_be_looked_at_is_removed_and_undecided() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.state().no_containers_service = true;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("cannot be looked at"), "{text}");
+    assert_eq!((node.runtime.containers(), node.runtime.calls(REMOVE).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn unsigned_image_that_is_already_there_is_denied() {
+    let node = Node::strict().await;
+    let image = node.push("app", "1", "one");
+    node.runtime.preloaded(&node.named("app:1"), &image);
+    let gate = node.enforce().await;
+    let text = refusal(&gate.create(&image.id(), &node.named("app:1")).await);
+    assert!(text.starts_with("SignatureValidationFailed: image ") && text.contains("no signature"), "{text}");
+    assert_eq!(node.runtime.containers(), 0);
+}
+
+#[tokio::test]
+async fn unsigned_image_imported_under_a_signed_image_s_digest_is_refused() {
+    let (node, gate, signed, name) = preloaded("").await;
+    let unsigned = Image::new("not vouched for");
+    node.runtime.preloaded(&format!("{}@{}", node.named("app"), signed.digest()), &unsigned);
+    node.runtime.lists(&unsigned, &format!("{}@{}", node.named("app"), signed.digest()));
+    for reference in [&name, &format!("{}@{}", node.named("app"), signed.digest())] {
+        let text = refusal(&gate.create(&unsigned.id(), reference).await);
+        assert!(text.starts_with(UNDECIDED) && text.contains(&unsigned.id()), "{text}");
+    }
+    assert_eq!(node.runtime.containers(), 0);
+}
+
+#[tokio::test]
+async fn unsigned_image_volume_is_denied() {
+    let (node, gate, image, name) = preloaded("").await;
+    let volume = node.push("volume", "1", "files");
+    let volume_name = node.named("volume:1");
+    node.runtime.preloaded(&volume_name, &volume);
+    let mut call = create("prod", &image.id(), &name);
+    let mount =
+        v1::ImageSpec { image: volume.id(), user_specified_image: volume_name.clone(), ..Default::default() };
+    call.config.as_mut().unwrap().mounts.push(v1::Mount { image: Some(mount) });
+    let text = refusal(&gate.client.call(CREATE, &call.encode_to_vec()).await);
+    assert!(text.starts_with("SignatureValidationFailed: image ") && text.contains(&volume_name), "{text}");
+    node.registry.sign("volume", &volume, &node.signer);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(allowed(&gate.client.call(CREATE, &call.encode_to_vec()).await));
+}
+
+#[tokio::test]
+async fn held_permit_asks_nobody_and_is_for_its_namespace_only() {
+    let (node, gate, image, name) = preloaded("").await;
+    let policy = node.denying("closed").replace("spec:", "spec:\n  namespaces: [closed]");
+    node.policy("closed.yaml", &policy);
+    gate.reload().await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let asked = node.registry.asked().len();
+    for _ in 0..3 {
+        assert!(allowed(&gate.create(&image.id(), &name).await));
+    }
+    assert_eq!(node.registry.asked().len(), asked);
+    assert_eq!(node.metric("crivet_permits_used_total").await, 3.0);
+    let other = gate.client.call(CREATE, &create("closed", &image.id(), &name).encode_to_vec()).await;
+    assert!(refusal(&other).contains("closed for today"));
+}
+
+#[tokio::test]
+async fn two_hundred_creates_at_once_cause_one_set_of_requests() {
+    let (node, gate, image, name) = preloaded("").await;
+    let id = image.id();
+    let answers = join_all((0..200).map(|_| gate.create(&id, &name))).await;
+    assert!(answers.iter().all(allowed), "{:?}", answers.iter().find(|answer| !allowed(answer)));
+    let mut times = HashMap::<String, usize>::new();
+    node.registry.asked().into_iter().for_each(|asked| *times.entry(asked).or_default() += 1);
+    assert!(times.values().all(|times| *times == 1), "{times:?}");
+    // The runtime's own store has manifest and config: the signatures and one payload are asked for.
+    assert_eq!(times.len(), 2, "{times:?}");
+}
+
+/// Whatever is the matter with the vetter: what is proven starts, and nothing else does.
+async fn starts_what_is_proven(node: &Node, gate: &Gate, image: &Image, name: &str) {
+    let started = Instant::now();
+    let answer = gate.create(&image.id(), name).await;
+    assert!(allowed(&answer), "{answer:?}");
+    let unknown = Image::new("unknown");
+    let text = refusal(&gate.create(&unknown.id(), name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("try again"), "{text}");
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(node.runtime.containers(), 2);
+}
+
+#[tokio::test]
+async fn vetter_that_hangs_costs_nothing_that_is_proven() {
+    let (node, gate, image, name) = preloaded("vetting: {timeout: 1s, freshFor: 1s}\n").await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    gate.signal_vetter("STOP");
+    starts_what_is_proven(&node, &gate, &image, &name).await;
+    gate.signal_vetter("CONT");
+}
+
+#[tokio::test]
+async fn vetter_that_is_killed_again_and_again_costs_nothing_that_is_proven() {
+    let (node, gate, image, name) = preloaded("vetting: {timeout: 1s, freshFor: 1s}\n").await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let killing = gate.keep_killing_the_vetter();
+    starts_what_is_proven(&node, &gate, &image, &name).await;
+    drop(killing);
+}

@@ -1,0 +1,190 @@
+//! A containerd with images, contents, containers and snapshots as a test says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crivet::cri::containerd::{containers, content, snapshots};
+use crivet::cri::v1;
+use prost::Message;
+
+use super::registry::Image;
+use crate::support::client::{CREATE, PULL};
+use crate::support::runtime::{Call, FakeRuntime, Seen};
+
+pub const REMOVE: &str = "/runtime.v1.RuntimeService/RemoveContainer";
+const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
+const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
+const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
+const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
+
+const NOT_FOUND: u16 = 5;
+
+/// What the runtime has, and does.
+#[derive(Default)]
+pub struct State {
+    /// By the name it was pulled as.
+    images: BTreeMap<String, v1::Image>,
+    /// What a pull of a name brings.
+    arrives: HashMap<String, Image>,
+    content: HashMap<String, Vec<u8>>,
+    chains: HashMap<String, String>,
+    containers: BTreeMap<String, String>,
+    made: usize,
+    /// Puts this under each new container instead of what its image says.
+    pub parent: Option<String>,
+    /// containerd's containers service answers with an error.
+    pub no_containers_service: bool,
+    /// Pulls and creates end with this.
+    pub error: Option<(u16, String)>,
+    /// Pulls and creates take so long.
+    pub takes: Duration,
+}
+
+pub struct Runtime {
+    fake: FakeRuntime,
+    state: Arc<Mutex<State>>,
+}
+
+impl Runtime {
+    pub fn start(folder: &Path) -> Runtime {
+        let state = Arc::<Mutex<State>>::default();
+        let shared = Arc::clone(&state);
+        let fake = FakeRuntime::start(folder, move |call| serve(Arc::clone(&shared), call));
+        Runtime { fake, state }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// A pull of `name` will bring this image.
+    pub fn arrives(&self, name: &str, image: &Image) {
+        self.state().arrives.insert(name.to_owned(), image.clone());
+    }
+
+    /// The image is there, under this name.
+    pub fn preloaded(&self, name: &str, image: &Image) {
+        self.state().take_in(name, image);
+    }
+
+    /// What the runtime says an image's digest is, as an import under a false name makes it say.
+    pub fn lists(&self, image: &Image, repo_digest: &str) {
+        for listed in self.state().images.values_mut().filter(|listed| listed.id == image.id()) {
+            listed.repo_digests = vec![repo_digest.to_owned()];
+        }
+    }
+
+    /// Calls that arrived by this path, in order.
+    pub fn calls(&self, path: &str) -> Vec<Seen> {
+        self.fake.seen().into_iter().filter(|seen| seen.head.uri.path() == path).collect()
+    }
+
+    /// Containers that are there.
+    pub fn containers(&self) -> usize {
+        self.state().containers.len()
+    }
+}
+
+impl State {
+    fn take_in(&mut self, name: &str, image: &Image) {
+        let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+        let listed = v1::Image {
+            id: image.id(),
+            repo_tags: vec![name.to_owned()],
+            repo_digests: vec![format!("{repository}@{}", image.digest())],
+            pinned: false,
+        };
+        self.images.insert(name.to_owned(), listed);
+        self.content.insert(image.digest(), image.manifest.clone());
+        self.content.insert(image.id(), image.config.clone());
+        self.chains.insert(image.id(), image.chain());
+    }
+
+    fn find(&self, name: &str) -> Option<&v1::Image> {
+        self.images.get(name).or_else(|| self.images.values().find(|image| image.id == name))
+    }
+}
+
+async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
+    let Ok(seen) = call.read().await else { return };
+    // Whatever is not read as a message, the runtime takes as it comes.
+    let body = seen.data.get(5..).unwrap_or_default();
+    let path = call.path().to_owned();
+    if path == PULL || path == CREATE {
+        let (takes, error) = {
+            let state = state.lock().unwrap();
+            (state.takes, state.error.clone())
+        };
+        tokio::time::sleep(takes).await;
+        if let Some((code, message)) = error {
+            return call.trailers_only(code, &message);
+        }
+    }
+    let answer = answer(&mut state.lock().unwrap(), &path, body);
+    match answer {
+        Some(message) => call.answer(&message).await,
+        None => call.trailers_only(NOT_FOUND, "not found"),
+    }
+}
+
+fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
+    Some(match path {
+        IMAGE_STATUS => {
+            let name = v1::ImageStatusRequest::decode(body).ok()?.image?.image;
+            v1::ImageStatusResponse { image: state.find(&name).cloned() }.encode_to_vec()
+        }
+        PULL => {
+            let name = v1::PullImageRequest::decode(body).ok().and_then(|pull| pull.image);
+            let name = name.unwrap_or_default().image;
+            let image_ref = match state.arrives.get(&name).cloned() {
+                Some(image) => {
+                    state.take_in(&name, &image);
+                    image.id()
+                }
+                None => "sha256:unknown".to_owned(),
+            };
+            v1::PullImageResponse { image_ref }.encode_to_vec()
+        }
+        CREATE => {
+            let create = v1::CreateContainerRequest::decode(body).unwrap_or_default();
+            let image = create.config.and_then(|config| config.image).unwrap_or_default().image;
+            let id = format!("c{}", state.made);
+            state.made += 1;
+            state.containers.insert(id.clone(), image);
+            v1::CreateContainerResponse { container_id: id }.encode_to_vec()
+        }
+        REMOVE => {
+            let id = v1::RemoveContainerRequest::decode(body).ok()?.container_id;
+            state.containers.remove(&id)?;
+            Vec::new()
+        }
+        CONTAINER => {
+            let id = containers::GetContainerRequest::decode(body).ok()?.id;
+            if state.no_containers_service || !state.containers.contains_key(&id) {
+                return None;
+            }
+            let container = containers::Container {
+                snapshotter: "overlayfs".to_owned(),
+                snapshot_key: id.clone(),
+                id,
+                ..Default::default()
+            };
+            containers::GetContainerResponse { container: Some(container) }.encode_to_vec()
+        }
+        SNAPSHOT => {
+            let key = snapshots::StatSnapshotRequest::decode(body).ok()?.key;
+            let image = state.containers.get(&key)?;
+            let parent = state.parent.clone().or_else(|| state.chains.get(image).cloned())?;
+            let info = snapshots::Info { name: key, parent };
+            snapshots::StatSnapshotResponse { info: Some(info) }.encode_to_vec()
+        }
+        CONTENT => {
+            let digest = content::ReadContentRequest::decode(body).ok()?.digest;
+            let data = state.content.get(&digest)?.clone();
+            content::ReadContentResponse { offset: 0, data }.encode_to_vec()
+        }
+        _ => body.to_vec(),
+    })
+}
