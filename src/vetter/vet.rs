@@ -234,7 +234,7 @@ impl Vetter {
             (Some(Trouble::Walk(_)) | None, Some(refused)) => Ok(refused),
             (Some(trouble), _) => Err(trouble),
             (None, None) => Err(Trouble::Call(format!(
-                "expected the runtime to list a digest for {id}, found none; pull the image by its name"
+                "expected the runtime to list a digest for image {id}, found none; pull the image by its name"
             ))),
         }
     }
