@@ -36,9 +36,10 @@ $(TOOLS)/bin/cargo-deny:
 deny: $(TOOLS)/bin/cargo-deny ## licences, forbidden crates and sources of every dependency
 	$(TOOLS)/bin/cargo-deny check licenses bans sources
 
-test: ## everything: check, then end-to-end with the real parts
+test: ## everything: check, deny, then end-to-end with the real parts
 	$(MAKE) peers
 	$(MAKE) check
+	$(MAKE) deny
 	$(MAKE) e2e
 
 .PHONY: help check peers fixtures e2e demo bench-peers bench deny test
