@@ -197,7 +197,7 @@ impl Vetter {
 
     /// A create, by an ID: the ID is tied to a digest by a walk, whatever the runtime lists.
     async fn created(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
-        let id = self.id_of(case, image).await?;
+        let id = self.id_of(image).await?;
         let candidates = self.candidates(case, id, image).await?;
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
@@ -241,13 +241,13 @@ impl Vetter {
 
     /// The ID of what a create names. A repository@digest (CRI-O up to 1.34) is asked of the runtime: what it has
     /// under that name is what it would run, whether the name tells the truth or not.
-    async fn id_of(&self, case: &Case<'_>, image: &ImageUse) -> Result<ImageId, Trouble> {
+    async fn id_of(&self, image: &ImageUse) -> Result<ImageId, Trouble> {
         if let Ok(id) = ImageId::parse(&image.named) {
             return Ok(id);
         }
         let listed = self.node.image_status(&image.named).await.map_err(Trouble::Runtime)?;
         listed.and_then(|listed| ImageId::parse(&listed.id).ok()).ok_or_else(|| {
-            Trouble::Runtime(format!("the runtime has no image {}; pull the image by its name", case.shown))
+            Trouble::Runtime(format!("the runtime has no image {}; pull the image by its name", image.named))
         })
     }
 
