@@ -247,7 +247,8 @@ impl Vetter {
         }
         let listed = self.node.image_status(&image.named).await.map_err(Trouble::Runtime)?;
         listed.and_then(|listed| ImageId::parse(&listed.id).ok()).ok_or_else(|| {
-            Trouble::Runtime(format!("the runtime has no image {}; pull the image by its name", image.named))
+            let named = quoted(&image.named);
+            Trouble::Runtime(format!("the runtime has no image {named}; pull the image by its name"))
         })
     }
 

@@ -22,9 +22,9 @@ async fn call_with_a_deadline_is_undecided_in_half_of_it() {
     let node = Node::strict().await;
     let image = node.push_signed("app", "1", "one");
     let (gate, name) = (node.enforce().await, node.named("app:1"));
-    node.runtime.preloaded(&name, &image);
     hang(&node);
     let listed = format!("{}@{}", node.named("app"), image.digest());
+    node.runtime.preloaded(&listed, &image);
     for (path, message) in
         [(PULL, pull(&name).encode_to_vec()), (CREATE, create("prod", &listed, &name).encode_to_vec())]
     {
