@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,9 +36,8 @@ impl Node {
         let place = Place::new();
         std::fs::create_dir(place.path().join("policies.d")).unwrap();
         let runtime = Runtime::start(place.path());
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let metrics = free.local_addr().unwrap();
-        Node { place, registry: Registry::start().await, runtime, signer: Signer::new(), metrics }
+        let registry = Registry::start().await;
+        Node { place, registry, runtime, signer: Signer::new(), metrics: own_address() }
     }
 
     /// A node whose policy wants everything of its registry signed by its key.
@@ -185,6 +184,13 @@ impl Node {
         let samples = page.lines().filter(|line| line.starts_with(start));
         samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
+}
+
+/// An address that nobody else has: a free port of 127.0.0.1 may be some connection's own a moment later.
+fn own_address() -> SocketAddr {
+    static NODES: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, high.max(1), low, NODES.fetch_add(1, Ordering::SeqCst)], 9466))
 }
 
 /// crivet, running.

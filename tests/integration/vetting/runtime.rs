@@ -108,7 +108,9 @@ impl State {
     }
 
     fn find(&self, name: &str) -> Option<&v1::Image> {
-        self.images.get(name).or_else(|| self.images.values().find(|image| image.id == name))
+        let known =
+            |image: &&v1::Image| image.id == name || image.repo_digests.iter().any(|known| known == name);
+        self.images.get(name).or_else(|| self.images.values().find(known))
     }
 }
 
