@@ -152,7 +152,10 @@ impl Keeper {
                 }
                 Ok(()) = self.orders.changed() => {
                     let Some(Orders { configure, .. }) = self.orders.borrow_and_update().clone() else { continue };
-                    post(&outgoing, to_vetter::Body::Configure(configure));
+                    if !post(&outgoing, to_vetter::Body::Configure(configure)) {
+                        // The next one starts with it.
+                        break "a new configuration could not be handed to it".to_owned();
+                    }
                 }
             }
         };
@@ -278,11 +281,9 @@ async fn answer(
     })
 }
 
-/// Sends what needs no answer; lost if too much waits already.
-fn post(outgoing: &mpsc::Sender<Bytes>, body: to_vetter::Body) {
-    if let Some(frame) = to_vetter(0, body) {
-        let _ = outgoing.try_send(frame);
-    }
+/// Sends what needs no answer; `false` if too much waits already, and it is lost.
+fn post(outgoing: &mpsc::Sender<Bytes>, body: to_vetter::Body) -> bool {
+    to_vetter(0, body).is_some_and(|frame| outgoing.try_send(frame).is_ok())
 }
 
 /// A frame for the vetter; `None` if it is larger than a frame may be: sending it would break the link.
