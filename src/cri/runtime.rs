@@ -2,6 +2,7 @@
 //! does (remove what it did not vouch for, pull the pause image). The kubelet's calls never come through here.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -10,7 +11,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
-use super::containerd::containers::{GetContainerRequest, containers_client::ContainersClient};
+use super::containerd::containers::{Container, GetContainerRequest, containers_client::ContainersClient};
 use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
 use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
 use super::v1::image_service_client::ImageServiceClient;
@@ -49,6 +50,8 @@ pub enum RuntimeError {
 pub struct RuntimeClient {
     runtime: Channel,
     image: Channel,
+    /// The snapshotter of the container looked at last; empty before the first.
+    snapshotter: Arc<Mutex<String>>,
 }
 
 /// The container's file system as containerd has it.
@@ -69,7 +72,7 @@ impl RuntimeClient {
         } else {
             channel(image_endpoint.to_owned())
         };
-        RuntimeClient { runtime, image }
+        RuntimeClient { runtime, image, snapshotter: Arc::default() }
     }
 
     fn images(&self) -> ImageServiceClient<Channel> {
@@ -140,18 +143,38 @@ impl RuntimeClient {
 
     /// What a container's (or sandbox's) file system stands on, by containerd's containers and snapshots
     /// services. The snapshot tells the truth where names do not: containerd creates by name.
+    ///
+    /// A container's snapshot has the container's ID for a key, and all have one snapshotter: containerd's CRI
+    /// has it so. So both questions are asked at once, and the guess counts only if the container confirms it.
     pub async fn container_snapshot(&self, id: &str) -> Result<Snapshot, RuntimeError> {
+        let guess = self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let guessed =
+            async { if guess.is_empty() { None } else { Some(self.snapshot_parent(&guess, id).await) } };
+        let (container, guessed) = tokio::join!(self.container(id), guessed);
+        let Container { snapshotter, snapshot_key, .. } = container?;
+        let parent = match guessed.filter(|_| snapshotter == guess && snapshot_key == id) {
+            Some(parent) => parent?,
+            None => self.snapshot_parent(&snapshotter, &snapshot_key).await?,
+        };
+        if snapshotter != guess {
+            self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshotter);
+        }
+        Ok(Snapshot { snapshotter, parent })
+    }
+
+    async fn container(&self, id: &str) -> Result<Container, RuntimeError> {
         let request = in_k8s(GetContainerRequest { id: id.to_owned() });
         let response = ContainersClient::new(self.runtime.clone()).get(request).await;
         let container = response.map_err(|s| failed("containers.Get", s))?.into_inner().container;
-        let container = container.ok_or_else(|| RuntimeError::NotFound(format!("container {id}")))?;
-        let snapshotter = container.snapshotter;
+        container.ok_or_else(|| RuntimeError::NotFound(format!("container {id}")))
+    }
+
+    async fn snapshot_parent(&self, snapshotter: &str, key: &str) -> Result<String, RuntimeError> {
         let request =
-            in_k8s(StatSnapshotRequest { snapshotter: snapshotter.clone(), key: container.snapshot_key });
+            in_k8s(StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
         let response = SnapshotsClient::new(self.runtime.clone()).stat(request).await;
         let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
-        let info = info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot of container {id}")))?;
-        Ok(Snapshot { snapshotter, parent: info.parent })
+        Ok(info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))?.parent)
     }
 
     /// A blob of containerd's content store, unverified: whoever asks must hash it.
