@@ -1,5 +1,7 @@
 //! Where permits come from: one that the relay holds, else the vetter's verdict.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Relay;
@@ -8,6 +10,9 @@ use crate::cri::deadline::Budget;
 use crate::cri::reply::Reply;
 use crate::decision::{NoVerdict, Permit, from_verdict};
 use crate::vetter::wire::{Call, Kind, Outcome, Verdict, VettedImage};
+
+/// How long after its use a held permit is told to the vetter, for the audit log.
+const RECORDED_AFTER: Duration = Duration::from_millis(100);
 
 /// A permit for a call: one that is held, else the vetter's.
 pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Reply> {
@@ -38,6 +43,11 @@ fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
     });
     let verdict =
         Verdict { outcome: Outcome::Permitted.into(), images: images.collect(), ..Default::default() };
-    relay.vetter.tell(call, verdict);
+    let (vetter, call) = (relay.vetter.clone(), call.clone());
+    tokio::spawn(async move {
+        // The record can wait, the create cannot: on a small node the vetter would wake up in its way.
+        tokio::time::sleep(RECORDED_AFTER).await;
+        vetter.tell(&call, verdict);
+    });
     permit
 }
