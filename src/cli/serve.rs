@@ -99,7 +99,9 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
+    let vetter = relay.vetter.clone();
     accept::serve(relay, listener, stopped(), drain).await;
+    vetter.stop().await;
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::permits::Permits;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
@@ -33,6 +34,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A vetter that lived so long starts anew without a pause.
 const SETTLED: Duration = Duration::from_secs(10);
+/// Time for the vetter's last audit records when the relay stops.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_secs(limits::VETTER_SILENCE_SECONDS / 3);
 const SILENCE: Duration = Duration::from_secs(limits::VETTER_SILENCE_SECONDS);
 /// Frames to the vetter that wait to be written.
@@ -50,6 +53,8 @@ struct Shared {
     living: watch::Sender<bool>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
+    stop: CancellationToken,
+    stopped: CancellationToken,
 }
 
 /// What the keeper needs to keep a vetter.
@@ -96,6 +101,9 @@ impl Keeper {
                 Err(error) => format!("it cannot be started: {error}"),
             };
             shared.no_vetter();
+            if shared.stop.is_cancelled() {
+                return shared.stopped.cancel();
+            }
             tracing::error!(reason = %why, "the vetter ended; starting it anew");
             self.metrics.vetter_restarted();
             if started.elapsed() > SETTLED {
@@ -150,6 +158,7 @@ impl Keeper {
                     }
                     post(&outgoing, to_vetter::Body::Ping(Ping {}));
                 }
+                () = shared.stop.cancelled() => break "the relay is stopping".to_owned(),
                 Ok(()) = self.orders.changed() => {
                     let Some(Orders { configure, .. }) = self.orders.borrow_and_update().clone() else { continue };
                     if !post(&outgoing, to_vetter::Body::Configure(configure)) {
@@ -160,6 +169,12 @@ impl Keeper {
             }
         };
         writer.abort();
+        let _ = writer.await;
+        drop(frames);
+        if shared.stop.is_cancelled() {
+            // The end of its socket ends it, after its last audit records are written.
+            let _ = timeout(LAST_RECORDS, child.wait()).await;
+        }
         let _ = child.start_kill();
         let _ = timeout(Duration::from_secs(5), child.wait()).await;
         why
@@ -308,6 +323,15 @@ impl Vetter {
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()
+    }
+
+    /// Ends the vetter in order; returns when it is gone, or after about a second.
+    pub async fn stop(&self) {
+        let was_living = self.is_living();
+        self.shared.stop.cancel();
+        if was_living {
+            let _ = timeout(2 * LAST_RECORDS, self.shared.stopped.cancelled()).await;
+        }
     }
 
     /// Asks about a call; answers within `budget`, whatever the vetter does.

@@ -23,7 +23,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 use crate::limits;
 
@@ -61,6 +61,8 @@ fn confine() {
         ("RLIMIT_DATA", setrlimit(Resource::Data, memory).map_err(std::io::Error::from)),
         ("RLIMIT_CORE", setrlimit(Resource::Core, no_core).map_err(std::io::Error::from)),
         ("no_new_privs", rustix::thread::set_no_new_privs(true).map_err(std::io::Error::from)),
+        // A vetter that hangs must not outlive its relay; one that does not ends at the end of its socket.
+        ("PDEATHSIG", set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)),
         ("oom_score_adj", std::fs::write("/proc/self/oom_score_adj", "500")),
     ] {
         if let Err(error) = result {

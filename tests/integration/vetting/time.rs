@@ -107,3 +107,18 @@ async fn what_was_proven_is_allowed_while_the_registry_hangs() {
     let text = refusal(&gate.timed(CREATE, "2S", create("prod", &unknown.id(), &name).encode_to_vec()).await);
     assert!(text.contains(LATE), "{text}");
 }
+
+/// Equal records are merged for a minute; a stop in order writes what is merged.
+#[tokio::test]
+async fn stop_in_order_loses_no_decision_of_the_last_minute() {
+    let node = Node::strict().await;
+    let mut gate = node.enforce().await;
+    let name = node.named("absent:1");
+    for _ in 0..5 {
+        refusal(&gate.pull(&name).await);
+    }
+    gate.crivet.signal("TERM");
+    assert!(gate.crivet.ended().await.success());
+    let counted: u64 = node.records().iter().filter_map(|record| record["count"].as_u64()).sum();
+    assert_eq!(counted, 5, "{:?}", node.records());
+}
