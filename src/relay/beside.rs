@@ -8,14 +8,14 @@ use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::body::{Passing, Relayed, ResponseBody};
-use super::intercept::{alert_unknown, traceparent};
+use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
 use super::{Relay, look, pause};
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
 use crate::limits;
-use crate::vetter::wire::{Call, Kind, Outcome, Verdict};
+use crate::vetter::wire::{Call, Kind, Verdict};
 
 /// Longest the vetting beside a call may take. Nobody waits for it.
 const BUDGET: Duration = Duration::from_secs(120);
@@ -100,7 +100,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
 async fn read_back(relay: &Relay, call: &Call, verdict: &Verdict) {
     let (Some(image), Some(vetted)) = (call.images.first(), verdict.images.first()) else { return };
     let Ok(Some(arrived)) = relay.runtime.image_status(&image.named).await else { return };
-    if vetted.digest.is_empty() || vetted.image_ids.contains(&arrived.id) {
+    if vetted.digest.is_empty() || vetted.image_ids.iter().any(|known| same_id(known, &arrived.id)) {
         return;
     }
     let mut pulled = Call { kind: Kind::PulledImage.into(), ..call.clone() };
@@ -113,10 +113,5 @@ async fn read_back(relay: &Relay, call: &Call, verdict: &Verdict) {
 }
 
 fn undecided(relay: &Relay, call: &Call, text: &str) {
-    let verdict = Verdict {
-        outcome: Outcome::Undecided.into(),
-        message: Reply::undecided(text).message,
-        ..Default::default()
-    };
-    relay.vetter.tell(call, verdict);
+    relay.vetter.tell_undecided(call, &Reply::undecided(text));
 }

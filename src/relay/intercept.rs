@@ -21,7 +21,7 @@ use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
 use crate::decision::Permit;
 use crate::limits;
-use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict};
+use crate::vetter::wire::{Call, ImageUse, Kind};
 
 /// Vets a call, forwards it with a permit in hand, and looks at what came of it.
 pub async fn vet_then_forward(
@@ -135,7 +135,7 @@ async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Bud
 }
 
 /// containerd writes `sha256:<hex>`, CRI-O the hex alone.
-fn same_id(a: &str, b: &str) -> bool {
+pub fn same_id(a: &str, b: &str) -> bool {
     let hex = |id: &str| id.strip_prefix("sha256:").unwrap_or(id).to_owned();
     !a.is_empty() && hex(a) == hex(b)
 }
@@ -153,14 +153,9 @@ async fn look_at_what_was_made(
         return Ok(());
     };
     let made = facts::made(vetted, answer).map_err(|error| Reply::undecided(&error.to_string()))?;
-    look::look_or_remove(relay, vetted, &made, chain_id).await.inspect_err(|reply| {
-        let verdict = Verdict {
-            outcome: Outcome::Undecided.into(),
-            message: reply.message.clone(),
-            ..Default::default()
-        };
-        relay.vetter.tell(call, verdict);
-    })
+    look::look_or_remove(relay, vetted, &made, chain_id)
+        .await
+        .inspect_err(|reply| relay.vetter.tell_undecided(call, reply))
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.

@@ -18,13 +18,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::permits::Permits;
+use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
-    self, Call, Configure, Decided, FromVetter, ImageFacts, Ping, RuntimeAnswer, RuntimeQuestion, ToVetter,
-    Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer, RuntimeQuestion,
+    ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -364,6 +365,12 @@ impl Vetter {
         if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
             post(outgoing, to_vetter::Body::Decided(decided));
         }
+    }
+
+    /// As [`Vetter::tell`], of a call the relay answered undecided, or would have.
+    pub fn tell_undecided(&self, call: &Call, reply: &Reply) {
+        let message = reply.message.clone();
+        self.tell(call, Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() });
     }
 
     async fn outgoing(&self, until: Instant) -> Result<mpsc::Sender<Bytes>, NoVerdict> {

@@ -37,7 +37,7 @@ use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
 use crate::limits;
 use crate::metrics::RelayMetrics;
-use crate::vetter::wire::{Call, ImageUse, Kind, Outcome, Verdict};
+use crate::vetter::wire::{Call, ImageUse, Kind};
 
 /// What is done about vetted calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,12 +214,7 @@ impl Relay {
         tracing::warn!(path, "refused");
         let image = ImageUse { named: path.to_owned(), ..Default::default() };
         let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        let verdict = Verdict {
-            outcome: Outcome::Undecided.into(),
-            message: reply.message.clone(),
-            ..Default::default()
-        };
-        self.vetter.tell(&call, verdict);
+        self.vetter.tell_undecided(&call, reply);
     }
 }
 
