@@ -49,6 +49,8 @@ named! {
         RunPodSandbox = "RunPodSandbox",
         /// A pod from a checkpoint.
         RestorePod = "RestorePod",
+        /// No call: a container that did not come through crivet.
+        FoundContainer = "FoundContainer",
         /// An RPC that crivet's method table does not know; the message names it.
         Other = "Other",
     }

@@ -119,7 +119,7 @@ fn values_are_told_as_they_were_set() {
         "crivet_audit_records_lost_total 7",
         "crivet_permits_held 3",
         "crivet_proofs_held 5",
-        "crivet_vetting_duration_seconds_count 8",
+        "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");

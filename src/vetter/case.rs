@@ -19,6 +19,8 @@ use crate::verify::SimpleSigning;
 pub struct InForce {
     /// The daemon's configuration.
     pub config: ProxyConfiguration,
+    /// The mode in force: the configuration's, or audit where the relay says that nothing is enforced.
+    pub mode: Mode,
     /// The policies, or why there are none: then vetted calls are undecided.
     pub policies: Result<Arc<PolicySet>, String>,
     /// Speaks to registries as the configuration says.
@@ -85,9 +87,19 @@ pub(super) struct Case<'a> {
 }
 
 impl InForce {
+    /// The same, as if it were enforced.
+    pub fn enforcing(&self) -> InForce {
+        InForce {
+            config: self.config.clone(),
+            mode: Mode::Enforce,
+            policies: self.policies.clone(),
+            registry: Arc::clone(&self.registry),
+        }
+    }
+
     /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
     fn enforces(&self, policy: Option<Mode>) -> bool {
-        self.config.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
+        self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
     }
 
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
