@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod http;
 pub mod image;
 pub mod kubelet;
+pub mod machine;
 pub mod node;
 pub mod peers;
 pub mod recorder;
