@@ -1,8 +1,13 @@
 //! The packages, installed on a machine that boots.
 
+use crate::support::image::Image;
+use crate::support::kubelet::Pod;
 use crate::support::machine::{Machine, PARTS};
+use crate::support::machine_node::{install_containerd, install_kubelet};
 use crate::support::peers::Peers;
+use crate::support::registry::Registry;
 use crate::support::wait_for;
+use serde_json::json;
 use std::time::Duration;
 
 #[test]
@@ -25,4 +30,17 @@ fn a_machine_boots_and_boots_again_from_the_same_files() {
     machine.reboot(&peers);
     assert_eq!(machine.read("/etc/kept"), "kept");
     assert!(!machine.exists("/run/gone"));
+}
+
+#[test]
+fn a_machine_runs_containerd_and_a_kubelet() {
+    let Some(peers) = Peers::get() else { return };
+    let machine = Machine::boot(&peers);
+    let registry = Registry::start(&peers);
+    install_containerd(&machine, &peers, "1.7", &registry);
+    let pods = install_kubelet(&machine);
+    let app = Image::says(&peers, "I run on the machine").push(&registry, "app", "1");
+    pods.add_pod("app", &app.reference, &json!({}));
+    pods.wait_pod("app", Duration::from_secs(60), Pod::ready);
+    assert_eq!(pods.first_line("app"), "I run on the machine");
 }

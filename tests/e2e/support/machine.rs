@@ -109,6 +109,11 @@ impl Machine {
         self.root().join(inside.trim_start_matches('/'))
     }
 
+    /// A path below `/var/lib/containerd` or `/var/lib/kubelet`, as the host sees it, whether the machine runs or not.
+    pub fn kept(&self, inside: &str) -> PathBuf {
+        self.dir.join(inside.strip_prefix("/var/lib/").expect("only what is in /var/lib is kept so"))
+    }
+
     /// Copies a file of the host's into the machine; folders are made.
     pub fn push(&self, file: &Path, inside: &str) {
         let to = self.path(inside);

@@ -61,6 +61,7 @@ inner() {
 
     echo node >"$root/etc/hostname"
     hostname node
+    printf '127.0.0.1 localhost node\n' >"$root/etc/hosts"
     # Fixed, so that no boot is a first boot: that would enable every unit there is.
     echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
     # Kernel settings and modules are the host's, and so are the kernel's messages.
