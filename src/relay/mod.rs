@@ -35,6 +35,7 @@ use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
 use self::upstream::{Endpoints, Upstream};
+use crate::audit::Reason;
 use crate::cri::methods::{Class, Service, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -220,7 +221,7 @@ impl Relay {
         tracing::warn!(path, "refused");
         let image = ImageUse { named: path.to_owned(), ..Default::default() };
         let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        self.vetter.tell_undecided(&call, reply);
+        self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The vetter's end of the socket pair: calls in, verdicts out.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock, SystemTime};
 
@@ -18,7 +19,7 @@ use super::wire::{
     self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
 };
 use super::{answer, load};
-use crate::audit::{AuditLog, Decision, Record};
+use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
@@ -163,6 +164,10 @@ impl Session {
         let old = self.in_force();
         if old.is_none_or(|old| old.config.audit_log != *log) {
             let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
+            let opened = match log.journal {
+                true => opened.and_journal(Path::new(JOURNAL_SOCKET)),
+                false => opened,
+            };
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
@@ -198,7 +203,7 @@ impl Session {
         let (roots, _) = self.vetter.proofs.held();
         self.metrics.proofs_held(roots);
         if let Some(audit) = self.audit() {
-            self.metrics.audit_records_lost(audit.lost());
+            self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());
         }
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
@@ -290,7 +295,7 @@ impl Session {
     fn decided(&self, decided: wire::Decided) {
         if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
         {
-            self.record(answer::records_of_relay(&in_force, &call, &verdict));
+            self.record(answer::records_of_relay(&in_force, &call, &verdict, Reason::named(&decided.reason)));
         }
     }
 
