@@ -16,7 +16,7 @@ fixtures: ## the signature fixtures made again, with real cosign: every file cha
 	tests/fixtures/make.sh
 
 # As root a missing part fails the tests; without root they say that they were skipped.
-e2e: ## end-to-end tests with the real parts; needs root and `make peers`
+e2e: tools ## end-to-end tests with the real parts; needs root and `make peers`
 	CRIVET_E2E=$$([ $$(id -u) != 0 ] || echo required) cargo test --test e2e
 
 demo: ## a small node: a signed image runs, an unsigned one does not; needs root

@@ -29,7 +29,9 @@ fn main() -> std::io::Result<()> {
 /// One page for the command and each below it, called `crivet-policy-check`. clap's own `help` needs none.
 fn pages(command: &clap::Command, name: &str, folder: &Path) -> std::io::Result<()> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone().name(&*name.to_owned().leak())).manual("crivet").render(&mut page)?;
+    clap_mangen::Man::new(command.clone().name(&*name.to_owned().leak()))
+        .manual("crivet")
+        .render(&mut page)?;
     fs::write(folder.join(format!("{name}.1")), page)?;
     for below in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
         pages(below, &format!("{name}-{}", below.get_name()), folder)?;
