@@ -18,5 +18,6 @@ mod names;
 mod packages;
 mod parts;
 mod pause;
+mod report;
 mod support;
 mod wire;

@@ -12,6 +12,7 @@ mod audit;
 mod metrics;
 mod registry;
 mod relay;
+mod report;
 mod snapshot;
 mod support;
 mod systemd;
