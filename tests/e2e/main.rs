@@ -14,6 +14,7 @@ mod figures;
 mod gate;
 mod identity;
 mod metrics;
+mod monitoring;
 mod names;
 mod packages;
 mod parts;

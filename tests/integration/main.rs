@@ -10,6 +10,7 @@
 
 mod audit;
 mod metrics;
+mod monitoring;
 mod registry;
 mod relay;
 mod report;

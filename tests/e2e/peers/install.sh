@@ -31,6 +31,7 @@ socat           | bookworm | socat=1.7.* libwrap0
 nginx           | bookworm | nginx=1.22.*
 cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
+promtool        | bookworm | prometheus=2.42.*
 '
 # A browser, which Debian moves to each new version. Its many libraries are those that this machine lacks.
 browser_parts='
@@ -130,6 +131,7 @@ install_debian() {
         haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
         runc) launcher runc usr/sbin/runc runc ;;
         busybox) launcher busybox bin/busybox busybox ;;
+        promtool) launcher promtool usr/bin/promtool promtool ;;
         chromium) launcher chromium usr/lib/chromium/chromium chromium ;;
         cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
         cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
