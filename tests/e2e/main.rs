@@ -13,6 +13,7 @@ mod credentials;
 mod figures;
 mod gate;
 mod identity;
+mod journal;
 mod metrics;
 mod monitoring;
 mod names;
