@@ -189,3 +189,23 @@ pub const BACKGROUND_VETTINGS: usize = 4;
 /// Largest facts of a call that the vetter is asked about, bytes; with [`QUESTIONS`] this bounds what waits for a
 /// vetter that hangs. A pod's names and labels have a few KiB.
 pub const CALL_FACTS_BYTES: usize = 64 * 1024;
+
+/// Longest line of an audit log that is read, bytes. crivet's own have at most some 300 KiB: every field at its limit,
+/// every byte escaped.
+pub const REPORT_LINE_BYTES: usize = 512 * 1024;
+
+/// Different findings a report tells apart: image, namespace, policies and reason. Each may hold some KiB of text.
+pub const REPORT_FINDINGS: usize = 20_000;
+
+/// Different images, namespaces or policies a report counts by name.
+pub const REPORT_NAMES: usize = 20_000;
+
+/// Different images, by namespace and call, of which a report remembers that they were allowed. A finding that finds
+/// no room there counts as open.
+pub const REPORT_ALLOWED: usize = 500_000;
+
+/// Steps of time a report keeps decisions by; more are joined to longer ones.
+pub const REPORT_BARS: usize = 2048;
+
+/// Different policy sets a report tells apart. A set lives for days.
+pub const REPORT_POLICY_SETS: usize = 256;

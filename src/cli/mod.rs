@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+mod logs;
 pub mod policy;
+pub mod report;
 pub mod serve;
 pub mod verify;
 
@@ -37,6 +39,10 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say what enforcement would refuse, or did, from the audit log, and what to do about it
+    ///
+    /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
+    Report(report::Arguments),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -48,6 +54,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Vetter => crate::vetter::run(),
     }
 }

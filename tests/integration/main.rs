@@ -10,8 +10,10 @@
 
 mod audit;
 mod metrics;
+mod monitoring;
 mod registry;
 mod relay;
+mod report;
 mod snapshot;
 mod support;
 mod systemd;
