@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod node;
 pub mod policy;
 pub mod serve;
 pub mod verify;
@@ -37,6 +38,9 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Put crivet in front of the runtime, and take it away again
+    #[command(subcommand)]
+    Node(node::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -48,6 +52,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }
