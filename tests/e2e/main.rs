@@ -15,6 +15,7 @@ mod gate;
 mod identity;
 mod metrics;
 mod names;
+mod packages;
 mod parts;
 mod pause;
 mod support;

@@ -3,9 +3,10 @@
 #   ${CRIVET_PEERS:-~/.cache/crivet/peers}/bin/…            what the tests, the benches and the demo run
 #   …/containerd-1.6/ containerd-1.7/ containerd-2/         one folder per containerd, with its shim
 #   …/cni/                                                  network plugins
+#   …/machine/                                              the root folder of a Debian node that boots; as root only
 #   …/versions.txt                                          part, version, sha256
 # Debian packages are unpacked, not installed: no service is started, nothing of the machine is touched, and
-# root is not needed. The mirror is the machine's own; a suite other than the machine's is reached through a
+# root is not needed but for the node's root folder, whose files have owners. The mirror is the machine's own; a suite other than the machine's is reached through a
 # private apt configuration. What Debian lacks is built with the machine's Go from the Go module proxy.
 #
 # usage: install.sh [PART...]      all parts when none is named; `install.sh --list` names them
@@ -32,6 +33,9 @@ cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
 '
 go_parts='crictl critest kubelet'
+# A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
+machine_suite=bookworm
+machine_packages=systemd,systemd-sysv,dbus,procps,iproute2,rpm
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -43,6 +47,8 @@ recipe() {
     if [[ " $go_parts " == *" $1 "* ]]; then
         local dir; dir=$(go_dir "$1")
         echo "go $(cat "$dir"/go.mod "$dir"/go.sum "$dir"/*.go 2>/dev/null | sha256sum | cut -c1-16)"
+    elif [[ $1 == machine ]]; then
+        echo "machine 1 $machine_suite $machine_packages"
     else
         echo "debian 1 $(field "$1" 2) $(field "$1" 3)"
     fi
@@ -129,6 +135,26 @@ launcher() {
     ln -s "../pkg/$1/$2" "$peers/bin/$3"
 }
 
+# mmdebstrap is unpacked and run as it is; what it makes is a root folder with all its owners and modes.
+install_machine() {
+    local work tools=$peers/pkg/machine/mmdebstrap
+    ready_suite "$machine_suite"
+    work=$(mktemp -d "$peers/tmp.XXXXXX")
+    say "machine: a root folder of $machine_suite with $machine_packages"
+    (cd "$work" && apt_in "$machine_suite" download mmdebstrap >log 2>&1) || { cat "$work/log" >&2; die "machine: apt-get download failed"; }
+    rm -rf "$peers/pkg/machine"
+    mkdir -p "$tools"
+    dpkg -x "$work"/mmdebstrap_*.deb "$tools"
+    TMPDIR=$work perl "$tools/usr/bin/mmdebstrap" --mode=root --variant=minbase --format=tar --include="$machine_packages" \
+        "$machine_suite" "$work/root.tar" "deb [signed-by=$archive_keyring] $(mirror) $machine_suite main" >"$work/log" 2>&1 ||
+        { tail -n 30 "$work/log" >&2; die "machine: mmdebstrap failed; the end of its log is above"; }
+    mkdir "$peers/pkg/machine/root"
+    tar -C "$peers/pkg/machine/root" --xattrs --numeric-owner -xf "$work/root.tar"
+    ln -sfn pkg/machine/root "$peers/machine"
+    printf 'machine %s %s\n' "$(cat "$peers/machine/etc/debian_version")" "$(sha256sum <"$work/root.tar" | cut -d' ' -f1)" >"$peers/pkg/machine.versions"
+    rm -rf "$work"
+}
+
 go_dir() { case $1 in kubelet) echo "$here/kubelet" ;; *) echo "$here/cri-tools" ;; esac; }
 
 install_go() {
@@ -165,11 +191,11 @@ install_go() {
 
 main() {
     local part parts
-    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts"; return; }
+    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts machine"; return; }
     # shellcheck disable=SC2046 # a list of words
-    (($#)) || set -- $(debian_names) $go_parts
+    (($#)) || set -- $(debian_names) $go_parts machine
     for part; do
-        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts") || die "no part is called $part; see install.sh --list"
+        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts machine") || die "no part is called $part; see install.sh --list"
         complete "$part" || parts+=" $part"
     done
     if [[ -n ${parts:-} ]]; then
@@ -179,7 +205,15 @@ main() {
         trap 'rm -rf "$peers"/tmp.*' EXIT
         for part in $parts; do
             complete "$part" && continue
-            if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi
+            case $part in
+                machine)
+                    if [[ $(id -u) != 0 ]]; then
+                        say "machine: left out, its files have owners; run this as root to get it"
+                        continue
+                    fi
+                    install_machine ;;
+                *) if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi ;;
+            esac
             recipe "$part" >"$peers/stamps/$part"
         done
         sort "$peers"/pkg/*.versions >"$peers/versions.txt"

@@ -10,6 +10,8 @@ pub mod daemon;
 pub mod http;
 pub mod image;
 pub mod kubelet;
+pub mod machine;
+pub mod machine_node;
 pub mod node;
 pub mod peers;
 pub mod recorder;
