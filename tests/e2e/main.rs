@@ -15,6 +15,7 @@ mod gate;
 mod identity;
 mod metrics;
 mod names;
+mod node;
 mod packages;
 mod parts;
 mod pause;
