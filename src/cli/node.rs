@@ -128,7 +128,8 @@ fn install(host: &dyn Host, arguments: &Install) -> Result<(), NodeError> {
         host.say(true, &format!("the node was bypassed: {}", bypass.reason));
     }
     let plan = plan(host, detect::detect(host)?, &journal, arguments.stage, arguments.timeout)?;
-    host.say(false, plan.to_string().trim_end());
+    let text = if arguments.dry_run { format!("{plan:#}") } else { plan.to_string() };
+    host.say(false, text.trim_end());
     if arguments.dry_run || plan.in_place {
         return Ok(());
     }

@@ -118,13 +118,26 @@ fn start_crivet(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(
     if ready && !plan.restart_crivet {
         return Ok(());
     }
+    // systemd starts no socket of a service that runs already.
+    let without_socket = matches!(before.as_slice(), [socket, service] if service.active && !socket.active);
     journal.step(host, Step::Units { before })?;
-    let [socket, service] = UNITS;
-    if plan.restart_crivet {
-        host.systemctl(&["stop", service, socket])?;
+    if plan.restart_crivet || without_socket {
+        stop_crivet(host)?;
     }
+    let [socket, service] = UNITS;
     host.systemctl(&["enable", socket, service])?;
     host.systemctl(&["start", socket, service])?;
+    Ok(())
+}
+
+/// The socket first: it would start the service again for a call that waits.
+fn stop_crivet(host: &dyn Host) -> Result<(), NodeError> {
+    for name in UNITS {
+        let shown = show(host, name)?;
+        if shown.loaded && shown.active != "inactive" {
+            host.systemctl(&["stop", name])?;
+        }
+    }
     Ok(())
 }
 
@@ -246,7 +259,8 @@ fn undo(
     for step in steps.iter().rev() {
         match step {
             Step::Units { before } => {
-                for unit in before.iter().rev() {
+                // The socket first: it would start the service again for a call that waits.
+                for unit in before {
                     put_unit_back(host, unit)?;
                 }
                 units.extend(before.iter().filter(|unit| unit.active));
@@ -272,10 +286,11 @@ fn undo(
     }
     // They ran before, with other files: on a socket that is theirs again.
     if reload && !units.is_empty() {
-        let [socket, service] = UNITS;
-        host.systemctl(&["stop", service, socket])?;
+        stop_crivet(host)?;
         for unit in units {
-            host.systemctl(&["start", &unit.name])?;
+            if show(host, &unit.name)?.loaded {
+                host.systemctl(&["start", &unit.name])?;
+            }
         }
     }
     let state_is_ours =

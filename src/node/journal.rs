@@ -187,14 +187,24 @@ impl Journal {
     }
 
     /// Removes the journal and its folder. `data` says that crivet's whole state folder was made by these commands:
-    /// then it goes too.
+    /// then it is emptied first, so that a kill in between leaves the journal to go on from.
     pub fn remove(host: &dyn Host, data: bool) -> Result<(), NodeError> {
-        remove_file(host, Path::new(JOURNAL))?;
-        // Not empty if an operator put something there.
-        let _ = fs::remove_dir(host.path(Path::new(FOLDER)));
         let state = host.path(Path::new(STATE));
-        if data && state.exists() {
-            fs::remove_dir_all(&state).map_err(at(&state))?;
+        let others = fs::read_dir(&state).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in others.filter(|path| data && !path.ends_with("node")) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(at(&path))?;
+        }
+        remove_file(host, Path::new(JOURNAL))?;
+        Self::sweep(host)
+    }
+
+    /// Removes what is left where there is no journal (yet, or any more): folders that are empty.
+    pub fn sweep(host: &dyn Host) -> Result<(), NodeError> {
+        remove_file(host, &beside(Path::new(JOURNAL)))?;
+        // Not empty if somebody put something there: the package's folder has the vetter's in it.
+        for folder in [FOLDER, STATE] {
+            let _ = fs::remove_dir(host.path(Path::new(folder)));
         }
         Ok(())
     }

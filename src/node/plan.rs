@@ -428,6 +428,7 @@ impl Plan {
     }
 }
 
+/// `{:#}` prints the files' content as well.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Found { kind, unit, version, runtime, runtime_socket, .. } = &self.found;
@@ -440,18 +441,19 @@ impl fmt::Display for Plan {
         if self.in_place {
             return writeln!(f, "nothing to do: installed, and as it should be");
         }
+        let content = |text| if f.alternate() { indented(text) } else { String::new() };
         let mut steps = Vec::new();
         for folder in &self.folders {
             steps.push(format!("make the folder {} (mode {:04o})", folder.path.display(), folder.mode));
         }
         for file in &self.files {
-            steps.push(format!("write {}\n{}", file.path.display(), indented(&file.text)));
+            steps.push(format!("write {}{}", file.path.display(), content(&file.text)));
         }
         if !self.files.is_empty() {
             steps.push("systemctl daemon-reload".to_owned());
         }
         if self.restart_crivet {
-            steps.push(format!("systemctl stop {} {}", UNITS[1], UNITS[0]));
+            steps.push(format!("systemctl stop {}; systemctl stop {}", UNITS[0], UNITS[1]));
         }
         let units = UNITS.join(" ");
         steps.push(format!("systemctl enable {units}; systemctl start {units}"));
@@ -484,8 +486,7 @@ impl fmt::Display for Plan {
 }
 
 fn indented(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| format!("      | {line}")).collect();
-    lines.join("\n")
+    text.lines().map(|line| format!("\n      | {line}")).collect()
 }
 
 #[cfg(test)]

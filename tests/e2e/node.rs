@@ -73,7 +73,10 @@ impl Node {
     fn status(&self) -> (bool, serde_json::Value) {
         let output = self.node(&["status", "-o", "json"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.success(), serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+        (
+            output.status.success(),
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")),
+        )
     }
 
     fn kubelet(&self) -> String {
@@ -120,17 +123,31 @@ impl Node {
     }
 
     fn is_as(&self, before: &BTreeMap<String, String>) {
-        let now = self.manifest();
-        let mut changed: Vec<_> = now.iter().filter(|(path, what)| before.get(*path) != Some(*what)).collect();
+        Self::are_equal(before, &self.manifest());
+    }
+
+    /// The journal may tell of what was tried.
+    fn is_without_journal_as(&self, before: &BTreeMap<String, String>) {
+        let without = |mut manifest: BTreeMap<String, String>| {
+            manifest.remove("/var/lib/crivet/node/journal.json");
+            manifest
+        };
+        Self::are_equal(&without(before.clone()), &without(self.manifest()));
+    }
+
+    fn are_equal(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) {
+        let mut changed: Vec<_> =
+            now.iter().filter(|(path, what)| before.get(*path) != Some(*what)).collect();
         changed.extend(before.iter().filter(|(path, _)| !now.contains_key(*path)));
         assert!(changed.is_empty(), "{changed:#?}");
     }
 
-    /// The kubelet dies whenever it is pointed at crivet.
-    fn kubelet_refuses_crivet(&self) {
+    /// From its next start on the kubelet dies when its flags have this in them.
+    fn kubelet_refuses(&self, flag: &str) {
         let script = format!(
-            "#!/bin/sh\ncase \"$*\" in *crivet*) echo no crivet >&2; exit 1;; esac\nexec {PARTS}/bin/kubelet \"$@\"\n"
+            "#!/bin/sh\ncase \"$*\" in *{flag}*) echo no {flag} >&2; exit 1;; esac\nexec {PARTS}/bin/kubelet \"$@\"\n"
         );
+        // What runs, or is started meanwhile, must not see half of it.
         self.machine.ok(["rm", "/usr/bin/kubelet"]);
         self.machine.write("/usr/bin/kubelet", &script);
         self.machine.ok(["chmod", "0755", "/usr/bin/kubelet"]);
@@ -166,7 +183,10 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
     node.node_ok(&["install", "--stage", "both"]);
     let (in_front, status) = node.status();
     assert!(in_front && status["inFront"] == "both" && status["drift"] == json!([]), "{status}");
-    assert_eq!(status["endpoints"], json!(["unix:///run/crivet/crivet.sock", "unix:///run/crivet/crivet.sock"]));
+    assert_eq!(
+        status["endpoints"],
+        json!(["unix:///run/crivet/crivet.sock", "unix:///run/crivet/crivet.sock"])
+    );
     node.runs("third");
     // Again, without a stage: nothing to do, and the stage stays.
     let kubelet = node.machine.main_pid("kubelet.service");
@@ -192,47 +212,55 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
 fn a_kubelet_that_does_not_come_through_is_taken_back() {
     let Some(peers) = Peers::get() else { return };
     let node = Node::boot(&peers, "2");
+    let before = node.manifest();
     // The runtime cannot be reached through crivet: the kubelet is not touched.
-    node.machine.write("/etc/systemd/system/crivet.service.d/broken.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n");
-    let (before, kubelet) = (node.manifest(), node.machine.main_pid("kubelet.service"));
+    let (kubelet, folder) =
+        (node.machine.main_pid("kubelet.service"), "/etc/systemd/system/crivet.service.d");
+    let silent = "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep 1000\n";
+    node.machine.write(&format!("{folder}/silent.conf"), silent);
     let output = node.node(&["install"]);
-    assert!(!output.status.success() && said(&output).contains("cannot be reached through crivet"), "{}", said(&output));
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("cannot be reached through crivet"), "{}", said(&output));
     assert_eq!(node.machine.main_pid("kubelet.service"), kubelet);
+    node.machine.ok(["rm", "-r", folder]);
     node.is_as(&before);
-    node.machine.ok(["rm", "-r", "/etc/systemd/system/crivet.service.d"]);
 
     // On the way from one stage to the next: back to the stage before.
-    let before = node.manifest();
     node.node_ok(&["install"]);
     assert!(node.machine.read("/etc/crivet/config.yaml").contains("pauseImage: "));
+    node.kubelet_refuses("container-runtime-endpoint=unix:///run/crivet");
     let image = node.manifest();
-    node.kubelet_refuses_crivet();
     let output = node.node(&["install", "--stage", "both", "--timeout", "8s"]);
-    assert!(!output.status.success() && said(&output).contains("NOT AS IT WAS"), "{}", said(&output));
-    // Nothing helps here but the way past crivet.
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("the node is as it was before"), "{}", said(&output));
+    let (in_front, status) = node.status();
+    assert!(in_front && status["inFront"] == "image" && status["unfinished"] == false, "{status}");
+    node.is_without_journal_as(&image);
+
+    // A kubelet that cannot live with crivet at all: only the way past it is left.
+    node.kubelet_refuses("crivet");
+    node.machine.ok(["systemctl", "restart", "kubelet.service"]);
     node.node_ok(&["bypass", "--reason", "the kubelet refuses crivet"]);
     node.healthy();
-    node.machine.ok(["ln", "-sf", &format!("{PARTS}/bin/kubelet"), "/usr/bin/kubelet"]);
     let (in_front, status) = node.status();
     assert!(!in_front && status["bypass"]["reason"] == "the kubelet refuses crivet", "{status}");
     let journal = node.machine.ok(["journalctl", "--no-pager", "--output=cat", "SYSLOG_IDENTIFIER=crivet"]);
     assert!(journal.contains("BYPASS: the kubelet refuses crivet"), "{journal}");
+
+    node.machine.ok(["ln", "-sfn", &format!("{PARTS}/bin/kubelet"), "/usr/bin/kubelet"]);
     let again = node.node_ok(&["install"]);
     assert!(again.contains("the node was bypassed: the kubelet refuses crivet"), "{again}");
     assert_eq!(node.status().1["bypass"], json!(null));
-    drop(image);
     node.node_ok(&["uninstall"]);
-    let mut before = before;
-    // Its link was made anew by this test.
-    before.insert("/usr/bin/kubelet".to_owned(), node.manifest()["/usr/bin/kubelet"].clone());
     node.is_as(&before);
+    node.healthy();
 }
 
 #[test]
 fn a_killed_installer_is_taken_back_by_the_timer_and_by_a_reboot() {
     let Some(peers) = Peers::get() else { return };
     let mut node = Node::boot(&peers, "1.7");
-    node.kubelet_refuses_crivet();
+    node.kubelet_refuses("crivet");
     let before = node.manifest();
     let kill_in_the_middle = |node: &Node, arguments: &[&str]| {
         let mut installer = node.start_install(arguments);

@@ -10,6 +10,7 @@
 
 mod audit;
 mod metrics;
+mod node;
 mod registry;
 mod relay;
 mod snapshot;
