@@ -235,6 +235,7 @@ pub fn uninstall(host: &dyn Host, timeout: Duration) -> Result<(), NodeError> {
                 "the kubelet is pointed at the runtime; there is no journal, so the rest was left alone",
             );
         }
+        Journal::sweep(host)?;
         return disarm(host);
     };
     let kept = undo(host, &mut journal, 0, timeout)?;

@@ -37,7 +37,7 @@ fn the_stages_go_on_and_all_of_it_comes_off() {
     run(&fake, Some(Stage::Image)).unwrap();
     assert_eq!((status(&fake).unwrap().in_front, fake.restarts.get()), (Some(Stage::Image), restarts + 1));
     uninstall(&fake, MINUTE).unwrap();
-    assert_eq!(fake.manifest(), before);
+    fake.is_as(&before, "afterwards");
     assert!(is_direct(&fake) && !fake.is_active("crivet.service"));
     uninstall(&fake, MINUTE).unwrap();
     assert_eq!(fake.restarts.get(), restarts + 2);
@@ -56,7 +56,7 @@ fn killed_everywhere(stage: Stage, before_that: impl Fn(&Fake), then: impl Fn(&F
             return;
         }
         then(&fake);
-        assert_eq!(fake.manifest(), before, "killed after {steps} steps");
+        fake.is_as(&before, &format!("killed after {steps} steps"));
         assert!(is_direct(&fake), "killed after {steps} steps: {}", fake.command_line(KUBELET));
         assert!(!trial_is_there(&fake), "killed after {steps} steps");
     }
@@ -118,7 +118,7 @@ fn an_uninstallation_that_is_killed_is_ended_by_the_next() {
         run(&fake, Some(Stage::Both)).unwrap();
         let ended = fake.killed_after(steps, || uninstall(&fake, MINUTE));
         uninstall(&fake, MINUTE).unwrap();
-        assert_eq!(fake.manifest(), before, "killed after {steps} steps");
+        fake.is_as(&before, &format!("killed after {steps} steps"));
         assert!(is_direct(&fake), "killed after {steps} steps");
         if ended.is_some() {
             assert!(steps > 30, "{steps}");
@@ -135,7 +135,7 @@ fn a_kubelet_that_dies_is_taken_back_and_the_reason_told() {
     let error = run(&fake, None).unwrap_err().to_string();
     assert!(error.contains("not through within 60 s: kubelet.service is inactive"), "{error}");
     assert!(error.ends_with("the node is as it was before"), "{error}");
-    assert_eq!(fake.manifest(), before);
+    fake.is_as(&before, "afterwards");
     assert!(is_direct(&fake));
 }
 
@@ -145,7 +145,7 @@ fn an_interrupted_installation_is_taken_back() {
     let before = fake.manifest();
     fake.interrupted.set(true);
     assert!(run(&fake, None).unwrap_err().to_string().starts_with("interrupted"));
-    assert_eq!(fake.manifest(), before);
+    fake.is_as(&before, "afterwards");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn files_and_units_that_were_there_are_there_again() {
     run(&fake, Some(Stage::Both)).unwrap();
     assert!(fake.exists("/etc/systemd/system/crivet.socket.d/90-crivet-listen.conf"));
     uninstall(&fake, MINUTE).unwrap();
-    assert_eq!(fake.manifest(), before);
+    fake.is_as(&before, "afterwards");
     assert!(fake.is_active("crivet.socket") && fake.is_active("crivet.service"));
 }
 

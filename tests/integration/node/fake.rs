@@ -232,6 +232,16 @@ impl Fake {
         )
     }
 
+    /// Fails with what differs, if the tree is not as it was.
+    pub fn is_as(&self, before: &BTreeMap<PathBuf, String>, when: &str) {
+        let now = self.manifest();
+        let paths: BTreeSet<_> = now.keys().chain(before.keys()).collect();
+        let differs =
+            |path: &PathBuf| (before.get(path) != now.get(path)).then(|| (before.get(path), now.get(path)));
+        let changed: Vec<_> = paths.into_iter().filter_map(|path| Some((path, differs(path)?))).collect();
+        assert!(changed.is_empty(), "{when}: {changed:#?}");
+    }
+
     /// Every file of /etc, /lib and /var: mode and content.
     pub fn manifest(&self) -> BTreeMap<PathBuf, String> {
         let mut all = BTreeMap::new();
