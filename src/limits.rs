@@ -34,6 +34,12 @@ pub const VETTED_ANSWER_BYTES: usize = 64 * 1024;
 /// Client connections at once. A kubelet has two, and tools come one by one.
 pub const CONNECTIONS: usize = 512;
 
+/// Connections to the control socket at once. Commands come one by one.
+pub const CONTROL_CONNECTIONS: usize = 16;
+
+/// Largest frame on the control socket, bytes: a call's facts, or a verdict about 64 images.
+pub const CONTROL_FRAME_BYTES: usize = 1024 * 1024;
+
 /// Questions to the vetter at once, the calls of a node that restarts with 500 pods among them.
 pub const QUESTIONS: usize = 4096;
 

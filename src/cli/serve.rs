@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
+use crate::control;
 use crate::cri::runtime::RuntimeClient;
 use crate::metrics::RelayMetrics;
+use crate::relay::control::{self as relay_control, Started};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
@@ -55,22 +57,22 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     say(&loaded);
     let (listen, endpoints, drain, pause) = match &loaded.settings {
         Settings::Whole(c) => (
-            c.listen.path().to_owned(),
+            c.listen.clone(),
             Endpoints::new(c.runtime_endpoint.path().to_owned(), c.image_endpoint.path().to_owned()),
             c.drain_timeout,
             c.pause_image.as_ref().map(ToString::to_string),
         ),
         Settings::Salvaged(s) => (
-            s.listen.path().to_owned(),
+            s.listen.clone(),
             Endpoints::new(s.runtime_endpoint.path().to_owned(), s.image_endpoint.path().to_owned()),
             Duration::from_secs(5),
             None,
         ),
     };
-    let listener = match listener::listener(&listen).await {
+    let listener = match listener::listener(listen.path()).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(socket = %listen.display(), %error, "cannot listen");
+            tracing::error!(socket = %listen, %error, "cannot listen");
             return ExitCode::from(EX_OSERR);
         }
     };
@@ -85,7 +87,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics: Arc::clone(&metrics),
     }
     .start();
-    tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
+    tokio::spawn(listener::follow_runtime(listen.path().into(), Arc::clone(&endpoints.runtime)));
     let relay = Relay::new(Members {
         live: live_now,
         endpoints,
@@ -95,6 +97,10 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics,
         pause_image: pause,
     });
+    if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
+        let started = Started { at: SystemTime::now(), listen: listen.to_string() };
+        tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
+    }
     tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
@@ -154,7 +160,7 @@ fn orders(loaded: &Loaded) -> Option<Orders> {
     let Settings::Whole(whole) = &loaded.settings else { return None };
     let user = whole.vetter_user.as_deref().and_then(vetter_user);
     prepare_folders(whole, user);
-    Some(Orders { user, configure: Configure { settings: loaded.text() } })
+    Some(Orders { user, configure: Configure { settings: loaded.text(), audit_because: String::new() } })
 }
 
 /// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the

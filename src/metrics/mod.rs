@@ -199,6 +199,7 @@ pub struct VetterMetrics {
     policy_last_reload: Gauge,
     config_source: Family<SourceLabel, Gauge>,
     audit_records_lost: Counter,
+    audit_journal_lost: Counter,
     proofs_held: Gauge,
 }
 
@@ -255,6 +256,12 @@ impl Default for VetterMetrics {
             "Decisions whose audit record could not be written",
             audit_records_lost.clone(),
         );
+        let audit_journal_lost = Counter::default();
+        registry.register(
+            "audit_journal_entries_lost",
+            "Audit records that the systemd journal did not take",
+            audit_journal_lost.clone(),
+        );
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
         Self {
@@ -267,6 +274,7 @@ impl Default for VetterMetrics {
             policy_last_reload,
             config_source,
             audit_records_lost,
+            audit_journal_lost,
             proofs_held,
         }
     }
@@ -310,9 +318,10 @@ impl VetterMetrics {
         }
     }
 
-    /// The audit log's own count of lost records.
-    pub fn audit_records_lost(&self, total: u64) {
+    /// The audit log's own counts of what the file and the journal did not take.
+    pub fn audit_records_lost(&self, total: u64, of_journal: u64) {
         self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+        self.audit_journal_lost.inner().store(of_journal, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// How many digests something is known about now.

@@ -48,7 +48,7 @@ fn page() -> String {
     vetter.policies_loaded("sha256:01", UNIX_EPOCH);
     vetter.policies_rejected();
     vetter.config_source(ConfigSource::LastGood);
-    vetter.audit_records_lost(7);
+    vetter.audit_records_lost(7, 2);
     vetter.proofs_held(5);
     vetter.render(&relay.render(""))
 }
@@ -117,9 +117,10 @@ fn values_are_told_as_they_were_set() {
         "crivet_config_source{source=\"last_good\"} 1",
         "crivet_config_source{source=\"files\"} 0",
         "crivet_audit_records_lost_total 7",
+        "crivet_audit_journal_entries_lost_total 2",
         "crivet_permits_held 3",
         "crivet_proofs_held 5",
-        "crivet_vetting_duration_seconds_count 8",
+        "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");

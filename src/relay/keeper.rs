@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::permits::Permits;
+use crate::audit::Reason;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
@@ -360,17 +361,22 @@ impl Vetter {
 
     /// Hands over a decision the relay made by itself, for the audit log. Lost if no vetter lives.
     pub fn tell(&self, call: &Call, verdict: Verdict) {
-        let call = Call { auth: None, ..call.clone() };
-        let decided = Decided { call: Some(call), verdict: Some(verdict) };
-        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            post(outgoing, to_vetter::Body::Decided(decided));
-        }
+        self.tell_why(call, verdict, String::new());
     }
 
     /// As [`Vetter::tell`], of a call the relay answered undecided, or would have.
-    pub fn tell_undecided(&self, call: &Call, reply: &Reply) {
+    pub fn tell_undecided(&self, call: &Call, reply: &Reply, reason: Reason) {
         let message = reply.message.clone();
-        self.tell(call, Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() });
+        let verdict = Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() };
+        self.tell_why(call, verdict, reason.as_str().to_owned());
+    }
+
+    fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
+        let call = Call { auth: None, ..call.clone() };
+        let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
+        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
+            post(outgoing, to_vetter::Body::Decided(decided));
+        }
     }
 
     async fn outgoing(&self, until: Instant) -> Result<mpsc::Sender<Bytes>, NoVerdict> {
