@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{self, Through};
+use super::check::{self, Calls, Through};
 use super::detect::{show, unit_files};
 use super::host::{Host, read};
 use super::journal::{
@@ -85,7 +85,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
         old_pid,
         flags,
         healthz: plan.pointed.healthz,
-        calls: plan.metrics.map(|address| (address, since)),
+        calls: Some(Calls { listen: &plan.listen, connections: plan.pointed.flags.len(), since }),
     };
     for unseen in check::wait(host, &through, plan.timeout, true)? {
         host.say(false, &format!("not seen: {unseen}"));

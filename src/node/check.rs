@@ -1,6 +1,7 @@
 //! Whether the kubelet has come through: its unit runs, with the flags it should have, it is healthy, and it calls.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::NodeError;
@@ -9,7 +10,6 @@ use super::host::Host;
 
 /// Looks in a row that must agree: a kubelet that cannot reach its runtime dies within seconds and is started anew.
 const IN_A_ROW: u32 = 3;
-const METRIC: &str = "crivet_last_kubelet_call_seconds";
 
 /// What must be seen after a restart of the kubelet.
 #[derive(Debug, Clone)]
@@ -22,8 +22,19 @@ pub struct Through<'a> {
     pub flags: &'a [String],
     /// Where it answers healthz.
     pub healthz: Option<SocketAddr>,
-    /// crivet's metrics, where its calls must show, and since when (seconds since 1970).
-    pub calls: Option<(SocketAddr, u64)>,
+    /// Where its calls must arrive; none when it is pointed past crivet.
+    pub calls: Option<Calls<'a>>,
+}
+
+/// The kubelet's connections to crivet.
+#[derive(Debug, Clone, Copy)]
+pub struct Calls<'a> {
+    /// crivet's listening socket.
+    pub listen: &'a Path,
+    /// Connections there must be: the kubelet makes one for each of its services.
+    pub connections: usize,
+    /// When the kubelet was restarted, seconds since 1970.
+    pub since: u64,
 }
 
 /// What one look saw.
@@ -94,34 +105,20 @@ fn look(host: &dyn Host, through: &Through<'_>, unseen: &mut Vec<String>) -> See
         Some(Err(error)) => return Seen::Not(error.to_string()),
         None => unseen.push("the kubelet serves no healthz (healthzPort: 0)".to_owned()),
     }
-    if let Some((address, since)) = through.calls {
-        match host.get(address, "/metrics").map(|(_, body)| last_call(&body)) {
-            Ok(Some(at)) if at > since => {}
-            Ok(_) => return Seen::Not("no call of the kubelet's has arrived at crivet".to_owned()),
-            // The metrics are the vetter's, which may be away; the relay does not need it.
-            Err(error) => unseen.push(format!("calls at crivet: {error}")),
+    if let Some(Calls { listen, connections, since }) = through.calls {
+        match host.clients(listen) {
+            Ok(clients) => {
+                // Where the unit is not the kubelet, the kubelet may be a child of it.
+                let its = |pid| through.flags.is_empty() || pid == shown.pid;
+                let its = clients.iter().filter(|c| its(c.pid) && c.called && c.connected >= since).count();
+                if its < connections {
+                    return Seen::Not(format!(
+                        "expected its calls to arrive at crivet by {connections} connections, found {its}"
+                    ));
+                }
+            }
+            Err(error) => unseen.push(format!("the kubelet's calls at crivet: {error}")),
         }
     }
     Seen::Through(shown.pid)
-}
-
-/// When the kubelet called last, seconds since 1970.
-fn last_call(metrics: &str) -> Option<u64> {
-    let value = metrics.lines().find_map(|line| line.strip_prefix(METRIC)?.strip_prefix(' '))?;
-    // A whole number today; a fraction would be as good.
-    value.split('.').next()?.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_call_is_read_from_the_metrics() {
-        let text = "# TYPE crivet_last_kubelet_call_seconds gauge\ncrivet_last_kubelet_call_seconds 1785585600\n# EOF\n";
-        assert_eq!(last_call(text), Some(1_785_585_600));
-        assert_eq!(last_call("crivet_last_kubelet_call_seconds 12.5"), Some(12));
-        assert_eq!(last_call("crivet_last_kubelet_call_seconds_x 1\n"), None);
-        assert_eq!(last_call(""), None);
-    }
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{NodeError, at};
+use crate::config::Endpoint;
+use crate::control::{self, Control};
 use crate::cri::runtime::RuntimeClient;
 use crate::limits;
 
@@ -21,6 +23,17 @@ pub struct Runtime {
     pub name: String,
     /// Its version.
     pub version: String,
+}
+
+/// A connection to crivet's listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The process.
+    pub pid: u32,
+    /// Since when, seconds since 1970.
+    pub connected: u64,
+    /// It has made a call.
+    pub called: bool,
 }
 
 /// The node.
@@ -35,12 +48,10 @@ pub trait Host {
     fn runtime(&self, socket: &Path) -> Result<Runtime, NodeError>;
     /// The names of the images the runtime keeps from being collected.
     fn pinned_images(&self, socket: &Path) -> Result<Vec<String>, NodeError>;
+    /// Asks a running crivet who is connected to its listening socket.
+    fn clients(&self, listen: &Path) -> Result<Vec<Client>, NodeError>;
     /// `GET path`: status and body.
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), NodeError>;
-    /// Whether a process is there.
-    fn alive(&self, pid: u32) -> bool {
-        self.path(Path::new("/proc")).join(pid.to_string()).exists()
-    }
     /// This program's own file.
     fn program(&self) -> &Path;
     /// Seconds since 1970.
@@ -89,7 +100,6 @@ pub struct ThisMachine {
 impl ThisMachine {
     /// Looks at the machine; from here on SIGINT and SIGTERM are a wish, and a lost terminal is nothing.
     pub fn new() -> io::Result<Self> {
-        // Two threads' worth: signals are heard while a command waits.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let interrupted = Arc::<AtomicBool>::default();
         let heard = Arc::clone(&interrupted);
@@ -130,17 +140,31 @@ impl Host for ThisMachine {
     }
 
     fn runtime(&self, socket: &Path) -> Result<Runtime, NodeError> {
-        let client = self.runtime.block_on(async { RuntimeClient::new(socket, socket) });
-        let answer = self.runtime.block_on(client.version());
+        let answer = self.runtime.block_on(async { RuntimeClient::new(socket, socket).version().await });
         let answer = answer.map_err(|error| unanswered(socket, &error))?;
         Ok(Runtime { name: answer.runtime_name, version: answer.runtime_version })
     }
 
     fn pinned_images(&self, socket: &Path) -> Result<Vec<String>, NodeError> {
-        let client = self.runtime.block_on(async { RuntimeClient::new(socket, socket) });
         let images =
-            self.runtime.block_on(client.pinned_images()).map_err(|error| unanswered(socket, &error))?;
+            self.runtime.block_on(async { RuntimeClient::new(socket, socket).pinned_images().await });
+        let images = images.map_err(|error| unanswered(socket, &error))?;
         Ok(images.into_iter().filter_map(|image| image.repo_tags.into_iter().next()).collect())
+    }
+
+    fn clients(&self, listen: &Path) -> Result<Vec<Client>, NodeError> {
+        let wrong = NodeError::NotThrough;
+        let listen = Endpoint::parse(&format!("unix://{}", listen.display())).map_err(wrong)?;
+        let asked = self.runtime.block_on(async {
+            Control::connect(&control::socket(listen.runtime_dir())).await?.status().await
+        });
+        let status = asked.map_err(|error| wrong(error.to_string()))?;
+        let client = |client: control::wire::Client| Client {
+            pid: client.pid,
+            connected: client.connected / 1000,
+            called: client.calls > 0,
+        };
+        Ok(status.clients.into_iter().map(client).collect())
     }
 
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), NodeError> {

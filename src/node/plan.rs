@@ -1,7 +1,6 @@
 //! What an installation will do, in order, before anything is done. `--dry-run` prints it.
 
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,8 +83,6 @@ pub struct Plan {
     pub pointed: Pointed,
     /// The socket crivet listens on.
     pub listen: PathBuf,
-    /// Where crivet serves metrics.
-    pub metrics: Option<SocketAddr>,
     /// Folders, in order.
     pub folders: Vec<Folder>,
     /// crivet's own files, in order.
@@ -154,19 +151,7 @@ pub fn plan(
     let drop_in = drop_in_text(&pointed);
     let there = read_text(host, &self::drop_in(&found.unit))?;
     let in_place = installed == Some(&pointed) && there.as_ref() == Some(&drop_in) && files.is_empty();
-    Ok(Plan {
-        metrics: configuration.metrics_address,
-        found,
-        pointed,
-        listen,
-        folders,
-        files,
-        restart_crivet,
-        drop_in,
-        in_place,
-        notes,
-        timeout,
-    })
+    Ok(Plan { found, pointed, listen, folders, files, restart_crivet, drop_in, in_place, notes, timeout })
 }
 
 /// crivet's folders that are not there; systemd-tmpfiles makes them where the package is installed.

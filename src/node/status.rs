@@ -27,6 +27,8 @@ pub struct Status {
     pub bypass: Option<Bypass>,
     /// The endpoints of the running kubelet, runtime and image; none where they cannot be seen.
     pub endpoints: Option<(String, String)>,
+    /// The kubelet's connections to crivet; none where crivet does not answer.
+    pub connections: Option<usize>,
     /// What is not as it was installed, and what to do.
     pub drift: Vec<String>,
 }
@@ -39,6 +41,7 @@ pub fn status(host: &dyn Host) -> Result<Status, NodeError> {
         unfinished: journal.unfinished(),
         bypass: bypassed(host),
         endpoints: None,
+        connections: None,
         drift: Vec::new(),
         installed: journal.installed,
     };
@@ -115,6 +118,18 @@ fn actual(host: &dyn Host, pid: u32, status: &mut Status) -> Result<(), NodeErro
         }
         (false, false) => None,
     };
+    let listen = [&runtime, &image].into_iter().find(|endpoint| crivets(endpoint));
+    if let Some(listen) = listen.map(|endpoint| Path::new(endpoint.trim_start_matches("unix://"))) {
+        let clients = host.clients(listen);
+        if let Err(error) = &clients {
+            status.drift.push(error.to_string());
+        }
+        status.connections =
+            clients.ok().map(|clients| clients.iter().filter(|client| client.pid == pid).count());
+        if status.connections == Some(0) {
+            status.drift.push(format!("the kubelet (PID {pid}) has no connection to crivet"));
+        }
+    }
     status.endpoints = Some((runtime, image));
     Ok(())
 }
@@ -128,6 +143,9 @@ impl fmt::Display for Status {
         writeln!(f, "installed  {}{unit}", words(installed.map(|pointed| pointed.stage)))?;
         if let Some((runtime, image)) = &self.endpoints {
             writeln!(f, "kubelet    runtime {runtime}, image {image}")?;
+        }
+        if let Some(connections) = self.connections {
+            writeln!(f, "connected  {connections} connections of the kubelet's")?;
         }
         if self.unfinished {
             let path = Path::new(super::journal::FOLDER);

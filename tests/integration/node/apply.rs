@@ -140,6 +140,17 @@ fn a_kubelet_that_dies_is_taken_back_and_the_reason_told() {
 }
 
 #[test]
+fn a_kubelet_whose_calls_do_not_arrive_is_taken_back() {
+    let fake = Fake::kubeadm();
+    let before = fake.manifest();
+    fake.connections.set(1);
+    let error = run(&fake, Some(Stage::Both)).unwrap_err().to_string();
+    assert!(error.contains("to arrive at crivet by 2 connections, found 1"), "{error}");
+    fake.is_as(&before, "afterwards");
+    assert!(is_direct(&fake));
+}
+
+#[test]
 fn an_interrupted_installation_is_taken_back() {
     let fake = Fake::kubeadm();
     let before = fake.manifest();

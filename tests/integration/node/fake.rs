@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crivet::node::NodeError;
-use crivet::node::host::{Host, Runtime};
+use crivet::node::host::{Client, Host, Runtime};
 use crivet::node::unit::{UnitFile, exec_start, words};
 
 /// Where unit files are, the first wins.
@@ -31,6 +31,8 @@ pub struct Fake {
     /// A kubelet with this among its flags dies at once.
     pub refused: Cell<&'static str>,
     pub interrupted: Cell<bool>,
+    /// Connections to crivet that the kubelet makes at most.
+    pub connections: Cell<usize>,
     pub said: RefCell<Vec<String>>,
     pub restarts: Cell<u32>,
 }
@@ -65,6 +67,7 @@ impl Fake {
             pinned: Vec::new(),
             refused: Cell::new("nothing"),
             interrupted: Cell::default(),
+            connections: Cell::new(2),
             said: RefCell::default(),
             restarts: Cell::default(),
         };
@@ -316,6 +319,16 @@ impl Host for Fake {
 
     fn pinned_images(&self, _: &Path) -> Result<Vec<String>, NodeError> {
         Ok(self.pinned.clone())
+    }
+
+    fn clients(&self, _: &Path) -> Result<Vec<Client>, NodeError> {
+        if !self.is_active("crivet.service") {
+            return Err(NodeError::NotThrough("crivet does not answer".to_owned()));
+        }
+        let kubelet = self.units.borrow()["kubelet.service"].clone();
+        let flags = self.read(&format!("/proc/{}/cmdline", kubelet.pid));
+        let count = flags.matches("=unix:///run/crivet/").count().min(self.connections.get());
+        Ok(vec![Client { pid: kubelet.pid, connected: self.now(), called: true }; count])
     }
 
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), NodeError> {
