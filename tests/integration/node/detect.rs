@@ -142,6 +142,19 @@ fn containerd_2s_pause_image_is_written_down() {
     assert_eq!(image(&fake), (None, true));
 }
 
+#[test]
+fn the_units_of_managed_nodes_keep_their_quotes_and_variables() {
+    for command in [
+        // Amazon's for Amazon Linux 2023, and one of AKS's kind.
+        "/usr/bin/kubelet $NODEADM_KUBELET_ARGS",
+        "/usr/local/bin/kubelet --node-labels=\"${KUBELET_NODE_LABELS}\" --v=2 $KUBELET_FLAGS",
+    ] {
+        let plan = planned(&Fake::plain(command), None).unwrap();
+        let line = format!("\nExecStart={command} --image-service-endpoint={CRIVET}\n");
+        assert!(plan.drop_in.ends_with(&line), "{}", plan.drop_in);
+    }
+}
+
 fn k3s(unit: &str, command: &str) -> Fake {
     let fake = Fake::new().with_socket("/run/k3s/containerd/containerd.sock");
     fake.write(&format!("/etc/systemd/system/{unit}"), &format!("[Service]\nExecStart={command}\n"));
