@@ -10,6 +10,7 @@ pub mod image;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod node;
 pub mod policy;
 pub mod proofs;
 pub mod registry;

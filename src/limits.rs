@@ -209,3 +209,17 @@ pub const REPORT_BARS: usize = 2048;
 
 /// Different policy sets a report tells apart. A set lives for days.
 pub const REPORT_POLICY_SETS: usize = 256;
+/// Largest file of the node that `crivet node` reads or keeps, bytes: units and configurations are kilobytes.
+pub const NODE_FILE_BYTES: usize = 1024 * 1024;
+
+/// Bytes of what a program says that `crivet node` keeps. `systemctl show` of a few properties has some hundred.
+pub const NODE_PROGRAM_BYTES: usize = 256 * 1024;
+
+/// Longest time a program that `crivet node` runs may take, seconds. Stopping crivet may take 20 (`TimeoutStopSec=`).
+pub const NODE_PROGRAM_SECONDS: u64 = 90;
+
+/// Longest time one HTTP request of `crivet node` may take, seconds; all go to the node itself.
+pub const NODE_HTTP_SECONDS: u64 = 2;
+
+/// Most steps in the journal of `crivet node`. An installation has some fifteen.
+pub const NODE_STEPS: usize = 1000;

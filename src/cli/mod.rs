@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod logs;
+pub mod node;
 pub mod policy;
 pub mod report;
 pub mod serve;
@@ -43,6 +44,9 @@ enum Command {
     ///
     /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
     Report(report::Arguments),
+    /// Put crivet in front of the runtime, and take it away again
+    #[command(subcommand)]
+    Node(node::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -55,6 +59,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }

@@ -17,6 +17,7 @@ mod journal;
 mod metrics;
 mod monitoring;
 mod names;
+mod node;
 mod packages;
 mod parts;
 mod pause;

@@ -11,6 +11,7 @@
 mod audit;
 mod metrics;
 mod monitoring;
+mod node;
 mod registry;
 mod relay;
 mod report;
