@@ -129,6 +129,9 @@ pub const INDEX_MANIFESTS: usize = 512;
 /// so that more than one or two is already unusual.
 pub const WALK_CHILDREN: usize = 32;
 
+/// Largest file of a kubelet's configuration that is read, bytes; also its command line.
+pub const KUBELET_FILE_BYTES: usize = 1024 * 1024;
+
 /// Bytes read of /etc/passwd.
 pub const PASSWD_BYTES: usize = 4 * 1024 * 1024;
 /// Largest daemon configuration read, bytes.
