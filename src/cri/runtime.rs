@@ -113,6 +113,20 @@ impl RuntimeClient {
         Ok(self.pods().status(timed(request)).await.map_err(|s| failed("Status", s))?.into_inner().info)
     }
 
+    /// All pod sandboxes, whatever their state.
+    pub async fn pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>, RuntimeError> {
+        let request = timed(v1::ListPodSandboxRequest::default());
+        let response = self.pods().list_pod_sandbox(request).await;
+        Ok(response.map_err(|s| failed("ListPodSandbox", s))?.into_inner().items)
+    }
+
+    /// All containers, whatever their state.
+    pub async fn containers(&self) -> Result<Vec<v1::Container>, RuntimeError> {
+        let request = timed(v1::ListContainersRequest::default());
+        let response = self.pods().list_containers(request).await;
+        Ok(response.map_err(|s| failed("ListContainers", s))?.into_inner().containers)
+    }
+
     /// Pulls an image. Only ever the pause image, after it was vetted.
     pub async fn pull_image(
         &self,

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use super::permits::Permits;
 use crate::audit::Reason;
 use crate::cri::reply::Reply;
@@ -25,8 +26,8 @@ use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
-    self, Call, Configure, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer, RuntimeQuestion,
-    ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
+    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -53,6 +54,7 @@ pub struct Vetter {
 struct Shared {
     outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
     living: watch::Sender<bool>,
+    configured: watch::Sender<Option<Configured>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
     stop: CancellationToken,
@@ -98,7 +100,8 @@ impl Keeper {
             };
             let Some(orders) = orders else { continue };
             let started = Instant::now();
-            let why = match spawn(orders.user) {
+            let exhausted = |error: &std::io::Error| descriptors::are_exhausted(error);
+            let why = match descriptors::or_from_reserve(|| spawn(orders.user), exhausted) {
                 Ok((child, socket)) => self.attend(child, socket, orders.configure, &shared).await,
                 Err(error) => format!("it cannot be started: {error}"),
             };
@@ -199,6 +202,7 @@ impl Keeper {
                 tracing::info!(policy_set = %configured.policy_set, "the vetter is ready");
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
+                shared.configured.send_replace(Some(configured));
             }
             Some(from_vetter::Body::Verdict(verdict)) => {
                 if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
@@ -316,6 +320,7 @@ impl Shared {
     fn no_vetter(&self) {
         *lock(&self.outgoing) = None;
         self.living.send_replace(false);
+        self.configured.send_replace(None);
         // Dropping the senders tells those who wait.
         lock(&self.waiting).clear();
     }
@@ -325,6 +330,14 @@ impl Vetter {
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()
+    }
+
+    /// What the vetter has in force once that is at least the configuration of this serial.
+    pub async fn configured(&self, serial: u64, within: Duration) -> Result<Configured, NoVerdict> {
+        let mut told = self.shared.configured.subscribe();
+        let is_it = |told: &Option<Configured>| told.as_ref().is_some_and(|told| told.serial >= serial);
+        let told = timeout(within, told.wait_for(is_it)).await.map_err(|_| NoVerdict::Away)?;
+        told.map_err(|_| NoVerdict::Away)?.clone().ok_or(NoVerdict::Away)
     }
 
     /// Ends the vetter in order; returns when it is gone, or after about a second.

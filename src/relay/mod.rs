@@ -6,17 +6,22 @@
 pub mod ask;
 pub mod beside;
 pub mod body;
+pub mod break_glass;
 pub mod clients;
 pub mod control;
+pub mod descriptors;
 pub mod gather;
+pub mod govern;
 pub mod http2;
 pub mod intercept;
 pub mod keeper;
 pub mod listener;
 pub mod look;
+pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod serve;
+pub mod switch;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -54,11 +59,26 @@ pub enum Stance {
     Unknown(String),
 }
 
+impl Stance {
+    /// In one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// The settings that change while the relay runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// The mode in force.
-    pub stance: Stance,
+    /// The mode in force, and why.
+    pub in_force: mode::InForce,
+    /// The break-glass file in force.
+    pub break_glass: Option<break_glass::Written>,
+    /// Why one that is there is not; empty if none is there.
+    pub break_glass_rejected: String,
     /// Longest a call's vetting may take.
     pub vetting_timeout: Duration,
     /// RPCs (`Service/Method`) let through in enforce mode although they cannot be vetted.
@@ -161,7 +181,7 @@ impl Relay {
         let path = head.uri.path();
         let class = classify(path);
         self.metrics.call(class, SystemTime::now());
-        let stance = self.live.borrow().stance.clone();
+        let stance = self.live.borrow().in_force.stance.clone();
         match (class, stance) {
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
                 passthrough(upstream, service, &head, body).await

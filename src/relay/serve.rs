@@ -11,22 +11,22 @@ use tokio::time::timeout;
 
 use super::gather::Gather;
 use super::upstream::Upstream;
-use super::{Relay, http2};
-use crate::limits;
+use super::{Relay, descriptors, http2};
 
 /// After the drain: time for the last answers to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Serves until `stop` is done. Then server streams end at once, other calls may finish for `drain`, and end as
+/// Serves until `stop` is done, this many connections at once. Then server streams end at once, other calls may finish for `drain`, and end as
 /// Unavailable after it.
 pub async fn serve(
     relay: Arc<Relay>,
     listener: UnixListener,
+    room: usize,
     stop: impl Future<Output = ()>,
     drain: Duration,
 ) {
     let mut connections = JoinSet::new();
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let places = Arc::new(Semaphore::new(room));
     tokio::pin!(stop);
     loop {
         tokio::select! {
@@ -39,11 +39,16 @@ pub async fn serve(
                             drop(place);
                         });
                     }
-                    Err(_) => tracing::warn!(limit = limits::CONNECTIONS, "too many connections (limits::CONNECTIONS); closed the newest"),
+                    // The kubelet may be who comes: it must not wait for a program that forgot its connections.
+                    Err(_) => {
+                        let ended = relay.clients.end_idlest(SystemTime::now());
+                        tracing::warn!(room, ended, "too many connections (limits::CONNECTIONS); closed the newest, and asked the one that is idle for longest to go");
+                    }
                 },
                 Err(error) => {
                     // Out of file descriptors, mostly: the backlog keeps whoever waits.
-                    tracing::error!(%error, "cannot accept a connection");
+                    let ended = descriptors::are_exhausted(&error) && relay.clients.end_idlest(SystemTime::now());
+                    tracing::error!(%error, ended, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -65,6 +70,7 @@ async fn connection(relay: Arc<Relay>, stream: UnixStream) {
     let upstream = Arc::new(Upstream::new(&relay.endpoints));
     let stopping = relay.stop_streams.clone();
     let client = relay.clients.connected(&stream, SystemTime::now());
+    let idle = client.told_to_go();
     let service = service_fn(move |request| {
         client.called(SystemTime::now());
         let (relay, upstream) = (Arc::clone(&relay), Arc::clone(&upstream));
@@ -77,6 +83,10 @@ async fn connection(relay: Arc<Relay>, stream: UnixStream) {
         () = stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = idle.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_WORDS, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
