@@ -31,7 +31,6 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
@@ -39,6 +38,7 @@ use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
+use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
 use crate::audit::Reason;
 use crate::cri::methods::{Class, Service, classify, is_server_stream};
@@ -105,10 +105,6 @@ pub struct Relay {
     pub looks: Looks,
     /// Who is connected.
     pub clients: Clients,
-    /// Cancelled at shutdown, first: server streams end.
-    pub stop_streams: CancellationToken,
-    /// Cancelled at shutdown, after the drain: calls end as Unavailable.
-    pub stop_calls: CancellationToken,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -144,8 +140,6 @@ impl Relay {
             pause: PauseImage::new(parts.pause_image),
             looks: Looks::default(),
             clients: Clients::default(),
-            stop_streams: CancellationToken::new(),
-            stop_calls: CancellationToken::new(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
@@ -155,10 +149,10 @@ impl Relay {
     pub async fn call(
         self: Arc<Relay>,
         upstream: Arc<Upstream>,
+        stop: Stop,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, h2::Error> {
-        let stop = if is_server_stream(request.uri().path()) { &self.stop_streams } else { &self.stop_calls };
-        let stop = stop.clone();
+        let stop = if is_server_stream(request.uri().path()) { stop.streams } else { stop.calls };
         let response = tokio::select! {
             biased;
             response = self.route(&upstream, request) => response?,
