@@ -26,7 +26,7 @@ bench-peers: ## what the bench compares with, into the same cache
 	tests/e2e/peers/install.sh haproxy socat nginx containerd-1.6 containerd-2 runc docker-registry busybox cosign-2 crictl
 
 bench: bench-peers ## relay beside the runtime, socat, HAProxy and nginx; CreateContainer's share: tables of ratios
-	cargo bench --profile dist --bench side-by-side --bench create
+	cargo bench --profile dist --bench side-by-side --bench create --bench calls
 
 # Kept outside the tree, beside the peers; the advisory database is not asked, so that the check needs no network.
 TOOLS := $(if $(CRIVET_PEERS),$(CRIVET_PEERS),$(HOME)/.cache/crivet/peers)/tools

@@ -9,11 +9,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let containerd =
         protox::compile(["containers.proto", "snapshots.proto", "content.proto"], ["proto/containerd"])?;
     let vetter = protox::compile(["vetter.proto"], ["proto"])?;
+    let control = protox::compile(["control.proto"], ["proto"])?;
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("known_fields.rs"), known_fields(&cri))?;
+    // What it imports of the private protocol is generated below, over what this leaves of it.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .extern_path(".crivet.vetter", "crate::vetter::wire")
+        .compile_fds(control)?;
     // A credential must not reach a log by way of a debug format.
     let secrets = ["runtime.v1.AuthConfig", "crivet.vetter.Auth"];
     for set in [cri, containerd, vetter] {

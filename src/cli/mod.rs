@@ -1,6 +1,9 @@
 //! The commands, one file each.
 
+mod logs;
+pub mod node;
 pub mod policy;
+pub mod report;
 pub mod serve;
 pub mod verify;
 
@@ -37,6 +40,13 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say what enforcement would refuse, or did, from the audit log, and what to do about it
+    ///
+    /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
+    Report(report::Arguments),
+    /// Put crivet in front of the runtime, and take it away again
+    #[command(subcommand)]
+    Node(node::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -48,6 +58,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }

@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
+use crate::control::{self, wire};
 use crate::cri::runtime::RuntimeClient;
+use crate::image::Digest;
 use crate::metrics::RelayMetrics;
+use crate::relay::clients::millis;
+use crate::relay::control::{self as relay_control, Started};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
@@ -55,26 +59,27 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     say(&loaded);
     let (listen, endpoints, drain, pause) = match &loaded.settings {
         Settings::Whole(c) => (
-            c.listen.path().to_owned(),
+            c.listen.clone(),
             Endpoints::new(c.runtime_endpoint.path().to_owned(), c.image_endpoint.path().to_owned()),
             c.drain_timeout,
             c.pause_image.as_ref().map(ToString::to_string),
         ),
         Settings::Salvaged(s) => (
-            s.listen.path().to_owned(),
+            s.listen.clone(),
             Endpoints::new(s.runtime_endpoint.path().to_owned(), s.image_endpoint.path().to_owned()),
             Duration::from_secs(5),
             None,
         ),
     };
-    let listener = match listener::listener(&listen).await {
+    let listener = match listener::listener(listen.path()).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(socket = %listen.display(), %error, "cannot listen");
+            tracing::error!(socket = %listen, %error, "cannot listen");
             return ExitCode::from(EX_OSERR);
         }
     };
     let (live, live_now) = watch::channel(live(&loaded));
+    let (running, running_now) = watch::channel(running(&path, &loaded));
     let (orders, orders_now) = watch::channel(orders(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
@@ -85,7 +90,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics: Arc::clone(&metrics),
     }
     .start();
-    tokio::spawn(listener::follow_runtime(listen.into(), Arc::clone(&endpoints.runtime)));
+    tokio::spawn(listener::follow_runtime(listen.path().into(), Arc::clone(&endpoints.runtime)));
     let relay = Relay::new(Members {
         live: live_now,
         endpoints,
@@ -95,7 +100,12 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         metrics,
         pause_image: pause,
     });
-    tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
+    if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
+        let started =
+            Started { at: SystemTime::now(), listen: listen.to_string(), configuration: running_now };
+        tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
+    }
+    tokio::spawn(reload(path, live, orders, running, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
@@ -118,6 +128,18 @@ fn say(loaded: &Loaded) {
     }
     if let Err(error) = config::keep_last_good(loaded) {
         tracing::error!(%error, "the configuration cannot be kept for a start with a bad one");
+    }
+}
+
+/// The configuration that runs, as commands on the node are told.
+fn running(path: &Path, loaded: &Loaded) -> wire::Configuration {
+    let whole = matches!(loaded.settings, Settings::Whole(_));
+    wire::Configuration {
+        path: path.display().to_string(),
+        source: loaded.source.name().to_owned(),
+        error: loaded.error.clone().unwrap_or_default(),
+        hash: if whole { Digest::of(loaded.text().as_bytes()).to_string() } else { String::new() },
+        loaded: millis(SystemTime::now()),
     }
 }
 
@@ -154,7 +176,7 @@ fn orders(loaded: &Loaded) -> Option<Orders> {
     let Settings::Whole(whole) = &loaded.settings else { return None };
     let user = whole.vetter_user.as_deref().and_then(vetter_user);
     prepare_folders(whole, user);
-    Some(Orders { user, configure: Configure { settings: loaded.text() } })
+    Some(Orders { user, configure: Configure { settings: loaded.text(), audit_because: String::new() } })
 }
 
 /// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the
@@ -191,6 +213,7 @@ async fn reload(
     path: PathBuf,
     live: watch::Sender<Live>,
     orders_: watch::Sender<Option<Orders>>,
+    running_: watch::Sender<wire::Configuration>,
     permits: Arc<Permits>,
 ) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
@@ -206,13 +229,18 @@ async fn reload(
                     permits.void();
                     live.send_replace(of_whole(whole));
                     orders_.send_replace(orders(&loaded));
+                    running_.send_replace(running(&path, &loaded));
                     tracing::info!("reloaded");
                 }
                 _ => {
+                    running_.send_modify(|told| told.error = loaded.error.clone().unwrap_or_default());
                     tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed")
                 }
             },
-            Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
+            Err(error) => {
+                running_.send_modify(|told| told.error = error.to_string());
+                tracing::error!(%error, "the new configuration is bad; nothing has changed");
+            }
         }
         notify(&[NotifyState::Ready]);
     }

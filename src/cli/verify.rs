@@ -107,7 +107,7 @@ fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<InForce, Str
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
-    Ok(InForce { config, policies: Ok(policies), registry })
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

@@ -8,6 +8,9 @@ use crate::image::quoted;
 /// Longest path of a unix socket, bytes (unix(7): `sun_path` has 108, one for the final zero).
 const SOCKET_PATH_BYTES: usize = 107;
 
+/// How the path of CRI-O's socket ends (the kubelet's `CrioSocketSuffix`).
+const CRIO_SOCKET: &str = "run/crio/crio.sock";
+
 /// A unix socket, written `unix:///path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(PathBuf);
@@ -28,6 +31,14 @@ impl Endpoint {
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The folder of what lives only while the machine runs, beside the listening socket: the control socket, the
+    /// break-glass file. A kubelet takes its runtime for CRI-O only by the end of the socket's path; the
+    /// folder is the one above that end.
+    pub fn runtime_dir(&self) -> &Path {
+        let folder = self.0.parent().unwrap_or(&self.0);
+        if self.0.ends_with(CRIO_SOCKET) { folder.ancestors().nth(2).unwrap_or(folder) } else { folder }
     }
 }
 

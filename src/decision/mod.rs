@@ -102,6 +102,7 @@ mod tests {
             fresh_ms: 1000,
             usable_when_down_ms: 2000,
             message: String::new(),
+            judged: Vec::new(),
         }
     }
 

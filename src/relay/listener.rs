@@ -28,7 +28,11 @@ pub async fn listener(path: &Path) -> io::Result<UnixListener> {
     bind(path).await
 }
 
-async fn bind(path: &Path) -> io::Result<UnixListener> {
+/// A socket bound at `path`, its creator's alone (0600). One that nobody answers on is replaced.
+///
+/// # Errors
+/// The path is taken by a living server or by something that is no socket, or binding fails.
+pub async fn bind(path: &Path) -> io::Result<UnixListener> {
     let taken = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, format!("{}: {what}", path.display()));
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -6,6 +6,8 @@
 pub mod ask;
 pub mod beside;
 pub mod body;
+pub mod clients;
+pub mod control;
 pub mod gather;
 pub mod http2;
 pub mod intercept;
@@ -27,11 +29,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::body::{Passing, Relayed, ResponseBody};
+use self::clients::Clients;
 use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
 use self::upstream::{Endpoints, Upstream};
+use crate::audit::Reason;
 use crate::cri::methods::{Class, Service, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -79,6 +83,8 @@ pub struct Relay {
     pub pause: PauseImage,
     /// Whether what was made can be looked at.
     pub looks: Looks,
+    /// Who is connected.
+    pub clients: Clients,
     /// Cancelled at shutdown, first: server streams end.
     pub stop_streams: CancellationToken,
     /// Cancelled at shutdown, after the drain: calls end as Unavailable.
@@ -117,6 +123,7 @@ impl Relay {
             metrics: parts.metrics,
             pause: PauseImage::new(parts.pause_image),
             looks: Looks::default(),
+            clients: Clients::default(),
             stop_streams: CancellationToken::new(),
             stop_calls: CancellationToken::new(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
@@ -214,7 +221,7 @@ impl Relay {
         tracing::warn!(path, "refused");
         let image = ImageUse { named: path.to_owned(), ..Default::default() };
         let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        self.vetter.tell_undecided(&call, reply);
+        self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
     }
 }
 

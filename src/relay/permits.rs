@@ -140,6 +140,7 @@ mod tests {
 
     fn permit() -> Permit {
         let verdict = Verdict {
+            judged: Vec::new(),
             outcome: Outcome::Permitted.into(),
             images: vec![VettedImage::default()],
             fresh_ms: 1_000,

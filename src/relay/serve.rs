@@ -1,7 +1,7 @@
 //! Accepts connections, and ends them in order.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
 use tokio::net::{UnixListener, UnixStream};
@@ -29,6 +29,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
     tokio::pin!(stop);
     loop {
+        relay.metrics.connections(limits::CONNECTIONS - places.available_permits());
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
@@ -64,7 +65,9 @@ pub async fn serve(
 async fn connection(relay: Arc<Relay>, stream: UnixStream) {
     let upstream = Arc::new(Upstream::new(&relay.endpoints));
     let stopping = relay.stop_streams.clone();
+    let client = relay.clients.connected(&stream, SystemTime::now());
     let service = service_fn(move |request| {
+        client.called(SystemTime::now());
         let (relay, upstream) = (Arc::clone(&relay), Arc::clone(&upstream));
         async move { relay.call(upstream, request).await }
     });

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::case::{InForce, Vetting};
-use super::wire::{Call, Kind, Outcome, Verdict, VettedImage};
-use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Record};
+use super::wire::{Call, Judged, Kind, Outcome, Verdict, VettedImage};
+use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;
 use crate::cri::reply::Reply;
 
@@ -12,16 +12,46 @@ use crate::cri::reply::Reply;
 /// is the answer's reason; a denial is given before something undecided, which a retry may mend.
 pub fn verdict(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
     let against = |decision| vettings.iter().find(move |v| v.enforced && v.decision == decision);
-    if let Some(denied) = against(Decision::Denied) {
-        return refused(Outcome::Denied, Reply::denied(&denied.text));
+    let reason = against(Decision::Denied).or_else(|| against(Decision::Undecided));
+    if let Some((vetting, reply)) = reason.and_then(|vetting| Some((vetting, reply(vetting)?))) {
+        return refused(outcome(vetting.decision), reply);
     }
-    if let Some(undecided) = against(Decision::Undecided) {
-        let reply = match undecided.registry {
-            true => Reply::registry_unavailable(&undecided.text),
-            false => Reply::undecided(&undecided.text),
-        };
-        return refused(Outcome::Undecided, reply);
+    permits(in_force, vettings)
+}
+
+/// Why an image is not allowed, as the kubelet is answered.
+fn reply(vetting: &Vetting) -> Option<Reply> {
+    match vetting.decision {
+        Decision::Allowed => None,
+        Decision::Denied => Some(Reply::denied(&vetting.text)),
+        Decision::Undecided if vetting.registry => Some(Reply::registry_unavailable(&vetting.text)),
+        Decision::Undecided => Some(Reply::undecided(&vetting.text)),
     }
+}
+
+/// What the policies say of each image, where crivet itself asks.
+pub fn judged(vettings: &[Vetting]) -> Verdict {
+    let judged = vettings.iter().map(|vetting| Judged {
+        outcome: outcome(vetting.decision).into(),
+        message: reply(vetting).map(|reply| reply.message).unwrap_or_default(),
+        registry: vetting.registry,
+        policies: vetting.policies.iter().map(|policy| policy.name.clone()).collect(),
+        reference: vetting.reference.clone().unwrap_or_default(),
+        digest: vetting.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        refuses: vetting.enforced && vetting.decision != Decision::Allowed,
+    });
+    Verdict { outcome: Outcome::Permitted.into(), judged: judged.collect(), ..Default::default() }
+}
+
+fn outcome(decision: Decision) -> Outcome {
+    match decision {
+        Decision::Allowed => Outcome::Permitted,
+        Decision::Denied => Outcome::Denied,
+        Decision::Undecided => Outcome::Undecided,
+    }
+}
+
+fn permits(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
     let vetting = &in_force.config.vetting;
     let all_allowed = vettings.iter().all(|v| v.decision == Decision::Allowed);
     Verdict {
@@ -31,6 +61,7 @@ pub fn verdict(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
         // What passes only because its policy audits is asked for again each time, so that each is recorded.
         fresh_ms: if all_allowed { millis(vetting.fresh_for) } else { 0 },
         usable_when_down_ms: millis(vetting.usable_when_vetter_down),
+        judged: Vec::new(),
     }
 }
 
@@ -42,6 +73,7 @@ pub fn nobody_waits(in_force: &InForce, call: &Call) -> Verdict {
         images: vec![VettedImage::default(); call.images.len()],
         fresh_ms: 0,
         usable_when_down_ms: millis(in_force.config.vetting.usable_when_vetter_down),
+        judged: Vec::new(),
     }
 }
 
@@ -83,6 +115,7 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
             .iter()
             .map(|policy| PolicyDecision { name: policy.name.clone(), outcome: policy.decision })
             .collect(),
+        reason: vetting.reason,
         message: vetting.text.clone(),
         ..blank(in_force, call, refused, latency)
     });
@@ -90,7 +123,12 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
 }
 
 /// One record per image of a call that the relay decided by itself.
-pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> Vec<Record> {
+pub fn records_of_relay(
+    in_force: &InForce,
+    call: &Call,
+    verdict: &Verdict,
+    reason: Option<Reason>,
+) -> Vec<Record> {
     let decision = match verdict.outcome() {
         Outcome::Permitted => Decision::Allowed,
         Outcome::Denied => Decision::Denied,
@@ -106,6 +144,7 @@ pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> V
             digest: some(&vetted.digest),
             image_id: vetted.image_ids.first().cloned(),
             decision,
+            reason: reason.filter(|_| decision != Decision::Allowed),
             message: verdict.message.clone(),
             ..blank(in_force, call, refused, Duration::ZERO)
         }
@@ -116,7 +155,7 @@ pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> V
 fn blank(in_force: &InForce, call: &Call, refused: bool, latency: Duration) -> Record {
     Record {
         kind: kind(call.kind()),
-        mode: match in_force.config.mode {
+        mode: match in_force.mode {
             Mode::Audit => RecordMode::Audit,
             Mode::Enforce => RecordMode::Enforce,
         },
@@ -131,6 +170,7 @@ fn blank(in_force: &InForce, call: &Call, refused: bool, latency: Duration) -> R
         pod_uid: some(&call.pod_uid),
         container: some(&call.container_name),
         policies: Vec::new(),
+        reason: None,
         message: String::new(),
         policy_set_hash: in_force.policies.as_ref().map(|set| set.hash().to_string()).unwrap_or_default(),
         traceparent: some(&call.traceparent),
@@ -148,6 +188,7 @@ fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::CreateContainer => crate::audit::Kind::CreateContainer,
         Kind::RunPodSandbox => crate::audit::Kind::RunPodSandbox,
         Kind::RestorePod => crate::audit::Kind::RestorePod,
-        Kind::Other | Kind::UnknownKind => crate::audit::Kind::Other,
+        Kind::FoundContainer => crate::audit::Kind::FoundContainer,
+        Kind::Other | Kind::Inventory | Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }

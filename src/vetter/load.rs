@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::case::InForce;
-use crate::config::{ProxyConfiguration, files};
+use super::wire::Configure;
+use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
 use crate::registry::{Client, Observer, Settings};
 
@@ -24,16 +25,22 @@ pub struct Loaded {
     pub error: Option<String>,
 }
 
-/// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad.
+/// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad. Nothing is
+/// enforced where the relay says `audit_because`.
 ///
 /// # Errors
 /// The text is no configuration, or TLS cannot be set up: nothing may change then.
-pub fn load(text: &str, previous: Option<Arc<PolicySet>>, observer: Observer) -> Result<Loaded, String> {
-    let config =
-        ProxyConfiguration::parse("config.yaml", text.as_bytes()).map_err(|error| error.to_string())?;
+pub fn load(
+    configure: &Configure,
+    previous: Option<Arc<PolicySet>>,
+    observer: Observer,
+) -> Result<Loaded, String> {
+    let config = ProxyConfiguration::parse("config.yaml", configure.settings.as_bytes())
+        .map_err(|error| error.to_string())?;
     let registry = client(&config, observer)?;
     let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
-    Ok(Loaded { in_force: InForce { config, policies, registry }, error })
+    let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
+    Ok(Loaded { in_force: InForce { mode, config, policies, registry }, error })
 }
 
 /// A registry client as the configuration says.

@@ -1,6 +1,7 @@
 //! The vetter's end of the socket pair: calls in, verdicts out.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock, SystemTime};
 
@@ -15,10 +16,10 @@ use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
 use super::wire::{
-    self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, State, ToVetter, Verdict, from_vetter, to_vetter,
 };
 use super::{answer, load};
-use crate::audit::{AuditLog, Decision, Record};
+use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
@@ -61,7 +62,7 @@ pub async fn serve(socket: UnixStream) {
         metrics_task: Mutex::default(),
         outgoing,
     });
-    let mut text = String::new();
+    let mut configure = Configure::default();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     let mut identity = None;
     loop {
@@ -70,15 +71,15 @@ pub async fn serve(socket: UnixStream) {
                 let Some(Ok(frame)) = frame else { break };
                 let Ok(message) = ToVetter::decode(frame) else { break };
                 match message.body {
-                    Some(to_vetter::Body::Configure(Configure { settings })) => {
-                        text = settings;
-                        session.configure(&text).await;
+                    Some(to_vetter::Body::Configure(new)) => {
+                        configure = new;
+                        session.configure(&configure).await;
                         identity = session.folder_identity();
                     }
                     Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call),
                     Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
                     Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
-                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(Ping {})),
+                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(session.state())),
                     None => {}
                 }
             }
@@ -86,7 +87,7 @@ pub async fn serve(socket: UnixStream) {
                 let now = session.folder_identity();
                 if now.is_some() && now != identity {
                     tracing::info!("the policy folder was exchanged");
-                    session.configure(&text).await;
+                    session.configure(&configure).await;
                     identity = now;
                 }
                 if let Some(audit) = session.audit() {
@@ -100,10 +101,36 @@ pub async fn serve(socket: UnixStream) {
     }
 }
 
+/// What an unprivileged process may still write on the disk of a folder, bytes.
+fn free_bytes(folder: &std::path::Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 impl Session {
     fn send(&self, id: u64, body: from_vetter::Body) {
         // Full only if the relay does not read: it will notice the silence.
         let _ = self.outgoing.try_send(wire::frame(&FromVetter { id, body: Some(body) }));
+    }
+
+    /// How this vetter is, for whoever asks the daemon.
+    fn state(&self) -> State {
+        let (proofs, _) = self.vetter.proofs.held();
+        let metrics = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner);
+        State {
+            proofs: proofs as u64,
+            audit_log: self.in_force().zip(self.audit()).map(|(in_force, audit)| {
+                let settings = &in_force.config.audit_log;
+                wire::AuditLog {
+                    path: settings.path.display().to_string(),
+                    lost: audit.lost(),
+                    free_bytes: settings.path.parent().and_then(free_bytes),
+                    max_bytes: settings.max_size,
+                    backups: settings.max_backups,
+                }
+            }),
+            metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
+        }
     }
 
     fn in_force(&self) -> Option<Arc<InForce>> {
@@ -119,15 +146,16 @@ impl Session {
     }
 
     /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
-    async fn configure(self: &Arc<Session>, text: &str) {
+    async fn configure(self: &Arc<Session>, configure: &Configure) {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
-        let settings = Digest::of(text.as_bytes());
-        let text = text.to_owned();
+        let settings = Digest::of(configure.settings.as_bytes());
+        let audits = if configure.audit_because.is_empty() { "" } else { " audit" };
+        let configure = configure.clone();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |outcome| metrics.registry_request(outcome));
-        let loaded = tokio::task::spawn_blocking(move || load::load(&text, previous, observer)).await;
-        let (policy_error, policy_set) = match loaded {
+        let loaded = tokio::task::spawn_blocking(move || load::load(&configure, previous, observer)).await;
+        let (policy_error, policy_set, policies) = match loaded {
             Ok(Ok(loaded)) => {
                 let set = loaded.in_force.policies.as_ref().map(|set| set.hash().to_string());
                 self.metrics.config_source(match (&set, &loaded.error) {
@@ -139,17 +167,19 @@ impl Session {
                     self.metrics.policies_loaded(set, SystemTime::now());
                 }
                 let set = set.unwrap_or_default();
+                let count = loaded.in_force.policies.as_ref().map_or(0, |set| set.len());
                 self.put_in_force(loaded.in_force).await;
-                (loaded.error.unwrap_or_default(), set)
+                (loaded.error.unwrap_or_default(), set, u32::try_from(count).unwrap_or(u32::MAX))
             }
-            Ok(Err(error)) => (error, String::new()),
-            Err(_) => ("loading the policies failed; see the log".to_owned(), String::new()),
+            Ok(Err(error)) => (error, String::new(), 0),
+            Err(_) => ("loading the policies failed; see the log".to_owned(), String::new(), 0),
         };
         if !policy_error.is_empty() {
             self.metrics.policies_rejected();
         }
-        let basis = format!("{settings} {policy_set}");
-        let configured = from_vetter::Body::Configured(Configured { policy_error, policy_set, basis });
+        let basis = format!("{settings}{audits} {policy_set}");
+        let configured = Configured { policy_error, policy_set, basis, policies };
+        let configured = from_vetter::Body::Configured(configured);
         // Never dropped for want of room: the relay would go on with permits of the policies before.
         let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
     }
@@ -160,6 +190,10 @@ impl Session {
         let old = self.in_force();
         if old.is_none_or(|old| old.config.audit_log != *log) {
             let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
+            let opened = match log.journal {
+                true => opened.and_journal(Path::new(JOURNAL_SOCKET)),
+                false => opened,
+            };
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
@@ -194,8 +228,11 @@ impl Session {
     async fn page(&self) -> String {
         let (roots, _) = self.vetter.proofs.held();
         self.metrics.proofs_held(roots);
+        if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
+            self.metrics.audit_log_free_bytes(free);
+        }
         if let Some(audit) = self.audit() {
-            self.metrics.audit_records_lost(audit.lost());
+            self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());
         }
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
@@ -228,7 +265,11 @@ impl Session {
             let text = format!("the call uses {found} images, more than {cap} (limits::IMAGES_PER_CALL)");
             return verdict(answer::undecided(&text));
         }
+        // What crivet asks by itself is judged as if everything were enforced, whatever the mode.
+        let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
+        let in_force = if asked_by_crivet { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
+            && !asked_by_crivet
             && !call.images.is_empty()
             && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &image.reference));
         if nobody_waits {
@@ -267,12 +308,14 @@ impl Session {
             vetting.await;
             return;
         };
-        if !nobody_waits {
+        if asked_by_crivet {
+            verdict(answer::judged(&vettings));
+        } else if !nobody_waits {
             verdict(answer::verdict(&in_force, &vettings));
         }
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
-        if !arrived_as_vetted {
+        if !arrived_as_vetted && call.kind() != Kind::Inventory {
             let records = answer::records(&in_force, &call, &vettings, started.elapsed());
             self.record(records);
         }
@@ -281,7 +324,7 @@ impl Session {
     fn decided(&self, decided: wire::Decided) {
         if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
         {
-            self.record(answer::records_of_relay(&in_force, &call, &verdict));
+            self.record(answer::records_of_relay(&in_force, &call, &verdict, Reason::named(&decided.reason)));
         }
     }
 

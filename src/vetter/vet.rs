@@ -120,7 +120,9 @@ impl Vetter {
         let result = match case.context.kind {
             Kind::PullImage => self.pulled_by_name(case).await,
             Kind::PulledImage => self.arrived(case, image).await,
-            Kind::CreateContainer | Kind::RunPodSandbox => self.created(case, image).await,
+            Kind::CreateContainer | Kind::RunPodSandbox | Kind::Inventory | Kind::FoundContainer => {
+                self.created(case, image).await
+            }
             Kind::RestorePod | Kind::Other | Kind::UnknownKind => {
                 Err(Trouble::Call("a call of this kind cannot be vetted".to_owned()))
             }
@@ -174,7 +176,7 @@ impl Vetter {
     /// What a pull brought, held to what was vetted for it.
     async fn arrived(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
         let moved = |found: &str| {
-            Trouble::Call(format!(
+            Trouble::Moved(format!(
                 "expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
                 image.vetted_digest
             ))

@@ -38,6 +38,7 @@ async fn mode_is_taken_over_live() {
     assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("forwarded")));
     let record = node.record("the record in enforce mode", |r| r["mode"] == "enforce").await;
     assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("refused")));
+    assert_eq!(record["reason"], "SignatureMissing");
 }
 
 #[tokio::test]

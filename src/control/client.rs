@@ -1,0 +1,101 @@
+//! A command's end of the control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use super::wire::{Answer, Request, Status, StatusRequest, answer, link, request};
+use crate::vetter::wire::{Call, Kind, Verdict, frame};
+
+/// Longest the daemon may take to say how it is.
+const STATUS: Duration = Duration::from_secs(5);
+/// Longest a judgement may take: the daemon's own limit for work nobody waits for, and some.
+const JUDGEMENT: Duration = Duration::from_secs(150);
+
+/// Why the daemon could not be asked. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No daemon answers there.
+    #[error(
+        "crivet does not answer on {socket}: {error}; is it running (systemctl status crivet), and are you root?"
+    )]
+    Away {
+        /// The control socket.
+        socket: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// It said why not.
+    #[error("crivet answered: {0}")]
+    Refused(String),
+    /// An answer to something else: a daemon of another version.
+    #[error(
+        "crivet answered something this command does not know; is the daemon another version? restart it"
+    )]
+    Unknown,
+}
+
+/// A connection to a running daemon.
+pub struct Control {
+    socket: PathBuf,
+    link: Framed<UnixStream, LengthDelimitedCodec>,
+}
+
+impl Control {
+    /// Connects to the control socket at this path.
+    ///
+    /// # Errors
+    /// Nobody answers there.
+    pub async fn connect(socket: &Path) -> Result<Control, ControlError> {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => Ok(Control { socket: socket.to_owned(), link: link(stream) }),
+            Err(error) => Err(ControlError::Away { socket: socket.to_owned(), error }),
+        }
+    }
+
+    /// How the daemon is.
+    ///
+    /// # Errors
+    /// It goes away, or is another version.
+    pub async fn status(&mut self) -> Result<Status, ControlError> {
+        match self.ask(request::Body::Status(StatusRequest {}), STATUS).await? {
+            answer::Body::Status(status) => Ok(status),
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    /// What the daemon would decide about a call's images, were everything enforced: one `judged` per image.
+    ///
+    /// # Errors
+    /// It goes away, is another version, or has no vetter.
+    pub async fn judge(&mut self, call: Call) -> Result<Verdict, ControlError> {
+        let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
+        let images = call.images.len();
+        match self.ask(request::Body::Judge(call), JUDGEMENT).await? {
+            answer::Body::Judged(verdict) if verdict.judged.len() == images => Ok(verdict),
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    async fn ask(&mut self, body: request::Body, within: Duration) -> Result<answer::Body, ControlError> {
+        let asked = async {
+            self.link.send(frame(&Request { body: Some(body) })).await?;
+            self.link.next().await.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?
+        };
+        let answered = match timeout(within, asked).await {
+            Ok(answered) => answered,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        let frame = answered.map_err(|error| ControlError::Away { socket: self.socket.clone(), error })?;
+        match Answer::decode(frame).ok().and_then(|answer| answer.body) {
+            Some(answer::Body::Error(text)) => Err(ControlError::Refused(text)),
+            Some(body) => Ok(body),
+            None => Err(ControlError::Unknown),
+        }
+    }
+}
