@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::api::{self, Access};
 use super::check::{self, Calls, Through};
 use super::detect::{show, unit_files};
 use super::host::{Host, read};
@@ -76,6 +77,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
     write_file(host, &trial, plan.drop_in.as_bytes(), 0o644, None)?;
     host.systemctl(&["daemon-reload"])?;
     in_force(host, plan, &trial)?;
+    let access = ready_before(host, plan);
     let (old_pid, since) = (show(host, unit)?.pid, host.now());
     host.systemctl(&["restart", "--no-block", unit])?;
     host.say(false, &format!("restarted {unit}; waiting for the kubelet"));
@@ -86,6 +88,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
         flags,
         healthz: plan.pointed.healthz,
         calls: Some(Calls { listen: &plan.listen, connections: plan.pointed.flags.len(), since }),
+        ready: access.as_ref().map(|access| (access, since)),
     };
     for unseen in check::wait(host, &through, plan.timeout, true)? {
         host.say(false, &format!("not seen: {unseen}"));
@@ -164,6 +167,25 @@ fn go_on(host: &dyn Host) -> Result<(), NodeError> {
     match host.interrupted() {
         true => Err(NodeError::NotThrough("interrupted".to_owned())),
         false => Ok(()),
+    }
+}
+
+/// The way to the API server, if it can be asked and calls the Node Ready: then it must do so afterwards.
+fn ready_before(host: &dyn Host, plan: &Plan) -> Option<Access> {
+    let path = plan.found.kubeconfig.as_ref()?;
+    let asked = api::access(host, path).and_then(|access| Ok((host.node(&access)?, access)));
+    match asked {
+        Ok((node, access)) if node.ready => Some(access),
+        Ok((node, access)) => {
+            let text =
+                format!("Node {} is not Ready as it is, so it need not be: {}", access.node, node.message);
+            host.say(true, &text);
+            None
+        }
+        Err(error) => {
+            host.say(false, &format!("not seen: whether the Node is Ready: {error}"));
+            None
+        }
     }
 }
 
@@ -343,7 +365,7 @@ fn restart_and_wait(
     let _ = host.systemctl(&["reset-failed", unit]);
     host.systemctl(&["restart", "--no-block", unit])?;
     host.say(false, &format!("restarted {unit}; waiting for the kubelet"));
-    let through = Through { unit, old_pid, flags: &[], healthz, calls: None };
+    let through = Through { unit, old_pid, flags: &[], healthz, calls: None, ready: None };
     check::wait(host, &through, timeout, false).map(drop)
 }
 

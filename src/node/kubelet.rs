@@ -74,6 +74,8 @@ pub struct Flags {
     pub config: Option<String>,
     /// `--config-dir`
     pub config_dir: Option<String>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<String>,
 }
 
 /// Reads a command line as the kubelet does: the last of equal flags wins, `_` is `-`.
@@ -92,6 +94,7 @@ pub fn flags(arguments: &[String]) -> Flags {
             "healthz-bind-address" => &mut flags.settings.healthz_bind_address,
             "config" => &mut flags.config,
             "config-dir" => &mut flags.config_dir,
+            "kubeconfig" => &mut flags.kubeconfig,
             "healthz-port" => {
                 let value = joined.or_else(|| arguments.next().cloned());
                 flags.settings.healthz_port = value.and_then(|value| value.parse().ok());

@@ -151,6 +151,26 @@ fn a_kubelet_whose_calls_do_not_arrive_is_taken_back() {
 }
 
 #[test]
+fn a_node_that_was_ready_must_be_so_again() {
+    let node = |ready| {
+        let fake = Fake::plain("/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf");
+        super::api::configure(&fake, &super::api::KUBECONFIG.replace("PORT", "6443"));
+        fake.ready.set(ready);
+        fake
+    };
+    let fake = node(Some(false));
+    let before = fake.manifest();
+    let error = run(&fake, None).unwrap_err().to_string();
+    assert!(error.contains("Node node-1 is not Ready: PLEG is not healthy"), "{error}");
+    fake.is_as(&before, "afterwards");
+    run(&node(Some(true)), None).unwrap();
+    // Nobody can tell: it is said, and not held against it.
+    let fake = node(None);
+    run(&fake, None).unwrap();
+    assert!(fake.said.borrow().join("\n").contains("not seen: whether the Node is Ready"));
+}
+
+#[test]
 fn an_interrupted_installation_is_taken_back() {
     let fake = Fake::kubeadm();
     let before = fake.manifest();
