@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
+mod logs;
 pub mod node;
 pub mod policy;
+pub mod report;
 pub mod serve;
 pub mod verify;
 
@@ -38,6 +40,10 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say what enforcement would refuse, or did, from the audit log, and what to do about it
+    ///
+    /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
+    Report(report::Arguments),
     /// Put crivet in front of the runtime, and take it away again
     #[command(subcommand)]
     Node(node::Command),
@@ -52,6 +58,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }

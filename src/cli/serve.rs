@@ -10,9 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
-use crate::control;
+use crate::control::{self, wire};
 use crate::cri::runtime::RuntimeClient;
+use crate::image::Digest;
 use crate::metrics::RelayMetrics;
+use crate::relay::clients::millis;
 use crate::relay::control::{self as relay_control, Started};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
@@ -77,6 +79,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         }
     };
     let (live, live_now) = watch::channel(live(&loaded));
+    let (running, running_now) = watch::channel(running(&path, &loaded));
     let (orders, orders_now) = watch::channel(orders(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
@@ -98,10 +101,11 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         pause_image: pause,
     });
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
-        let started = Started { at: SystemTime::now(), listen: listen.to_string() };
+        let started =
+            Started { at: SystemTime::now(), listen: listen.to_string(), configuration: running_now };
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
     }
-    tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
+    tokio::spawn(reload(path, live, orders, running, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
@@ -124,6 +128,18 @@ fn say(loaded: &Loaded) {
     }
     if let Err(error) = config::keep_last_good(loaded) {
         tracing::error!(%error, "the configuration cannot be kept for a start with a bad one");
+    }
+}
+
+/// The configuration that runs, as commands on the node are told.
+fn running(path: &Path, loaded: &Loaded) -> wire::Configuration {
+    let whole = matches!(loaded.settings, Settings::Whole(_));
+    wire::Configuration {
+        path: path.display().to_string(),
+        source: loaded.source.name().to_owned(),
+        error: loaded.error.clone().unwrap_or_default(),
+        hash: if whole { Digest::of(loaded.text().as_bytes()).to_string() } else { String::new() },
+        loaded: millis(SystemTime::now()),
     }
 }
 
@@ -197,6 +213,7 @@ async fn reload(
     path: PathBuf,
     live: watch::Sender<Live>,
     orders_: watch::Sender<Option<Orders>>,
+    running_: watch::Sender<wire::Configuration>,
     permits: Arc<Permits>,
 ) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
@@ -212,13 +229,18 @@ async fn reload(
                     permits.void();
                     live.send_replace(of_whole(whole));
                     orders_.send_replace(orders(&loaded));
+                    running_.send_replace(running(&path, &loaded));
                     tracing::info!("reloaded");
                 }
                 _ => {
+                    running_.send_modify(|told| told.error = loaded.error.clone().unwrap_or_default());
                     tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed")
                 }
             },
-            Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
+            Err(error) => {
+                running_.send_modify(|told| told.error = error.to_string());
+                tracing::error!(%error, "the new configuration is bad; nothing has changed");
+            }
         }
         notify(&[NotifyState::Ready]);
     }

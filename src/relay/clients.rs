@@ -85,7 +85,7 @@ impl Drop for Guest {
 }
 
 /// Milliseconds of Unix time.
-pub(super) fn millis(time: SystemTime) -> u64 {
+pub fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 

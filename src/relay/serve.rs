@@ -29,6 +29,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
     tokio::pin!(stop);
     loop {
+        relay.metrics.connections(limits::CONNECTIONS - places.available_permits());
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
