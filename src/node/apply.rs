@@ -278,7 +278,7 @@ fn undo(
     kubelet_back(host, journal, &steps, timeout)?;
 
     let mut kept = Vec::new();
-    let (mut reload, mut units) = (false, Vec::new());
+    let (mut changed, mut units) = (false, Vec::new());
     for step in steps.iter().rev() {
         match step {
             Step::Units { before } => {
@@ -289,7 +289,7 @@ fn undo(
                 units.extend(before.iter().filter(|unit| unit.active));
             }
             Step::File { path, before, after, part: Part::Crivet } => {
-                reload |= path.starts_with("/etc/systemd");
+                changed = true;
                 kept.extend(put_back(host, path, before.as_ref(), after, Part::Crivet)?);
             }
             Step::Folder { path } if path != Path::new(STATE) => {
@@ -304,11 +304,11 @@ fn undo(
             Step::Folder { .. } | Step::File { .. } | Step::Restart { .. } => {}
         }
     }
-    if reload {
+    if changed {
         host.systemctl(&["daemon-reload"])?;
     }
-    // They ran before, with other files: on a socket that is theirs again.
-    if reload && !units.is_empty() {
+    // They ran before, with other files: they are theirs again.
+    if changed && !units.is_empty() {
         stop_crivet(host)?;
         for unit in units {
             if show(host, &unit.name)?.loaded {
