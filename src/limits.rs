@@ -226,3 +226,21 @@ pub const NODE_HTTP_SECONDS: u64 = 2;
 
 /// Most steps in the journal of `crivet node`. An installation has some fifteen.
 pub const NODE_STEPS: usize = 1000;
+/// Longest that a break-glass file may be ahead, seconds: a shift on call. Who needs longer sets `mode: audit`.
+pub const BREAK_GLASS_SECONDS: u64 = 12 * 3600;
+
+/// Largest break-glass file read, bytes: a reason and a time.
+pub const BREAK_GLASS_BYTES: usize = 4 * 1024;
+
+/// File descriptors the relay asks for: those of [`CONNECTIONS`] clients, its own, and some to spare.
+pub const DESCRIPTORS: u64 = 2048;
+
+/// File descriptors of one client connection: its own, and one to each of the runtime's sockets.
+pub const CONNECTION_DESCRIPTORS: usize = 3;
+
+/// File descriptors the relay uses for itself: the reserve, the control socket's connections, the vetter, the runtime.
+pub const OWN_DESCRIPTORS: usize = 64;
+
+/// File descriptors kept back for when there are none left. Starting a vetter takes some six, a connection to the
+/// runtime one.
+pub const RESERVED_DESCRIPTORS: usize = 16;

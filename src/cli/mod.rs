@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod break_glass;
 mod logs;
 pub mod node;
 pub mod policy;
@@ -37,6 +38,10 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Verify(verify::Arguments),
+    /// Enforce nothing for a while, at once; show or end it
+    ///
+    /// Writes a file that the daemon looks for twice a second. Needs no policies, no network and no configuration.
+    BreakGlass(break_glass::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -57,6 +62,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::BreakGlass(arguments) => break_glass::run(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),

@@ -41,6 +41,8 @@ pub struct ProxyConfiguration {
     pub image_endpoint: Endpoint,
     /// Audit or enforce. Required.
     pub mode: Mode,
+    /// Switches from audit to enforce without asking whether the pause image and the static pods would be let through.
+    pub force_enforce: bool,
     /// Images no policy covers. Required.
     pub unmatched: Unmatched,
     /// The folder of policies; default `/etc/crivet/policies.d`.
@@ -135,6 +137,8 @@ struct Written {
     runtime_endpoint: Text,
     image_endpoint: Option<Text>,
     mode: Mode,
+    #[serde(default)]
+    force_enforce: bool,
     unmatched: Unmatched,
     policy_dir: Option<Text>,
     state_dir: Option<Text>,
@@ -226,6 +230,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
         (Duration::from_secs(1), Duration::from_secs(3600), Duration::from_secs(86_400));
     Ok(ProxyConfiguration {
         mode: written.mode,
+        force_enforce: written.force_enforce,
         unmatched: written.unmatched,
         policy_dir: path_or("policyDir", &written.policy_dir, POLICY_DIR)?,
         state_dir: path_or("stateDir", &written.state_dir, STATE_DIR)?,
@@ -373,6 +378,7 @@ unmatched: allow
         assert_eq!(read.policy_dir, PathBuf::from("/etc/crivet/policies.d"));
         assert_eq!(read.state_dir, PathBuf::from("/var/lib/crivet"));
         assert_eq!((read.metrics_address, &read.vetter_user, &read.pause_image), (None, &None, &None));
+        assert!(!read.force_enforce);
         assert_eq!((read.audit_log.max_size, read.audit_log.max_backups), (100 << 20, 5));
         assert!(!read.audit_log.journal);
         assert_eq!(read.registry.plain_http, Vec::<String>::new());
@@ -387,7 +393,7 @@ unmatched: allow
              auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
              registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s}}\n\
              vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h}}\n\
-             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\n"
+             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n"
         ))
         .unwrap();
         assert_eq!(read.image_endpoint, Endpoint::parse("unix:///run/images.sock").unwrap());
@@ -403,6 +409,7 @@ unmatched: allow
         assert_eq!(read.vetting.usable_when_vetter_down, Duration::from_secs(3600));
         assert_eq!(read.pause_image.unwrap().to_string(), "registry.k8s.io/pause:3.10");
         assert_eq!(read.drain_timeout, Duration::from_secs(10));
+        assert!(read.force_enforce);
     }
 
     #[test]

@@ -79,6 +79,13 @@ struct SourceLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModeLabels {
+    configured: &'static str,
+    mode: &'static str,
+    because: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct HashLabel {
     hash: String,
 }
@@ -97,6 +104,11 @@ pub struct RelayMetrics {
     removed_after_look: Counter,
     permits_used: Counter,
     permits_held: Gauge,
+    mode: Family<ModeLabels, Gauge>,
+    break_glass_active: Gauge,
+    break_glass_expires: Gauge,
+    break_glass_uses: Counter,
+    break_glass_rejected: Gauge,
 }
 
 impl Default for RelayMetrics {
@@ -145,6 +157,37 @@ impl Default for RelayMetrics {
         registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
+        let mode = Family::<ModeLabels, Gauge>::default();
+        registry.register(
+            "mode_info",
+            "The mode that is configured, the one in force, and why",
+            mode.clone(),
+        );
+        let break_glass_active = Gauge::default();
+        registry.register(
+            "break_glass_active",
+            "1 while a break-glass file is in force: nothing is enforced",
+            break_glass_active.clone(),
+        );
+        let break_glass_expires = Gauge::default();
+        registry.register_with_unit(
+            "break_glass_expires",
+            "Unix time at which the break-glass file in force expires; 0 if none is",
+            Unit::Seconds,
+            break_glass_expires.clone(),
+        );
+        let break_glass_uses = Counter::default();
+        registry.register(
+            "break_glass_uses",
+            "Break-glass files that came into force",
+            break_glass_uses.clone(),
+        );
+        let break_glass_rejected = Gauge::default();
+        registry.register(
+            "break_glass_rejected",
+            "1 while a break-glass file is there that is not in force: wrong, expired, or not root's",
+            break_glass_rejected.clone(),
+        );
         Self {
             registry,
             calls,
@@ -158,6 +201,11 @@ impl Default for RelayMetrics {
             removed_after_look,
             permits_used,
             permits_held,
+            mode,
+            break_glass_active,
+            break_glass_expires,
+            break_glass_uses,
+            break_glass_rejected,
         }
     }
 }
@@ -235,6 +283,24 @@ impl RelayMetrics {
     /// A call was forwarded on a permit that was held.
     pub fn permit_used(&self) {
         self.permits_used.inc();
+    }
+
+    /// The mode that is configured, the one in force, and why.
+    pub fn mode(&self, configured: &'static str, mode: &'static str, because: &'static str) {
+        self.mode.clear();
+        self.mode.get_or_create(&ModeLabels { configured, mode, because }).set(1);
+    }
+
+    /// A break-glass file came into force.
+    pub fn break_glass_used(&self) {
+        self.break_glass_uses.inc();
+    }
+
+    /// When the break-glass file in force expires, if one is; whether one is there that is not in force.
+    pub fn break_glass(&self, expires: Option<SystemTime>, rejected: bool) {
+        self.break_glass_active.set(i64::from(expires.is_some()));
+        self.break_glass_expires.set(expires.map_or(0, unix_seconds));
+        self.break_glass_rejected.set(i64::from(rejected));
     }
 
     /// How many permits are held now.

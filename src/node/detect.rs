@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::host::{self, Host, Runtime, read_text};
-use super::kubelet::{self, Settings};
 use super::unit::{self, UnitFile};
 use super::{NodeError, plan};
 use crate::image::quoted;
+use crate::kubelet::{self, Settings};
 
 /// The oldest kubelet crivet can serve: older ones send the socket's path as the `:authority` of a request, which
 /// is no valid one.

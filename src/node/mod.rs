@@ -12,13 +12,14 @@ pub mod check;
 pub mod detect;
 pub mod host;
 pub mod journal;
-pub mod kubelet;
 pub mod plan;
 pub mod status;
 pub mod unit;
 
 use std::io;
 use std::path::PathBuf;
+
+use crate::kubelet::KubeletError;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,17 @@ pub enum NodeError {
     /// A part of the node did not answer as it must.
     #[error("{0}")]
     NotThrough(String),
+}
+
+impl From<KubeletError> for NodeError {
+    fn from(error: KubeletError) -> NodeError {
+        match error {
+            KubeletError::Endpoint(_) => NodeError::Unsupported(error.to_string()),
+            KubeletError::Configuration { .. } | KubeletError::File(_) => {
+                NodeError::Refused(error.to_string())
+            }
+        }
+    }
 }
 
 pub(crate) fn at(path: &std::path::Path) -> impl Fn(io::Error) -> NodeError + '_ {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::millis;
+use super::descriptors;
 use super::permits::Permits;
 use crate::audit::Reason;
 use crate::control::wire as control;
@@ -27,8 +28,8 @@ use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
-    self, Call, Configure, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer, RuntimeQuestion,
-    ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
+    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -55,6 +56,7 @@ pub struct Vetter {
 struct Shared {
     outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
     living: watch::Sender<bool>,
+    configured: watch::Sender<Option<Configured>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
     about: Mutex<About>,
@@ -110,7 +112,8 @@ impl Keeper {
             };
             let Some(orders) = orders else { continue };
             let started = Instant::now();
-            let why = match spawn(orders.user) {
+            let exhausted = |error: &std::io::Error| descriptors::are_exhausted(error);
+            let why = match descriptors::or_from_reserve(|| spawn(orders.user), exhausted) {
                 Ok((child, socket)) => {
                     shared.started(&child, orders.user);
                     self.attend(child, socket, orders.configure, &shared).await
@@ -221,6 +224,7 @@ impl Keeper {
                 };
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
+                shared.configured.send_replace(Some(configured));
             }
             Some(from_vetter::Body::Verdict(verdict)) => {
                 if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
@@ -347,6 +351,7 @@ impl Shared {
         lock(&self.about).vetter.pid = 0;
         *lock(&self.outgoing) = None;
         self.living.send_replace(false);
+        self.configured.send_replace(None);
         // Dropping the senders tells those who wait.
         lock(&self.waiting).clear();
     }
@@ -361,6 +366,14 @@ impl Vetter {
     /// How the vetter is and what it has in force, as it said last.
     pub fn about(&self) -> About {
         lock(&self.shared.about).clone()
+    }
+
+    /// What the vetter has in force once that is at least the configuration of this serial.
+    pub async fn configured(&self, serial: u64, within: Duration) -> Result<Configured, NoVerdict> {
+        let mut told = self.shared.configured.subscribe();
+        let is_it = |told: &Option<Configured>| told.as_ref().is_some_and(|told| told.serial >= serial);
+        let told = timeout(within, told.wait_for(is_it)).await.map_err(|_| NoVerdict::Away)?;
+        told.map_err(|_| NoVerdict::Away)?.clone().ok_or(NoVerdict::Away)
     }
 
     /// Ends the vetter in order; returns when it is gone, or after about a second.

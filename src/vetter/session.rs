@@ -20,6 +20,7 @@ use super::wire::{
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
+use crate::config::Mode;
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
@@ -102,7 +103,7 @@ pub async fn serve(socket: UnixStream) {
 }
 
 /// What an unprivileged process may still write on the disk of a folder, bytes.
-fn free_bytes(folder: &std::path::Path) -> Option<u64> {
+fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
@@ -150,6 +151,7 @@ impl Session {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
         let settings = Digest::of(configure.settings.as_bytes());
         let audits = if configure.audit_because.is_empty() { "" } else { " audit" };
+        let serial = configure.serial;
         let configure = configure.clone();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
@@ -178,7 +180,7 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings}{audits} {policy_set}");
-        let configured = Configured { policy_error, policy_set, basis, policies };
+        let configured = Configured { policy_error, policy_set, basis, policies, serial };
         let configured = from_vetter::Body::Configured(configured);
         // Never dropped for want of room: the relay would go on with permits of the policies before.
         let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
@@ -265,9 +267,11 @@ impl Session {
             let text = format!("the call uses {found} images, more than {cap} (limits::IMAGES_PER_CALL)");
             return verdict(answer::undecided(&text));
         }
-        // What crivet asks by itself is judged as if everything were enforced, whatever the mode.
+        // What crivet asks by itself is judged as if everything were enforced, whatever the mode. And a call that
+        // waits is one of a relay that enforces: the vetter may not have been told yet that audit is over.
         let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
-        let in_force = if asked_by_crivet { Arc::new(in_force.enforcing()) } else { in_force };
+        let audits = in_force.mode == Mode::Audit && (asked_by_crivet || !call.beside);
+        let in_force = if audits { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()

@@ -30,7 +30,7 @@ async fn denied(gate: &Gate, name: &str) -> bool {
 async fn mode_is_taken_over_live() {
     let (node, gate, _, unsigned) = both().await;
     for (mode, passes) in [("audit", true), ("enforce", false), ("audit", true)] {
-        node.configure(&format!("mode: {mode}\n"));
+        node.configure(&format!("mode: {mode}\nforceEnforce: true\n"));
         gate.reload().await;
         assert_eq!(gate.pull(&unsigned).await.code(), if passes { 0 } else { 2 }, "{mode}");
     }
