@@ -1,20 +1,21 @@
 //! Installing, taking back, and the way around in an emergency.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::NodeError;
 use super::api::{self, Access};
 use super::check::{self, Calls, Through};
-use super::detect::{show, unit_files};
-use super::host::{Host, read};
+use super::detect::show;
+use super::host::{Host, read, read_text};
 use super::journal::{
     self, FOLDER, Journal, Part, STATE, Step, UnitState, put_back, remove_file, write_file,
 };
 use super::plan::{self, DROP_IN, Plan, SWITCH, TRIAL, UNITS, VOLATILE, drop_in, trial};
-use super::{NodeError, unit};
+use super::unit::{self, UnitFile};
 
 /// Tells that somebody took the emergency way.
 const MARKER: &str = "/var/lib/crivet/node/bypass.json";
@@ -193,15 +194,17 @@ fn ready_before(host: &dyn Host, plan: &Plan) -> Option<Access> {
 fn in_force(host: &dyn Host, plan: &Plan, drop_in: &Path) -> Result<(), NodeError> {
     let unit = &plan.pointed.unit;
     let shown = show(host, unit)?;
-    let mut files = unit_files(host, &shown)?;
-    files.push(unit::UnitFile { path: drop_in.to_owned(), text: plan.drop_in.clone() });
-    let wanted = unit::exec_start(unit, &files)?.value;
-    let last =
-        shown.paths.iter().filter(|path| path.file_name().is_some_and(|name| name >= DROP_IN)).next_back();
-    if last.map(PathBuf::as_path) != Some(drop_in) || !wanted.ends_with(&plan.pointed.flags.join(" ")) {
+    let mut files = Vec::new();
+    for path in &shown.paths {
+        let text = read_text(host, path)?.unwrap_or_default();
+        files.push(UnitFile { path: path.clone(), text });
+    }
+    let command = unit::exec_start(unit, &files)?;
+    if command.path != drop_in || !command.value.ends_with(&plan.pointed.flags.join(" ")) {
         return Err(NodeError::NotThrough(format!(
-            "expected {} to be the last drop-in of {unit}, found others; `systemctl cat {unit}` shows them",
-            drop_in.display()
+            "expected ExecStart= of {unit} to be that of {}, found that of {}; `systemctl cat {unit}` shows them",
+            drop_in.display(),
+            command.path.display()
         )));
     }
     Ok(())

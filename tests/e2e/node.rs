@@ -171,7 +171,7 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
         assert!(dry.contains(said), "{said}: {dry}");
     }
     node.is_as(&before);
-    assert_eq!(node.status().0, false);
+    assert!(!node.status().0);
 
     node.node_ok(&["install"]);
     assert!(node.kubelet().trim_end().ends_with("--image-service-endpoint=unix:///run/crivet/crivet.sock"));

@@ -234,6 +234,18 @@ fn bypass_needs_no_journal_and_no_configuration() {
 }
 
 #[test]
+fn later_drop_ins_that_do_not_set_the_command_are_in_nobodys_way() {
+    let fake = Fake::kubeadm();
+    fake.write("/etc/systemd/system/kubelet.service.d/95-mine.conf", "[Service]\nRestartSec=1\n");
+    run(&fake, Some(Stage::Both)).unwrap();
+    assert!(status(&fake).unwrap().drift.is_empty());
+    let later = "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --mine\n";
+    fake.write("/etc/systemd/system/kubelet.service.d/95-mine.conf", later);
+    let drift = status(&fake).unwrap().drift;
+    assert!(drift[0].contains("and is /usr/bin/kubelet --mine"), "{drift:?}");
+}
+
+#[test]
 fn drift_is_noticed_and_mended_by_another_installation() {
     let fake = Fake::kubeadm();
     run(&fake, Some(Stage::Both)).unwrap();
