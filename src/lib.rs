@@ -7,6 +7,7 @@ pub mod control;
 pub mod cri;
 pub mod decision;
 pub mod image;
+pub mod inventory;
 pub mod kubelet;
 pub mod limits;
 pub mod logging;

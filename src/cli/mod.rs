@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod inventory;
 pub mod policy;
 pub mod serve;
 pub mod verify;
@@ -34,6 +35,10 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Verify(verify::Arguments),
+    /// Vet every image and every running container on this node
+    ///
+    /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
+    Inventory(inventory::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -47,6 +52,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Inventory(arguments) => inventory::inventory(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Vetter => crate::vetter::run(),
     }

@@ -13,6 +13,7 @@ mod credentials;
 mod figures;
 mod gate;
 mod identity;
+mod inventory;
 mod metrics;
 mod names;
 mod parts;
