@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod cri;
 pub mod decision;
+pub mod doctor;
 pub mod image;
 pub mod inventory;
 pub mod kubelet;

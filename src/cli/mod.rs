@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod doctor;
 pub mod inventory;
 pub mod policy;
 pub mod serve;
@@ -35,6 +36,10 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Verify(verify::Arguments),
+    /// Look whether this node is really protected, and say of each trouble what to do
+    ///
+    /// Exit code 0: it is. 1: it is not.
+    Doctor(doctor::Arguments),
     /// Vet every image and every running container on this node
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
@@ -52,6 +57,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Inventory(arguments) => inventory::inventory(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Vetter => crate::vetter::run(),

@@ -10,6 +10,7 @@
 )]
 
 mod credentials;
+mod doctor;
 mod figures;
 mod gate;
 mod identity;

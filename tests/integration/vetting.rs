@@ -3,6 +3,7 @@
 mod audit_is_free;
 mod cli;
 mod create;
+mod doctor;
 mod inventory;
 mod leak;
 mod node;
