@@ -2,7 +2,11 @@
 
 pub mod doctor;
 pub mod inventory;
+pub mod break_glass;
+mod logs;
+pub mod node;
 pub mod policy;
+pub mod report;
 pub mod serve;
 pub mod verify;
 
@@ -44,9 +48,20 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Inventory(inventory::Arguments),
+    /// Enforce nothing for a while, at once; show or end it
+    ///
+    /// Writes a file that the daemon looks for twice a second. Needs no policies, no network and no configuration.
+    BreakGlass(break_glass::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say what enforcement would refuse, or did, from the audit log, and what to do about it
+    ///
+    /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
+    Report(report::Arguments),
+    /// Put crivet in front of the runtime, and take it away again
+    #[command(subcommand)]
+    Node(node::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -59,7 +74,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Inventory(arguments) => inventory::inventory(&arguments),
+        Command::BreakGlass(arguments) => break_glass::run(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }

@@ -79,6 +79,13 @@ struct SourceLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModeLabels {
+    configured: &'static str,
+    mode: &'static str,
+    because: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct HashLabel {
     hash: String,
 }
@@ -97,6 +104,11 @@ pub struct RelayMetrics {
     removed_after_look: Counter,
     permits_used: Counter,
     permits_held: Gauge,
+    mode: Family<ModeLabels, Gauge>,
+    break_glass_active: Gauge,
+    break_glass_expires: Gauge,
+    break_glass_uses: Counter,
+    break_glass_rejected: Gauge,
 }
 
 impl Default for RelayMetrics {
@@ -145,6 +157,37 @@ impl Default for RelayMetrics {
         registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
+        let mode = Family::<ModeLabels, Gauge>::default();
+        registry.register(
+            "mode_info",
+            "The mode that is configured, the one in force, and why",
+            mode.clone(),
+        );
+        let break_glass_active = Gauge::default();
+        registry.register(
+            "break_glass_active",
+            "1 while a break-glass file is in force: nothing is enforced",
+            break_glass_active.clone(),
+        );
+        let break_glass_expires = Gauge::default();
+        registry.register_with_unit(
+            "break_glass_expires",
+            "Unix time at which the break-glass file in force expires; 0 if none is",
+            Unit::Seconds,
+            break_glass_expires.clone(),
+        );
+        let break_glass_uses = Counter::default();
+        registry.register(
+            "break_glass_uses",
+            "Break-glass files that came into force",
+            break_glass_uses.clone(),
+        );
+        let break_glass_rejected = Gauge::default();
+        registry.register(
+            "break_glass_rejected",
+            "1 while a break-glass file is there that is not in force: wrong, expired, or not root's",
+            break_glass_rejected.clone(),
+        );
         Self {
             registry,
             calls,
@@ -158,6 +201,11 @@ impl Default for RelayMetrics {
             removed_after_look,
             permits_used,
             permits_held,
+            mode,
+            break_glass_active,
+            break_glass_expires,
+            break_glass_uses,
+            break_glass_rejected,
         }
     }
 }
@@ -237,6 +285,24 @@ impl RelayMetrics {
         self.permits_used.inc();
     }
 
+    /// The mode that is configured, the one in force, and why.
+    pub fn mode(&self, configured: &'static str, mode: &'static str, because: &'static str) {
+        self.mode.clear();
+        self.mode.get_or_create(&ModeLabels { configured, mode, because }).set(1);
+    }
+
+    /// A break-glass file came into force.
+    pub fn break_glass_used(&self) {
+        self.break_glass_uses.inc();
+    }
+
+    /// When the break-glass file in force expires, if one is; whether one is there that is not in force.
+    pub fn break_glass(&self, expires: Option<SystemTime>, rejected: bool) {
+        self.break_glass_active.set(i64::from(expires.is_some()));
+        self.break_glass_expires.set(expires.map_or(0, unix_seconds));
+        self.break_glass_rejected.set(i64::from(rejected));
+    }
+
     /// How many permits are held now.
     pub fn permits_held(&self, count: usize) {
         self.permits_held.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -259,6 +325,7 @@ pub struct VetterMetrics {
     policy_last_reload: Gauge,
     config_source: Family<SourceLabel, Gauge>,
     audit_records_lost: Counter,
+    audit_journal_lost: Counter,
     audit_log_free: Gauge,
     proofs_held: Gauge,
 }
@@ -316,6 +383,12 @@ impl Default for VetterMetrics {
             "Decisions whose audit record could not be written",
             audit_records_lost.clone(),
         );
+        let audit_journal_lost = Counter::default();
+        registry.register(
+            "audit_journal_entries_lost",
+            "Audit records that the systemd journal did not take",
+            audit_journal_lost.clone(),
+        );
         let audit_log_free = Gauge::default();
         registry.register_with_unit(
             "audit_log_free",
@@ -335,6 +408,7 @@ impl Default for VetterMetrics {
             policy_last_reload,
             config_source,
             audit_records_lost,
+            audit_journal_lost,
             audit_log_free,
             proofs_held,
         }
@@ -379,9 +453,10 @@ impl VetterMetrics {
         }
     }
 
-    /// The audit log's own count of lost records.
-    pub fn audit_records_lost(&self, total: u64) {
+    /// The audit log's own counts of what the file and the journal did not take.
+    pub fn audit_records_lost(&self, total: u64, of_journal: u64) {
         self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+        self.audit_journal_lost.inner().store(of_journal, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// What is free on the audit log's disk.

@@ -29,6 +29,10 @@ fn page() -> String {
     relay.permit_used();
     relay.vetter_restarted();
     relay.permits_held(3);
+    relay.break_glass_used();
+    relay.break_glass(Some(UNIX_EPOCH + Duration::from_secs(60)), true);
+    relay.mode("enforce", "enforce", "configuration");
+    relay.mode("enforce", "audit", "break_glass");
     let vetter = VetterMetrics::default();
     let took = Duration::from_millis(20);
     for kind in Kind::ALL {
@@ -53,7 +57,7 @@ fn page() -> String {
     vetter.policies_loaded("sha256:01", UNIX_EPOCH);
     vetter.policies_rejected();
     vetter.config_source(ConfigSource::LastGood);
-    vetter.audit_records_lost(7);
+    vetter.audit_records_lost(7, 2);
     vetter.proofs_held(5);
     vetter.audit_log_free_bytes(1024);
     vetter.render(&relay.render(""))
@@ -123,7 +127,13 @@ fn values_are_told_as_they_were_set() {
         "crivet_config_source{source=\"last_good\"} 1",
         "crivet_config_source{source=\"files\"} 0",
         "crivet_audit_records_lost_total 7",
+        "crivet_audit_journal_entries_lost_total 2",
         "crivet_permits_held 3",
+        "crivet_mode_info{configured=\"enforce\",mode=\"audit\",because=\"break_glass\"} 1",
+        "crivet_break_glass_active 1",
+        "crivet_break_glass_expires_seconds 60",
+        "crivet_break_glass_uses_total 1",
+        "crivet_break_glass_rejected 1",
         "crivet_proofs_held 5",
         "crivet_connections 2",
         "crivet_audit_log_free_bytes 1024",
@@ -134,6 +144,7 @@ fn values_are_told_as_they_were_set() {
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
     }
+    assert!(!page.contains("because=\"configuration\""), "the mode before is still told");
     assert!(!page.contains("sha256:00"), "the policy set before is still told");
 }
 

@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::clients::millis;
-use super::{Relay, Stance, listener};
-use crate::control::wire::{self, Answer, Request, Status, answer, link, request};
+use super::{Relay, listener};
+use crate::control::wire::{self, Answer, BreakGlass, Request, Status, answer, link, request};
 use crate::limits;
 use crate::metrics::Counted;
 use crate::vetter::wire::{Call, Kind, frame};
@@ -92,11 +92,7 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
 async fn status(relay: &Relay, started: &Started) -> Status {
     let runtime = runtime(relay).await;
     let (about, counted) = (relay.vetter.about(), relay.metrics.counted());
-    let (mode, mode_because) = match &relay.live.borrow().stance {
-        Stance::Audit => ("audit", String::new()),
-        Stance::Enforce => ("enforce", String::new()),
-        Stance::Unknown(why) => ("unknown", why.clone()),
-    };
+    let live = relay.live.borrow();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -104,8 +100,8 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         listen: started.listen.clone(),
         runtime_endpoint: relay.endpoints.runtime.display().to_string(),
         image_endpoint: relay.endpoints.image.display().to_string(),
-        mode: mode.to_owned(),
-        mode_because,
+        mode: live.in_force.stance.as_str().to_owned(),
+        mode_because: live.in_force.text.clone(),
         vetter_living: relay.vetter.is_living(),
         clients: relay.clients.list(),
         configuration: Some(started.configuration.borrow().clone()),
@@ -116,6 +112,12 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         permits_held: relay.permits.len() as u64,
         runtime: Some(runtime),
         removed_after_look: counted.removed_after_look,
+        configured_mode: live.in_force.configured.to_owned(),
+        break_glass: live
+            .break_glass
+            .as_ref()
+            .map(|glass| BreakGlass { reason: glass.reason.clone(), expires: millis(glass.expires) }),
+        break_glass_rejected: live.break_glass_rejected.clone(),
     }
 }
 

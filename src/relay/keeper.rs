@@ -18,7 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::millis;
+use super::descriptors;
 use super::permits::Permits;
+use crate::audit::Reason;
 use crate::control::wire as control;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
@@ -26,8 +28,8 @@ use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
-    self, Call, Configure, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer, RuntimeQuestion,
-    ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
+    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -54,6 +56,7 @@ pub struct Vetter {
 struct Shared {
     outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
     living: watch::Sender<bool>,
+    configured: watch::Sender<Option<Configured>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
     about: Mutex<About>,
@@ -109,7 +112,8 @@ impl Keeper {
             };
             let Some(orders) = orders else { continue };
             let started = Instant::now();
-            let why = match spawn(orders.user) {
+            let exhausted = |error: &std::io::Error| descriptors::are_exhausted(error);
+            let why = match descriptors::or_from_reserve(|| spawn(orders.user), exhausted) {
                 Ok((child, socket)) => {
                     shared.started(&child, orders.user);
                     self.attend(child, socket, orders.configure, &shared).await
@@ -220,6 +224,7 @@ impl Keeper {
                 };
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
+                shared.configured.send_replace(Some(configured));
             }
             Some(from_vetter::Body::Verdict(verdict)) => {
                 if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
@@ -346,6 +351,7 @@ impl Shared {
         lock(&self.about).vetter.pid = 0;
         *lock(&self.outgoing) = None;
         self.living.send_replace(false);
+        self.configured.send_replace(None);
         // Dropping the senders tells those who wait.
         lock(&self.waiting).clear();
     }
@@ -360,6 +366,14 @@ impl Vetter {
     /// How the vetter is and what it has in force, as it said last.
     pub fn about(&self) -> About {
         lock(&self.shared.about).clone()
+    }
+
+    /// What the vetter has in force once that is at least the configuration of this serial.
+    pub async fn configured(&self, serial: u64, within: Duration) -> Result<Configured, NoVerdict> {
+        let mut told = self.shared.configured.subscribe();
+        let is_it = |told: &Option<Configured>| told.as_ref().is_some_and(|told| told.serial >= serial);
+        let told = timeout(within, told.wait_for(is_it)).await.map_err(|_| NoVerdict::Away)?;
+        told.map_err(|_| NoVerdict::Away)?.clone().ok_or(NoVerdict::Away)
     }
 
     /// Ends the vetter in order; returns when it is gone, or after about a second.
@@ -396,17 +410,22 @@ impl Vetter {
 
     /// Hands over a decision the relay made by itself, for the audit log. Lost if no vetter lives.
     pub fn tell(&self, call: &Call, verdict: Verdict) {
-        let call = Call { auth: None, ..call.clone() };
-        let decided = Decided { call: Some(call), verdict: Some(verdict) };
-        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            post(outgoing, to_vetter::Body::Decided(decided));
-        }
+        self.tell_why(call, verdict, String::new());
     }
 
     /// As [`Vetter::tell`], of a call the relay answered undecided, or would have.
-    pub fn tell_undecided(&self, call: &Call, reply: &Reply) {
+    pub fn tell_undecided(&self, call: &Call, reply: &Reply, reason: Reason) {
         let message = reply.message.clone();
-        self.tell(call, Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() });
+        let verdict = Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() };
+        self.tell_why(call, verdict, reason.as_str().to_owned());
+    }
+
+    fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
+        let call = Call { auth: None, ..call.clone() };
+        let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
+        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
+            post(outgoing, to_vetter::Body::Decided(decided));
+        }
     }
 
     async fn outgoing(&self, until: Instant) -> Result<mpsc::Sender<Bytes>, NoVerdict> {

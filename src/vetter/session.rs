@@ -1,6 +1,7 @@
 //! The vetter's end of the socket pair: calls in, verdicts out.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock, SystemTime};
 
@@ -18,7 +19,8 @@ use super::wire::{
     self, Call, Configure, Configured, FromVetter, Kind, State, ToVetter, Verdict, from_vetter, to_vetter,
 };
 use super::{answer, load};
-use crate::audit::{AuditLog, Decision, Record};
+use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
+use crate::config::Mode;
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
@@ -108,7 +110,7 @@ pub async fn serve(socket: UnixStream) {
 }
 
 /// What an unprivileged process may still write on the disk of a folder, bytes.
-fn free_bytes(folder: &std::path::Path) -> Option<u64> {
+fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
@@ -156,6 +158,7 @@ impl Session {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
         let settings = Digest::of(configure.settings.as_bytes());
         let audits = if configure.audit_because.is_empty() { "" } else { " audit" };
+        let serial = configure.serial;
         let configure = configure.clone();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
@@ -184,7 +187,7 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings}{audits} {policy_set}");
-        let configured = Configured { policy_error, policy_set, basis, policies };
+        let configured = Configured { policy_error, policy_set, basis, policies, serial };
         let configured = from_vetter::Body::Configured(configured);
         // Never dropped for want of room: the relay would go on with permits of the policies before.
         let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
@@ -196,6 +199,10 @@ impl Session {
         let old = self.in_force();
         if old.is_none_or(|old| old.config.audit_log != *log) {
             let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
+            let opened = match log.journal {
+                true => opened.and_journal(Path::new(JOURNAL_SOCKET)),
+                false => opened,
+            };
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
@@ -234,7 +241,7 @@ impl Session {
             self.metrics.audit_log_free_bytes(free);
         }
         if let Some(audit) = self.audit() {
-            self.metrics.audit_records_lost(audit.lost());
+            self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());
         }
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
@@ -267,9 +274,11 @@ impl Session {
             let text = format!("the call uses {found} images, more than {cap} (limits::IMAGES_PER_CALL)");
             return verdict(answer::undecided(&text));
         }
-        // What crivet asks by itself is judged as if everything were enforced, whatever the mode.
+        // What crivet asks by itself is judged as if everything were enforced, whatever the mode. And a call that
+        // waits is one of a relay that enforces: the vetter may not have been told yet that audit is over.
         let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
-        let in_force = if asked_by_crivet { Arc::new(in_force.enforcing()) } else { in_force };
+        let audits = in_force.mode == Mode::Audit && (asked_by_crivet || !call.beside);
+        let in_force = if audits { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
@@ -343,7 +352,7 @@ impl Session {
     fn decided(&self, decided: wire::Decided) {
         if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
         {
-            self.record(answer::records_of_relay(&in_force, &call, &verdict));
+            self.record(answer::records_of_relay(&in_force, &call, &verdict, Reason::named(&decided.reason)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The gate, end to end: the real binary between a scripted runtime and a registry of the test's.
 
 mod audit_is_free;
+mod break_glass;
 mod cli;
 mod create;
 mod doctor;
@@ -13,4 +14,5 @@ mod reload;
 mod runtime;
 mod sandbox;
 mod signer;
+mod switch;
 mod time;

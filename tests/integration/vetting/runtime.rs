@@ -18,11 +18,11 @@ pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
 pub const REMOVE_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
 pub const REMOVE: &str = "/runtime.v1.RuntimeService/RemoveContainer";
 const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
-const LIST_PODS: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
-const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const CONTAINER_STATUS: &str = "/runtime.v1.RuntimeService/ContainerStatus";
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
+const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
+const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
 const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
@@ -41,8 +41,8 @@ pub struct State {
     chains: HashMap<String, String>,
     containers: BTreeMap<String, String>,
     made: usize,
-    /// Pods and containers that are there already.
-    pods: Vec<v1::PodSandbox>,
+    /// Sandboxes and containers that are there already, as they are listed.
+    sandboxes: Vec<v1::PodSandbox>,
     running: Vec<v1::Container>,
     /// The image that sandboxes are made of, by name.
     pub pause: String,
@@ -54,6 +54,17 @@ pub struct State {
     pub error: Option<(u16, String)>,
     /// Pulls and creates take so long.
     pub takes: Duration,
+    /// Pods that run, each with one container.
+    pub pods: Vec<Pod>,
+}
+
+/// A pod that runs.
+pub struct Pod {
+    pub name: &'static str,
+    /// `kubernetes.io/config.source`
+    pub source: &'static str,
+    pub image_id: String,
+    pub reference: String,
 }
 
 pub struct Runtime {
@@ -102,7 +113,7 @@ impl Runtime {
         let spec =
             v1::ImageSpec { image: image.id(), user_specified_image: reference.into(), ..Default::default() };
         let mut state = self.state();
-        state.pods.push(v1::PodSandbox {
+        state.sandboxes.push(v1::PodSandbox {
             id: pod.into(),
             metadata: Some(metadata),
             annotations: [("kubernetes.io/config.source".to_owned(), source.to_owned())].into(),
@@ -171,6 +182,36 @@ async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
 
 fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
     Some(match path {
+        SANDBOXES => {
+            let items = state.pods.iter().map(|pod| v1::PodSandbox {
+                id: format!("sandbox of {}", pod.name),
+                metadata: Some(v1::PodSandboxMetadata {
+                    name: pod.name.to_owned(),
+                    uid: pod.name.to_owned(),
+                    namespace: "kube-system".to_owned(),
+                }),
+                annotations: [("kubernetes.io/config.source".to_owned(), pod.source.to_owned())].into(),
+                ..Default::default()
+            });
+            let items = items.chain(state.sandboxes.iter().cloned()).collect();
+            v1::ListPodSandboxResponse { items }.encode_to_vec()
+        }
+        CONTAINERS => {
+            let containers = state.pods.iter().map(|pod| v1::Container {
+                id: pod.name.to_owned(),
+                pod_sandbox_id: format!("sandbox of {}", pod.name),
+                metadata: Some(v1::ContainerMetadata { name: "main".to_owned() }),
+                image: Some(v1::ImageSpec {
+                    image: pod.image_id.clone(),
+                    user_specified_image: pod.reference.clone(),
+                    ..Default::default()
+                }),
+                state: v1::ContainerState::ContainerRunning.into(),
+                ..Default::default()
+            });
+            let containers = containers.chain(state.running.iter().cloned()).collect();
+            v1::ListContainersResponse { containers }.encode_to_vec()
+        }
         IMAGE_STATUS => {
             let name = v1::ImageStatusRequest::decode(body).ok()?.image?.image;
             v1::ImageStatusResponse { image: state.find(&name).cloned() }.encode_to_vec()
@@ -179,8 +220,6 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             let images = state.images.values().cloned().collect();
             v1::ListImagesResponse { images }.encode_to_vec()
         }
-        LIST_PODS => v1::ListPodSandboxResponse { items: state.pods.clone() }.encode_to_vec(),
-        LIST_CONTAINERS => v1::ListContainersResponse { containers: state.running.clone() }.encode_to_vec(),
         CONTAINER_STATUS => v1::ContainerStatusResponse { status: None }.encode_to_vec(),
         VERSION => v1::VersionResponse {
             runtime_name: "containerd".to_owned(),
