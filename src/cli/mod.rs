@@ -1,8 +1,8 @@
 //! The commands, one file each.
 
+pub mod break_glass;
 pub mod doctor;
 pub mod inventory;
-pub mod break_glass;
 mod logs;
 pub mod node;
 pub mod policy;

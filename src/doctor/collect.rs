@@ -1,6 +1,7 @@
 //! Takes the facts: from files, `/proc`, the daemon, the runtime and registries. What cannot be had is a fact too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,6 +20,7 @@ use crate::cri::runtime::RuntimeClient;
 use crate::image::{Digest, ImageName, Reference};
 use crate::kubelet::{self, process};
 use crate::limits;
+use crate::node::apply::{MARKER, marked};
 use crate::policy::Subject;
 use crate::relay::clients::millis;
 use crate::users;
@@ -96,6 +98,7 @@ pub async fn facts(path: &Path) -> Facts {
         },
         latest: latest(status, latest_file, whole.as_ref()),
         clock_kept: Some(CLOCK_KEPT.iter().any(|path| Path::new(path).exists())),
+        bypass: bypass(),
         canary: canary_of(
             good,
             policies.as_ref(),
@@ -108,6 +111,14 @@ pub async fn facts(path: &Path) -> Facts {
         policies,
         daemon,
     }
+}
+
+/// The marker of `crivet node bypass`.
+fn bypass() -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(MARKER).ok()?;
+    file.take(limits::KUBELET_FILE_BYTES as u64).read_to_end(&mut bytes).ok()?;
+    Some(marked(&bytes).reason)
 }
 
 fn described(path: &Path, loaded: &config::Loaded) -> Configuration {

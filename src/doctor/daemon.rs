@@ -119,6 +119,13 @@ pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
             "correct the configuration and reload crivet; until then no container starts",
         ),
     }
+    if !status.break_glass_rejected.is_empty() {
+        findings.warning(
+            "break-glass-rejected",
+            format!("a break-glass file is there and not in force: {}", status.break_glass_rejected),
+            "remove it, or write it anew: crivet break-glass",
+        );
+    }
     let Ok(config) = &facts.configuration else { return };
     if !config.allow_unvetted.is_empty() {
         findings.warning(

@@ -33,6 +33,8 @@ pub struct Facts {
     pub latest: Option<(u64, String)>,
     /// Whether something says that the clock is kept in step.
     pub clock_kept: Option<bool>,
+    /// Why somebody pointed the kubelet past crivet (`crivet node bypass`), and did not take it back.
+    pub bypass: Option<String>,
     /// What came of the canary.
     pub canary: Canary,
 }

@@ -14,6 +14,13 @@ const EMBEDDING: [&str; 5] = ["k3s", "k3s-server", "k3s-agent", "rke2", "kubelit
 const THROUGH: &str = "crivet node install --stage both puts crivet in front; or point containerRuntimeEndpoint and imageServiceEndpoint at it by hand, and restart the kubelet";
 
 pub(super) fn kubelet(facts: &Facts, findings: &mut Findings) {
+    if let Some(reason) = &facts.bypass {
+        findings.failure(
+            "node-bypassed",
+            format!("somebody pointed the kubelet past crivet: {reason}"),
+            "when the trouble is over: crivet node install",
+        );
+    }
     let Ok(config) = &facts.configuration else { return };
     let status = facts.daemon.as_ref().ok();
     let ours = |kubelet: &&Kubelet| concerns(config, status, kubelet);

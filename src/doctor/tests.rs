@@ -96,6 +96,7 @@ fn protected() -> Facts {
         registries: vec![("r.test".into(), Ok(()))],
         latest: Some((NOW - 500, "the last call".into())),
         clock_kept: Some(true),
+        bypass: None,
         canary: Canary::Refused {
             image: "r.test/x".into(), message: "SignatureValidationFailed: …".into()
         },
@@ -157,6 +158,7 @@ const CASES: &[Case] = {
             (daemon(f).mode, daemon(f).mode_because) = ("audit".into(), "break-glass".into());
         }),
         ("mode-unknown", Failure, |f| daemon(f).mode = "unknown".into()),
+        ("break-glass-rejected", Warning, |f| daemon(f).break_glass_rejected = "it has expired".into()),
         ("insecure-allow-unvetted", Warning, |f| {
             config(f).allow_unvetted = vec!["RuntimeService/RestorePod".into()];
         }),
@@ -183,6 +185,7 @@ const CASES: &[Case] = {
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),
         ("calls-not-vetted", Note, |f| daemon(f).calls[1].vetted = 2),
         ("calls-unknown", Note, |f| daemon(f).calls[0].class = "unknown_read".into()),
+        ("node-bypassed", Failure, |f| f.bypass = Some("pods did not start".into())),
         ("kubelet-missing", Failure, |f| f.kubelets.clear()),
         ("kubelet-elsewhere", Failure, |f| {
             endpoints(f, "/run/other.sock", "/run/other.sock");
