@@ -18,7 +18,7 @@ use super::plan::{self, DROP_IN, Plan, SWITCH, TRIAL, UNITS, VOLATILE, drop_in, 
 use super::unit::{self, UnitFile};
 
 /// Tells that somebody took the emergency way.
-const MARKER: &str = "/var/lib/crivet/node/bypass.json";
+pub const MARKER: &str = "/var/lib/crivet/node/bypass.json";
 /// How long crivet may take to answer its first call.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -33,9 +33,13 @@ pub struct Bypass {
 
 /// The marker of a bypass, if there is one that can be read.
 pub fn bypassed(host: &dyn Host) -> Option<Bypass> {
-    let bytes = read(host, Path::new(MARKER)).ok().flatten()?;
-    let unreadable = || Bypass { reason: format!("{MARKER} cannot be read"), at: 0 };
-    Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()))
+    Some(marked(&read(host, Path::new(MARKER)).ok().flatten()?))
+}
+
+/// What the marker's bytes say.
+pub fn marked(bytes: &[u8]) -> Bypass {
+    let unreadable = |_| Bypass { reason: format!("{MARKER} cannot be read"), at: 0 };
+    serde_json::from_slice(bytes).unwrap_or_else(unreadable)
 }
 
 /// Does what the plan says. If the kubelet does not come through, everything is taken back, and the error says why.

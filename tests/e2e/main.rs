@@ -10,9 +10,11 @@
 )]
 
 mod credentials;
+mod doctor;
 mod figures;
 mod gate;
 mod identity;
+mod inventory;
 mod journal;
 mod metrics;
 mod monitoring;
