@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::case::{Context, InForce, Vetting};
@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The end of a call's budget, kept for the answer's way.
 const LEFT_FOR_THE_ANSWER: Duration = Duration::from_millis(500);
 
+/// Configurations that wait to be built.
+const ORDERS: usize = 16;
+
 /// One vetter process, from the first frame to the last.
 struct Session {
     vetter: Vetter,
@@ -38,6 +41,14 @@ struct Session {
     metrics: Arc<VetterMetrics>,
     metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
     outgoing: mpsc::Sender<Bytes>,
+    /// The number of the last configuration that was built.
+    built: watch::Sender<u64>,
+}
+
+/// A configuration to be built. Those that differ in their settings have a number of their own.
+struct Order {
+    number: u64,
+    configure: Configure,
 }
 
 /// Serves the relay until it goes away.
@@ -60,35 +71,35 @@ pub async fn serve(socket: UnixStream) {
         metrics: Arc::default(),
         metrics_task: Mutex::default(),
         outgoing,
+        built: watch::Sender::default(),
     });
-    let mut configure = Configure::default();
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut identity = None;
+    let (orders, to_build) = mpsc::channel(ORDERS);
+    tokio::spawn(Arc::clone(&session).build(to_build));
+    let (mut newest, mut number) = (Configure::default(), 0);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             frame = frames.next() => {
                 let Some(Ok(frame)) = frame else { break };
                 let Ok(message) = ToVetter::decode(frame) else { break };
                 match message.body {
-                    Some(to_vetter::Body::Configure(new)) => {
-                        configure = new;
-                        session.configure(&configure).await;
-                        identity = session.folder_identity();
+                    Some(to_vetter::Body::Configure(configure)) => {
+                        number += u64::from(number == 0 || configure != newest);
+                        newest = configure.clone();
+                        if orders.try_send(Order { number, configure }).is_err() {
+                            // The next vetter starts with the newest.
+                            tracing::error!("configurations come faster than they can be built");
+                            break;
+                        }
                     }
-                    Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call),
+                    Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call, number),
                     Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
                     Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
                     Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(Ping {})),
                     None => {}
                 }
             }
-            _ = looks.tick() => {
-                let now = session.folder_identity();
-                if now.is_some() && now != identity {
-                    tracing::info!("the policy folder was exchanged");
-                    session.configure(&configure).await;
-                    identity = now;
-                }
+            _ = ticks.tick() => {
                 if let Some(audit) = session.audit() {
                     audit.tick(SystemTime::now());
                 }
@@ -116,6 +127,31 @@ impl Session {
 
     fn folder_identity(&self) -> Option<(Option<std::path::PathBuf>, Option<std::path::PathBuf>)> {
         Some(load::folder_identity(&self.in_force()?.config.policy_dir))
+    }
+
+    /// Builds what is ordered, in order, and anew when the policy folder was exchanged. Calls go on meanwhile.
+    async fn build(self: Arc<Session>, mut orders: mpsc::Receiver<Order>) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let (mut configure, mut identity) = (Configure::default(), None);
+        loop {
+            tokio::select! {
+                order = orders.recv() => {
+                    let Some(order) = order else { return };
+                    configure = order.configure;
+                    self.configure(&configure).await;
+                    identity = self.folder_identity();
+                    self.built.send_replace(order.number);
+                }
+                _ = looks.tick() => {
+                    let now = self.folder_identity();
+                    if now.is_some() && now != identity {
+                        tracing::info!("the policy folder was exchanged");
+                        self.configure(&configure).await;
+                        identity = now;
+                    }
+                }
+            }
+        }
     }
 
     /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
@@ -203,13 +239,13 @@ impl Session {
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
 
-    /// Vets a call beside all others, and answers.
-    fn vet(self: &Arc<Session>, id: u64, call: Call) {
+    /// Vets a call beside all others, and answers. `number` is that of the configuration that was ordered before it.
+    fn vet(self: &Arc<Session>, id: u64, call: Call, number: u64) {
         let session = Arc::clone(self);
         tokio::spawn(async move {
             let work = tokio::spawn({
                 let session = Arc::clone(&session);
-                async move { session.work(id, call).await }
+                async move { session.work(id, call, number).await }
             });
             // A bug in vetting is one call's undecided, not the vetter's end.
             if let Err(error) = work.await {
@@ -220,8 +256,11 @@ impl Session {
         });
     }
 
-    async fn work(&self, id: u64, call: Call) {
-        let started = Clock::now();
+    async fn work(&self, id: u64, call: Call, number: u64) {
+        let (started, arrived) = (Clock::now(), Instant::now());
+        // Not by the settings before: what they only audit, the new ones may enforce. Policies that change under the
+        // same settings are not waited for.
+        let _ = self.built.subscribe().wait_for(|built| *built >= number).await;
         let verdict = |verdict: Verdict| self.send(id, from_vetter::Body::Verdict(verdict));
         let Some(in_force) = self.in_force() else {
             return verdict(answer::undecided("crivet has no configuration; see its log"));
@@ -233,6 +272,7 @@ impl Session {
         }
         // What crivet asks by itself is judged as if everything were enforced, whatever the mode.
         let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
+        let actual = Arc::clone(&in_force);
         let in_force = if asked_by_crivet { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
             && !asked_by_crivet
@@ -248,15 +288,15 @@ impl Session {
             auth: call.auth.as_ref(),
             beside,
             // Before the relay stops waiting: it could not say for which image, and the record would not know.
-            answer_by: Instant::now() + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
+            answer_by: arrived + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
         };
         let vetting = async {
-            let _place = match beside {
-                true => self.vetter.background().place().await,
-                false => None,
-            };
             let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
             for image in &call.images {
+                let _place = match beside {
+                    true => Some(self.vetter.background().place(&image.reference).await),
+                    false => None,
+                };
                 vettings.push(self.vetter.image(&in_force, context, image).await);
             }
             vettings
@@ -282,7 +322,8 @@ impl Session {
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
         if !arrived_as_vetted && call.kind() != Kind::Inventory {
-            let records = answer::records(&in_force, &call, &vettings, started.elapsed());
+            // The mode in a record is the daemon's.
+            let records = answer::records(&actual, &call, &vettings, started.elapsed());
             self.record(records);
         }
     }

@@ -48,7 +48,7 @@ impl Vetter {
             proofs,
             resolutions: Flights::default(),
             credentials: Credentials::default(),
-            background: Arc::default(),
+            background: Arc::new(Background::starting(Instant::now())),
             node,
         }
     }
@@ -66,8 +66,10 @@ impl Vetter {
     /// Requests for this case: a guest's where nobody waits.
     fn visit(&self, case: &Case<'_>, repository: &Reference, credential: Credential) -> Visit {
         let guest = || Guest::new(Arc::clone(&self.background), repository.registry());
+        let registry = &case.in_force.registry;
         Visit {
-            registry: Arc::clone(&case.in_force.registry),
+            registry: if case.context.beside { Arc::new(registry.as_guest()) } else { Arc::clone(registry) },
+            background: Arc::clone(&self.background),
             repository: repository.clone(),
             credential,
             guest: case.context.beside.then(guest),

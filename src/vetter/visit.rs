@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::background::Guest;
+use super::background::{Background, Guest};
 use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
 use crate::registry::{Cap, Client, Credential, FetchError, Fetched};
@@ -19,6 +19,8 @@ pub struct Visit {
     pub repository: Reference,
     /// Shown to the registry.
     pub credential: Credential,
+    /// Told of every 429, also of a live vetting's.
+    pub background: Arc<Background>,
     /// Set where nobody waits.
     pub guest: Option<Guest>,
     /// Everything is over then.
@@ -59,8 +61,8 @@ impl Visit {
     }
 
     fn told<T>(&self, answer: Result<T, FetchError>) -> Result<T, Trouble> {
-        if let (Some(guest), Err(error)) = (&self.guest, &answer) {
-            guest.told(error);
+        if let Err(error) = &answer {
+            self.background.told(self.repository.registry(), error, Instant::now());
         }
         Ok(answer?)
     }

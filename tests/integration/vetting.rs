@@ -1,6 +1,7 @@
 //! The gate, end to end: the real binary between a scripted runtime and a registry of the test's.
 
 mod audit_is_free;
+mod background;
 mod cli;
 mod create;
 mod leak;
