@@ -17,7 +17,7 @@ use crate::relay::control::{self as relay_control, Started};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
-use crate::relay::{Live, Members, Relay, Stance, listener, serve as accept};
+use crate::relay::{Live, Members, Relay, Stance, found, listener, serve as accept};
 use crate::users;
 use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
@@ -100,6 +100,9 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
         let started = Started { at: SystemTime::now(), listen: listen.to_string() };
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
+    }
+    if let Settings::Whole(whole) = &loaded.settings {
+        tokio::spawn(found::watch(Arc::clone(&relay), whole.state_dir.clone()));
     }
     tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
     tokio::spawn(watchdog());

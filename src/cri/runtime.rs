@@ -125,6 +125,30 @@ impl RuntimeClient {
         Ok(())
     }
 
+    /// All containers, whatever their state; those of pod sandboxes themselves are not among them.
+    pub async fn containers(&self) -> Result<Vec<v1::Container>, RuntimeError> {
+        let request = timed(v1::ListContainersRequest::default());
+        let response = self.pods().list_containers(request).await.map_err(|s| failed("ListContainers", s))?;
+        Ok(response.into_inner().containers)
+    }
+
+    /// All pod sandboxes.
+    pub async fn sandboxes(&self) -> Result<Vec<v1::PodSandbox>, RuntimeError> {
+        let request = timed(v1::ListPodSandboxRequest::default());
+        let response =
+            self.pods().list_pod_sandbox(request).await.map_err(|s| failed("ListPodSandbox", s))?;
+        Ok(response.into_inner().items)
+    }
+
+    /// The runtime's container events from now on. Not every runtime hands each event to all that listen: see
+    /// [`crate::relay::found`].
+    pub async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, RuntimeError> {
+        // Without a deadline: the stream has no end.
+        let request = Request::new(v1::GetEventsRequest::default());
+        let response = self.pods().get_container_events(request).await;
+        Ok(response.map_err(|s| failed("GetContainerEvents", s))?.into_inner())
+    }
+
     /// Removes a container that was made and is not what was vetted.
     pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };

@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::Class;
 use crate::registry::Outcome;
+use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
 const EOF: &str = "# EOF\n";
@@ -58,6 +59,35 @@ struct DecisionLabels {
     effective: &'static str,
 }
 
+/// Where a container comes from that did not come through crivet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made past crivet, which was in the way already.
+    Bypass,
+    /// It was there before crivet had let its first container through.
+    BeforeCrivet,
+}
+
+impl Origin {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::BeforeCrivet => "before_crivet",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FoundLabels {
+    decision: &'static str,
+    origin: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OriginLabel {
+    origin: &'static str,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ClassLabel {
     class: &'static str,
@@ -89,6 +119,8 @@ pub struct RelayMetrics {
     removed_after_look: Counter,
     permits_used: Counter,
     permits_held: Gauge,
+    found: Family<FoundLabels, Counter>,
+    unvetted: Family<OriginLabel, Gauge>,
 }
 
 impl Default for RelayMetrics {
@@ -131,6 +163,22 @@ impl Default for RelayMetrics {
         registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
+        let found = Family::<FoundLabels, Counter>::default();
+        registry.register(
+            "found_containers",
+            "Containers that did not come through crivet, by what was decided about them",
+            found.clone(),
+        );
+        let unvetted = Family::<OriginLabel, Gauge>::default();
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            // There from the start, so that an alert can tell 0 from nothing.
+            unvetted.get_or_create(&OriginLabel { origin: origin.as_str() }).set(0);
+        }
+        registry.register(
+            "unvetted_containers",
+            "Running containers that did not come through crivet",
+            unvetted.clone(),
+        );
         Self {
             registry,
             calls,
@@ -141,6 +189,8 @@ impl Default for RelayMetrics {
             removed_after_look,
             permits_used,
             permits_held,
+            found,
+            unvetted,
         }
     }
 }
@@ -175,6 +225,23 @@ impl RelayMetrics {
     /// A call was forwarded on a permit that was held.
     pub fn permit_used(&self) {
         self.permits_used.inc();
+    }
+
+    /// Something was decided about a container that did not come through.
+    pub fn found(&self, outcome: Verdict, origin: Origin) {
+        let decision = match outcome {
+            Verdict::Permitted => Decision::Allowed,
+            Verdict::Denied => Decision::Denied,
+            Verdict::Undecided | Verdict::UnknownOutcome => Decision::Undecided,
+        };
+        let labels = FoundLabels { decision: decision.as_str(), origin: origin.as_str() };
+        self.found.get_or_create(&labels).inc();
+    }
+
+    /// How many containers run now that did not come through.
+    pub fn unvetted(&self, origin: Origin, count: usize) {
+        let gauge = self.unvetted.get_or_create(&OriginLabel { origin: origin.as_str() });
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How many permits are held now.

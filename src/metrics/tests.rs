@@ -24,6 +24,12 @@ fn page() -> String {
     relay.permit_used();
     relay.vetter_restarted();
     relay.permits_held(3);
+    for outcome in [Verdict::Permitted, Verdict::Denied, Verdict::Undecided] {
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            relay.found(outcome, origin);
+        }
+    }
+    relay.unvetted(Origin::Bypass, 2);
     let vetter = VetterMetrics::default();
     let took = Duration::from_millis(20);
     for kind in Kind::ALL {
@@ -118,6 +124,9 @@ fn values_are_told_as_they_were_set() {
         "crivet_config_source{source=\"files\"} 0",
         "crivet_audit_records_lost_total 7",
         "crivet_permits_held 3",
+        "crivet_unvetted_containers{origin=\"bypass\"} 2",
+        "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
+        "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",
         "crivet_proofs_held 5",
         "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",

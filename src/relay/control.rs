@@ -87,6 +87,7 @@ fn status(relay: &Relay, started: &Started) -> Status {
         Stance::Enforce => ("enforce", String::new()),
         Stance::Unknown(why) => ("unknown", why.clone()),
     };
+    let (found, found_count, watching) = relay.found.status();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -98,5 +99,8 @@ fn status(relay: &Relay, started: &Started) -> Status {
         mode_because,
         vetter_living: relay.vetter.is_living(),
         clients: relay.clients.list(),
+        found,
+        found_count: u32::try_from(found_count).unwrap_or(u32::MAX),
+        watching: watching.to_owned(),
     }
 }

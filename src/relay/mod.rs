@@ -8,6 +8,7 @@ pub mod beside;
 pub mod body;
 pub mod clients;
 pub mod control;
+pub mod found;
 pub mod gather;
 pub mod http2;
 pub mod intercept;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
+use self::found::Found;
 use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
@@ -41,6 +43,9 @@ use crate::cri::runtime::RuntimeClient;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{Call, ImageUse, Kind};
+
+/// The call by which a kubelet with evented PLEG listens.
+const EVENTS: &str = "/runtime.v1.RuntimeService/GetContainerEvents";
 
 /// What is done about vetted calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +89,8 @@ pub struct Relay {
     pub looks: Looks,
     /// Who is connected.
     pub clients: Clients,
+    /// What came through, and what did not.
+    pub found: Found,
     /// Cancelled at shutdown, first: server streams end.
     pub stop_streams: CancellationToken,
     /// Cancelled at shutdown, after the drain: calls end as Unavailable.
@@ -123,6 +130,7 @@ impl Relay {
             pause: PauseImage::new(parts.pause_image),
             looks: Looks::default(),
             clients: Clients::default(),
+            found: Found::default(),
             stop_streams: CancellationToken::new(),
             stop_calls: CancellationToken::new(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
@@ -138,6 +146,9 @@ impl Relay {
     ) -> Result<Response<ResponseBody>, h2::Error> {
         let stop = if is_server_stream(request.uri().path()) { &self.stop_streams } else { &self.stop_calls };
         let stop = stop.clone();
+        if request.uri().path() == EVENTS {
+            self.found.somebody_listens();
+        }
         let response = tokio::select! {
             biased;
             response = self.route(&upstream, request) => response?,

@@ -4,6 +4,7 @@ mod audit_is_free;
 mod background;
 mod cli;
 mod create;
+mod found;
 mod leak;
 mod node;
 mod pull;

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::registry::Image;
 use crate::support::client::{CREATE, PULL};
-use crate::support::runtime::{Call, FakeRuntime, Seen};
+use crate::support::runtime::{Call, FakeRuntime, Lists, Seen};
 
 pub const SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
 pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
@@ -84,6 +84,11 @@ impl Runtime {
     /// Calls that arrived by this path, in order.
     pub fn calls(&self, path: &str) -> Vec<Seen> {
         self.fake.seen().into_iter().filter(|seen| seen.head.uri.path() == path).collect()
+    }
+
+    /// What crivet is told when it looks for containers.
+    pub fn lists_of_containers(&self) -> MutexGuard<'_, Lists> {
+        self.fake.lists()
     }
 
     /// Containers that are there.
