@@ -14,6 +14,7 @@ pub mod policy;
 pub mod proofs;
 pub mod registry;
 pub mod relay;
+pub mod telemetry;
 pub mod users;
 pub mod verify;
 pub mod vetter;

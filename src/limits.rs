@@ -209,6 +209,12 @@ pub const BACKGROUND_SPREAD_SECONDS: u64 = 120;
 /// minutes at [`BACKGROUND_REQUESTS_PER_MINUTE`].
 pub const BACKGROUND_SECONDS: u64 = 1200;
 
+/// Spans that wait to be sent; more are dropped and counted. A call that is sampled makes some ten.
+pub const TRACE_SPANS: usize = 2048;
+
+/// Most spans sent to a collector at once.
+pub const TRACE_BATCH: usize = 512;
+
 /// Largest facts of a call that the vetter is asked about, bytes; with [`QUESTIONS`] this bounds what waits for a
 /// vetter that hangs. A pod's names and labels have a few KiB.
 pub const CALL_FACTS_BYTES: usize = 64 * 1024;

@@ -267,6 +267,7 @@ pub struct VetterMetrics {
     config_source: Family<SourceLabel, Gauge>,
     audit_records_lost: Counter,
     proofs_held: Gauge,
+    trace_spans: Family<OutcomeLabel, Counter>,
 }
 
 impl Default for VetterMetrics {
@@ -324,6 +325,8 @@ impl Default for VetterMetrics {
         );
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
+        let trace_spans = Family::<OutcomeLabel, Counter>::default();
+        registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         Self {
             registry,
             decisions,
@@ -335,6 +338,7 @@ impl Default for VetterMetrics {
             config_source,
             audit_records_lost,
             proofs_held,
+            trace_spans,
         }
     }
 }
@@ -380,6 +384,20 @@ impl VetterMetrics {
     /// The audit log's own count of lost records.
     pub fn audit_records_lost(&self, total: u64) {
         self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A collector took spans.
+    pub fn trace_spans_exported(&self, count: usize) {
+        self.trace_spans(count, "exported");
+    }
+
+    /// Spans found no room, or no collector took them.
+    pub fn trace_spans_dropped(&self, count: usize) {
+        self.trace_spans(count, "dropped");
+    }
+
+    fn trace_spans(&self, count: usize, outcome: &'static str) {
+        self.trace_spans.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
     }
 
     /// How many digests something is known about now.

@@ -56,6 +56,8 @@ fn page() -> String {
     vetter.config_source(ConfigSource::LastGood);
     vetter.audit_records_lost(7);
     vetter.proofs_held(5);
+    vetter.trace_spans_exported(4);
+    vetter.trace_spans_dropped(6);
     vetter.render(&relay.render(""))
 }
 
@@ -128,6 +130,7 @@ fn values_are_told_as_they_were_set() {
         "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
         "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",
         "crivet_proofs_held 5",
+        "crivet_trace_spans_total{outcome=\"exported\"} 4",
         "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {

@@ -15,7 +15,8 @@ use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
 use super::wire::{
-    self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, Outcome, Ping, ToVetter, Verdict, from_vetter,
+    to_vetter,
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision, Record};
@@ -23,6 +24,7 @@ use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
 use crate::registry::Observer;
+use crate::telemetry::{Role, Span, Trace, Tracer};
 
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -37,6 +39,7 @@ const ORDERS: usize = 16;
 struct Session {
     vetter: Vetter,
     in_force: RwLock<Option<Arc<InForce>>>,
+    tracer: RwLock<Option<Tracer>>,
     audit: RwLock<Option<Arc<AuditLog>>>,
     metrics: Arc<VetterMetrics>,
     metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
@@ -67,6 +70,7 @@ pub async fn serve(socket: UnixStream) {
     let session = Arc::new(Session {
         vetter: Vetter::new(Node::new(Arc::clone(&questions)), host),
         in_force: RwLock::default(),
+        tracer: RwLock::default(),
         audit: RwLock::default(),
         metrics: Arc::default(),
         metrics_task: Mutex::default(),
@@ -201,7 +205,27 @@ impl Session {
             let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
+        let traces_change = self.in_force().is_none_or(|old| old.config.tracing != new.config.tracing);
+        if traces_change {
+            let tracer =
+                new.config.tracing.as_ref().map(|tracing| Tracer::new(tracing, Arc::clone(&self.metrics)));
+            *self.tracer.write().unwrap_or_else(PoisonError::into_inner) = tracer;
+        }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
+    }
+
+    /// The span of a call; nothing, unless it is sampled.
+    fn span(&self, call: &Call) -> Span {
+        let tracer = self.tracer.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let trace = tracer.map_or_else(Trace::default, |tracer| tracer.trace(&call.traceparent));
+        let kind = answer::kind(call.kind()).as_str();
+        let mut span = trace.span(&format!("vet {kind}"), Role::Server);
+        span.set("crivet.kind", kind);
+        span.set("k8s.namespace.name", &call.namespace);
+        span.set("k8s.pod.name", &call.pod_name);
+        span.set("k8s.pod.uid", &call.pod_uid);
+        span.set("k8s.container.name", &call.container_name);
+        span
     }
 
     /// Serves metrics at this address and no longer at another.
@@ -282,11 +306,14 @@ impl Session {
             verdict(answer::nobody_waits(&in_force, &call));
         }
         let (beside, budget) = (call.beside || nobody_waits, Duration::from_millis(call.budget_ms.into()));
+        let mut span = self.span(&call);
+        let trace = span.below();
         let context = Context {
             kind: call.kind(),
             namespace: &call.namespace,
             auth: call.auth.as_ref(),
             beside,
+            trace: &trace,
             // Before the relay stops waiting: it could not say for which image, and the record would not know.
             answer_by: arrived + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
         };
@@ -297,7 +324,11 @@ impl Session {
                     true => Some(self.vetter.background().place(&image.reference).await),
                     false => None,
                 };
-                vettings.push(self.vetter.image(&in_force, context, image).await);
+                let mut of_image = trace.span("image", Role::Internal);
+                let below = of_image.below();
+                let vetting = self.vetter.image(&in_force, Context { trace: &below, ..context }, image).await;
+                answer::tell_span(&mut of_image, image, &vetting);
+                vettings.push(vetting);
             }
             vettings
         };
@@ -307,6 +338,7 @@ impl Session {
             false => timeout_at(context.answer_by, vetting.as_mut()).await,
         };
         let Ok(vettings) = in_time else {
+            span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
             verdict(answer::verdict(&in_force, &late));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
@@ -314,6 +346,8 @@ impl Session {
             vetting.await;
             return;
         };
+        answer::tell_call(&mut span, &in_force, &vettings);
+        drop(span);
         if asked_by_crivet {
             verdict(answer::judged(&vettings));
         } else if !nobody_waits {
@@ -331,6 +365,12 @@ impl Session {
     fn decided(&self, decided: wire::Decided) {
         if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
         {
+            let mut span = self.span(&call);
+            span.set("crivet.decided_by", "relay");
+            if verdict.outcome() != Outcome::Permitted {
+                span.failed(&verdict.message);
+            }
+            drop(span);
             self.record(answer::records_of_relay(&in_force, &call, &verdict));
         }
     }

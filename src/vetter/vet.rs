@@ -21,6 +21,7 @@ use crate::limits;
 use crate::policy::Subject;
 use crate::proofs::Proofs;
 use crate::registry::{AuthFields, Credential};
+use crate::telemetry::Role;
 use crate::verify::SimpleSigning;
 
 /// What stays when policies change: proofs, work under way, held credentials.
@@ -70,6 +71,7 @@ impl Vetter {
         Visit {
             registry: if case.context.beside { Arc::new(registry.as_guest()) } else { Arc::clone(registry) },
             background: Arc::clone(&self.background),
+            trace: case.context.trace.clone(),
             repository: repository.clone(),
             credential,
             guest: case.context.beside.then(guest),
@@ -360,7 +362,11 @@ impl Vetter {
                 trouble = trouble.or(found.incomplete);
                 signatures.extend(found.signatures.iter().cloned());
             }
+            let mut span = case.context.trace.span("verify", Role::Internal);
+            span.set("crivet.digest", &digest.to_string());
             let judged = case.judge(&case.policies, &digests, &signatures);
+            span.set("crivet.decision", judged.decision.as_str());
+            drop(span);
             let allowed = judged.decision == Decision::Allowed;
             vetting = Some(judged);
             if allowed {

@@ -14,3 +14,4 @@ mod runtime;
 mod sandbox;
 mod signer;
 mod time;
+mod traces;

@@ -208,6 +208,7 @@ async fn listen(relay: Arc<Relay>, heard: Arc<Notify>, events: Arc<AtomicBool>) 
             && let Ok(mut stream) = relay.runtime.events().await
         {
             events.store(true, Ordering::Relaxed);
+            tracing::info!("listening to the runtime's events");
             // What happened before this was not heard.
             heard.notify_one();
             while !relay.found.listened.load(Ordering::Relaxed) {
@@ -226,6 +227,7 @@ async fn listen(relay: Arc<Relay>, heard: Arc<Notify>, events: Arc<AtomicBool>) 
                 }
             }
             events.store(false, Ordering::Relaxed);
+            tracing::info!("not listening to the runtime's events any more");
             heard.notify_one();
         }
         sleep(POLL).await;
