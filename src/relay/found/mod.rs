@@ -237,9 +237,12 @@ async fn listen(relay: Arc<Relay>, heard: Arc<Notify>, events: Arc<AtomicBool>) 
 /// Whether this runtime hands its events to all who listen: see the module's words.
 async fn broadcasts(relay: &Relay) -> bool {
     let Ok(version) = relay.runtime.version().await else { return false };
-    let text = version.runtime_version.trim_start_matches('v');
-    let major = text.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    version.runtime_name == "containerd" && major.is_some_and(|major| major >= 2)
+    hands_to_all(&version.runtime_name, &version.runtime_version)
+}
+
+fn hands_to_all(name: &str, version: &str) -> bool {
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    name == "containerd" && major.is_some_and(|major| major >= 2)
 }
 
 /// What an earlier crivet let through.
@@ -297,4 +300,21 @@ fn unix_millis() -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_containerd_2_hands_its_events_to_all() {
+        for version in ["v2.0.0", "2.1.9+unknown", "v3.0.0"] {
+            assert!(hands_to_all("containerd", version), "{version}");
+        }
+        for (name, version) in
+            [("containerd", "1.7.24~ds1"), ("containerd", "v1.6.39"), ("containerd", ""), ("cri-o", "2.0.0")]
+        {
+            assert!(!hands_to_all(name, version), "{name} {version}");
+        }
+    }
 }
