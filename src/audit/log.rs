@@ -1,11 +1,12 @@
 //! The audit log as callers see it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::file::LineFile;
+use super::journal::Journal;
 use super::merge::Merger;
 use super::record::{Record, Seen};
 
@@ -19,8 +20,13 @@ pub struct AuditLog(Mutex<Inner>);
 
 struct Inner {
     file: LineFile,
+    journal: Option<Journal>,
+    /// Entries the journal did not take, since the start.
+    journal_lost: u64,
     merger: Merger,
     lost: u64,
+    /// Lost since the last line that was written: the next one says so.
+    unwritten: u64,
     /// Lost since the last complaint, and why.
     unsaid: Option<(u64, String)>,
     complained: Option<SystemTime>,
@@ -32,11 +38,21 @@ impl AuditLog {
     pub fn open(path: impl Into<PathBuf>, max_bytes: u64, backups: u32) -> Self {
         Self(Mutex::new(Inner {
             file: LineFile::new(path.into(), max_bytes, backups),
+            journal: None,
+            journal_lost: 0,
             merger: Merger::default(),
             lost: 0,
+            unwritten: 0,
             unsaid: None,
             complained: None,
         }))
+    }
+
+    /// The same log, with each line an entry in the journal at `socket` too. The two are independent.
+    #[must_use]
+    pub fn and_journal(self, socket: &Path) -> Self {
+        self.lock().journal = Some(Journal::at(socket));
+        self
     }
 
     /// Records a decision made at `now`: written at once, or counted if an equal one was written less than a
@@ -79,6 +95,11 @@ impl AuditLog {
         self.lock().lost
     }
 
+    /// Entries the journal did not take, since the start.
+    pub fn lost_to_journal(&self) -> u64 {
+        self.lock().journal_lost
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,11 +107,21 @@ impl AuditLog {
 
 impl Inner {
     fn write(&mut self, record: &Record, seen: Seen, now: SystemTime) {
-        let written: io::Result<()> = record.line(now, seen).and_then(|line| self.file.append(&line));
-        if let Err(error) = written {
-            self.lost = self.lost.saturating_add(seen.count);
-            let before = self.unsaid.take().map_or(0, |(count, _)| count);
-            self.unsaid = Some((before.saturating_add(seen.count), error.to_string()));
+        let line = record.line(now, seen, self.unwritten);
+        let written: io::Result<()> = line.and_then(|line| self.file.append(&line));
+        if let Some(journal) = &mut self.journal
+            && journal.send(record, seen.count).is_err()
+        {
+            self.journal_lost = self.journal_lost.saturating_add(1);
+        }
+        match written {
+            Ok(()) => self.unwritten = 0,
+            Err(error) => {
+                self.lost = self.lost.saturating_add(seen.count);
+                self.unwritten = self.unwritten.saturating_add(seen.count);
+                let before = self.unsaid.take().map_or(0, |(count, _)| count);
+                self.unsaid = Some((before.saturating_add(seen.count), error.to_string()));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::image::Digest;
 use crate::limits::{AUDIT_FIELD_BYTES, AUDIT_POLICIES};
 
 /// Version of the record's schema (docs/audit-record.schema.json). It changes when a field's meaning does.
-const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// Makes an enum whose variants have one fixed name each, in records and as metric labels.
 macro_rules! named {
@@ -27,6 +27,11 @@ macro_rules! named {
             /// The name in records and metrics.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The variant of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|variant| variant.as_str() == name)
             }
         }
 
@@ -88,6 +93,57 @@ named! {
     }
 }
 
+named! {
+    /// Why an image is not allowed, as a name that stays while messages may change.
+    #[derive(PartialOrd, Ord)]
+    Reason {
+        /// Denied: nobody signed it.
+        SignatureMissing = "SignatureMissing",
+        /// Denied: signed, and by none of the policy's keys.
+        SignatureByOtherKey = "SignatureByOtherKey",
+        /// Denied: what the policy's key signed is no claim about an image.
+        SignatureMalformed = "SignatureMalformed",
+        /// Denied: the policy's key signed another image.
+        SignatureForOtherImage = "SignatureForOtherImage",
+        /// Denied: the policy's key signed it for another repository.
+        SignatureForOtherRepository = "SignatureForOtherRepository",
+        /// Denied: a policy says so.
+        DeniedByPolicy = "DeniedByPolicy",
+        /// Denied: no policy covers it, and `unmatched` is `deny`.
+        NoPolicy = "NoPolicy",
+        /// Undecided: the registry cannot be reached, is in trouble or too slow.
+        RegistryUnreachable = "RegistryUnreachable",
+        /// Undecided: the registry answers 429.
+        RegistryRateLimited = "RegistryRateLimited",
+        /// Undecided: the registry wants another login.
+        RegistryLogin = "RegistryLogin",
+        /// Undecided: what answers is no registry, or one whose answer is refused.
+        RegistryAnswer = "RegistryAnswer",
+        /// Undecided: the registry does not have it.
+        NotFound = "NotFound",
+        /// Undecided: bytes, or the container, are not what was vetted.
+        ContentDiffers = "ContentDiffers",
+        /// Undecided: a limit of crivet's was hit; the message names it.
+        LimitReached = "LimitReached",
+        /// Undecided: what it is made of cannot be vetted: a checkpoint, another platform, a broken manifest.
+        ImageUnusable = "ImageUnusable",
+        /// Undecided: the call does not say well enough which image is meant.
+        ImageUnclear = "ImageUnclear",
+        /// Undecided: the runtime could not be asked, or does not have the image.
+        Runtime = "Runtime",
+        /// Undecided: vetting did not end in time.
+        TooSlow = "TooSlow",
+        /// Undecided: nobody waited, and the budget for such work was used up; a live call is vetted all the same.
+        BackgroundBudget = "BackgroundBudget",
+        /// Undecided: the policies could not be loaded.
+        PoliciesNotLoaded = "PoliciesNotLoaded",
+        /// Undecided: the pause image is not known, or not there.
+        PauseImage = "PauseImage",
+        /// Undecided: a call that crivet cannot vet.
+        CallNotVettable = "CallNotVettable",
+    }
+}
+
 /// One policy's part in a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PolicyDecision {
@@ -134,6 +190,9 @@ pub struct Record {
     pub container: Option<String>,
     /// The policies asked, in order.
     pub policies: Vec<PolicyDecision>,
+    /// Why it was not allowed; `None` if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// Why, in one line: the same text the kubelet gets. Empty if there is nothing to say.
     pub message: String,
     /// Hash of the policy set decided by.
@@ -158,6 +217,12 @@ struct Line<'a> {
     first_seen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    lost_before: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How often, and when, a record's decision was made.
@@ -200,9 +265,11 @@ impl Record {
         Ok(Digest::of(&serde_json::to_vec(&plain)?))
     }
 
-    /// The record's line, newline included: one line of printable ASCII whatever is in its texts.
-    pub(super) fn line(&self, now: SystemTime, seen: Seen) -> io::Result<Vec<u8>> {
-        let span = |time| (seen.count > 1).then(|| rfc3339(time));
+    /// The record's line, newline included: one line of printable ASCII whatever is in its texts. `lost_before`:
+    /// how many decisions before it could not be written.
+    pub(super) fn line(&self, now: SystemTime, seen: Seen, lost_before: u64) -> io::Result<Vec<u8>> {
+        // A single one may have been held back as well: it could be the second of two.
+        let span = |time| (seen.count > 1 || seen.first != now).then(|| rfc3339(time));
         let line = Line {
             time: rfc3339(now),
             schema_version: SCHEMA_VERSION,
@@ -210,6 +277,7 @@ impl Record {
             count: seen.count,
             first_seen: span(seen.first),
             last_seen: span(seen.last),
+            lost_before,
         };
         let mut out = Vec::new();
         line.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Ascii))?;
@@ -219,13 +287,25 @@ impl Record {
 }
 
 /// Cuts `text` to `AUDIT_FIELD_BYTES` at a character, and says how long it was.
-fn cut(text: &mut String) {
+pub(super) fn cut(text: &mut String) {
     let length = text.len();
     if length > AUDIT_FIELD_BYTES {
         let note = format!("... ({length} bytes)");
         text.truncate(text.floor_char_boundary(AUDIT_FIELD_BYTES - note.len()));
         text.push_str(&note);
     }
+}
+
+/// Printable ASCII on one line, everything else as Rust escapes it: for texts from outside that are shown.
+pub fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            ' '..='~' => line.push(c),
+            other => line.extend(other.escape_default()),
+        }
+    }
+    line
 }
 
 /// Escapes everything but printable ASCII: no terminal control and no bidirectional mark from outside reaches

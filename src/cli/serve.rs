@@ -7,17 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
-use crate::config::{self, LoadError, Loaded, Mode, ProxyConfiguration, Settings, Source};
+use crate::config::{self, LoadError, Loaded, ProxyConfiguration, Settings, Source};
 use crate::control;
 use crate::cri::runtime::RuntimeClient;
 use crate::metrics::RelayMetrics;
 use crate::relay::control::{self as relay_control, Started};
+use crate::relay::govern::{Governor, Told};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
-use crate::relay::{Live, Members, Relay, Stance, found, listener, serve as accept};
+use crate::relay::{Members, Relay, descriptors, found, listener, serve as accept};
 use crate::users;
 use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
@@ -34,6 +34,7 @@ pub fn serve(config: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return no_configuration(&error),
     };
+    let connections = descriptors::prepare();
     // One thread: the relay moves frames, and what takes time happens in the vetter.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -42,7 +43,7 @@ pub fn serve(config: &Path) -> ExitCode {
             return ExitCode::from(EX_OSERR);
         }
     };
-    let code = runtime.block_on(relay(config.to_owned(), loaded));
+    let code = runtime.block_on(relay(config.to_owned(), loaded, connections));
     // Calls that are cut off were told; what runs beside is not waited for.
     runtime.shutdown_background();
     code
@@ -53,7 +54,7 @@ fn no_configuration(error: &LoadError) -> ExitCode {
     ExitCode::from(EX_CONFIG)
 }
 
-async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
+async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
     say(&loaded);
     let (listen, endpoints, drain, pause) = match &loaded.settings {
         Settings::Whole(c) => (
@@ -76,12 +77,15 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
             return ExitCode::from(EX_OSERR);
         }
     };
-    let (live, live_now) = watch::channel(live(&loaded));
-    let (orders, orders_now) = watch::channel(orders(&loaded));
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
+    let state = match &loaded.settings {
+        Settings::Whole(whole) => Some(whole.state_dir.clone()),
+        Settings::Salvaged(_) => None,
+    };
+    let governor = Governor::new(path, listen.runtime_dir(), loaded, orders, Arc::clone(&metrics));
     let vetter = Keeper {
-        orders: orders_now,
+        orders: governor.orders(),
         runtime: runtime.clone(),
         permits: Arc::clone(&permits),
         metrics: Arc::clone(&metrics),
@@ -89,7 +93,7 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
     .start();
     tokio::spawn(listener::follow_runtime(listen.path().into(), Arc::clone(&endpoints.runtime)));
     let relay = Relay::new(Members {
-        live: live_now,
+        live: governor.live(),
         endpoints,
         runtime,
         vetter,
@@ -98,18 +102,19 @@ async fn relay(path: PathBuf, loaded: Loaded) -> ExitCode {
         pause_image: pause,
     });
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
-        let started = Started { at: SystemTime::now(), listen: listen.to_string() };
+        let started =
+            Started { at: SystemTime::now(), listen: listen.to_string(), configuration: governor.running() };
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
     }
-    if let Settings::Whole(whole) = &loaded.settings {
-        tokio::spawn(found::watch(Arc::clone(&relay), whole.state_dir.clone()));
+    if let Some(state) = state {
+        tokio::spawn(found::watch(Arc::clone(&relay), state));
     }
-    tokio::spawn(reload(path, live, orders, Arc::clone(&relay.permits)));
+    tokio::spawn(governor.run(Arc::clone(&relay), ServiceManager));
     tokio::spawn(watchdog());
     notify(&[NotifyState::Ready]);
     tracing::info!("serving");
     let vetter = relay.vetter.clone();
-    accept::serve(relay, listener, stopped(), drain).await;
+    accept::serve(relay, listener, connections, stopped(), drain).await;
     vetter.stop().await;
     tracing::info!("stopped");
     ExitCode::SUCCESS
@@ -125,37 +130,6 @@ fn say(loaded: &Loaded) {
             }
         }
     }
-    if let Err(error) = config::keep_last_good(loaded) {
-        tracing::error!(%error, "the configuration cannot be kept for a start with a bad one");
-    }
-}
-
-fn live(loaded: &Loaded) -> Live {
-    match &loaded.settings {
-        Settings::Whole(whole) => of_whole(whole),
-        Settings::Salvaged(salvage) => Live {
-            stance: match salvage.mode {
-                Some(Mode::Audit) => Stance::Audit,
-                Some(Mode::Enforce) | None => Stance::Unknown(format!(
-                    "crivet's configuration is bad: {}; mend it and reload crivet",
-                    loaded.error.as_deref().unwrap_or("unknown error")
-                )),
-            },
-            vetting_timeout: Duration::ZERO,
-            allow_unvetted: Arc::default(),
-        },
-    }
-}
-
-fn of_whole(whole: &ProxyConfiguration) -> Live {
-    Live {
-        stance: match whole.mode {
-            Mode::Audit => Stance::Audit,
-            Mode::Enforce => Stance::Enforce,
-        },
-        vetting_timeout: whole.vetting.timeout,
-        allow_unvetted: whole.insecure_allow_unvetted.clone().into(),
-    }
 }
 
 /// What the vetter works by; none without a whole configuration: the stance then says so to whoever calls.
@@ -163,7 +137,7 @@ fn orders(loaded: &Loaded) -> Option<Orders> {
     let Settings::Whole(whole) = &loaded.settings else { return None };
     let user = whole.vetter_user.as_deref().and_then(vetter_user);
     prepare_folders(whole, user);
-    Some(Orders { user, configure: Configure { settings: loaded.text(), audit_because: String::new() } })
+    Some(Orders { user, configure: Configure { settings: loaded.text(), ..Default::default() } })
 }
 
 /// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the
@@ -194,35 +168,18 @@ fn vetter_user(name: &str) -> Option<(u32, u32)> {
     }
 }
 
-/// Takes over the configuration anew at SIGHUP: mode, unmatched and everything that is the vetter's. A bad one
-/// changes nothing.
-async fn reload(
-    path: PathBuf,
-    live: watch::Sender<Live>,
-    orders_: watch::Sender<Option<Orders>>,
-    permits: Arc<Permits>,
-) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
-    while hangups.recv().await.is_some() {
+/// systemd, if there is one.
+struct ServiceManager;
+
+impl Told for ServiceManager {
+    fn reloading(&self) {
         // sd_notify(3): RELOADING comes with the time.
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, now]);
         }
-        match config::load(&path) {
-            Ok(loaded) => match (&loaded.settings, loaded.source) {
-                (Settings::Whole(whole), Source::Given) => {
-                    say(&loaded);
-                    permits.void();
-                    live.send_replace(of_whole(whole));
-                    orders_.send_replace(orders(&loaded));
-                    tracing::info!("reloaded");
-                }
-                _ => {
-                    tracing::error!(error = %loaded.error.as_deref().unwrap_or_default(), "the new configuration is bad; nothing has changed")
-                }
-            },
-            Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
-        }
+    }
+
+    fn ready(&self) {
         notify(&[NotifyState::Ready]);
     }
 }

@@ -144,9 +144,9 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     Ok(files)
 }
 
-/// Writes a file of the state folder so that it is there whole or not at all, also after a power cut. The folder is
+/// Writes a file of the state or runtime folder so that it is there whole or not at all, also after a power cut. The folder is
 /// made if need be, and refused if others could write it.
-pub(crate) fn write_state(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+pub fn write_state(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
     // Others may pass through: part of the relay's state folder is the vetter's.
     fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(at(dir))?;
     guard(dir, &dir.metadata().map_err(at(dir))?, "folder")?;

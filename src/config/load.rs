@@ -20,6 +20,17 @@ pub enum Source {
     Salvaged,
 }
 
+impl Source {
+    /// A short name, for commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Given => "file",
+            Source::LastGood => "last_good",
+            Source::Salvaged => "salvaged",
+        }
+    }
+}
+
 /// What a start with a bad file has: enough for the relay to run. Audit forwards; with an enforcing or unknown mode
 /// vetted calls are undecided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +154,11 @@ pub fn keep_last_good(loaded: &Loaded) -> Result<(), FileError> {
     }
 }
 
+/// The mode of the last good configuration that is kept in a state folder; `None` if none is, or none that can be read.
+pub fn kept_mode(state_dir: &Path) -> Option<Mode> {
+    kept(state_dir).ok().map(|(whole, _)| whole.mode)
+}
+
 fn salvage(text: &str, state_dir: &Path) -> Option<Salvage> {
     let endpoint = |key| Endpoint::parse(only(text, key)?).ok();
     let (listen, runtime_endpoint) = (endpoint("listen")?, endpoint("runtimeEndpoint")?);
@@ -218,8 +234,10 @@ mod tests {
         let node = Node::new();
         let loaded = node.load(&node.valid()).unwrap();
         assert_eq!((loaded.source, &loaded.error), (Source::Given, &None));
+        assert_eq!(kept_mode(&node.state()), None);
         keep_last_good(&loaded).unwrap();
         assert_eq!(fs::read_to_string(node.state().join(LAST_GOOD)).unwrap(), node.valid());
+        assert_eq!(kept_mode(&node.state()), Some(Mode::Enforce));
     }
 
     #[test]

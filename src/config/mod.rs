@@ -5,7 +5,7 @@ mod load;
 mod settings;
 mod units;
 
-pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, load};
+pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
 pub use settings::{
     AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,
 };

@@ -41,6 +41,8 @@ pub struct ProxyConfiguration {
     pub image_endpoint: Endpoint,
     /// Audit or enforce. Required.
     pub mode: Mode,
+    /// Switches from audit to enforce without asking whether the pause image and the static pods would be let through.
+    pub force_enforce: bool,
     /// Images no policy covers. Required.
     pub unmatched: Unmatched,
     /// The folder of policies; default `/etc/crivet/policies.d`.
@@ -76,6 +78,8 @@ pub struct AuditLog {
     pub max_size: u64,
     /// How many rotated files are kept; default 5.
     pub max_backups: u32,
+    /// Whether each record is also an entry in the systemd journal; default no.
+    pub journal: bool,
 }
 
 /// Registry settings.
@@ -144,6 +148,8 @@ struct Written {
     runtime_endpoint: Text,
     image_endpoint: Option<Text>,
     mode: Mode,
+    #[serde(default)]
+    force_enforce: bool,
     unmatched: Unmatched,
     policy_dir: Option<Text>,
     state_dir: Option<Text>,
@@ -168,6 +174,8 @@ struct WrittenAuditLog {
     path: Option<Text>,
     max_size: Option<Text>,
     max_backups: Option<Spanned<u32>>,
+    #[serde(default)]
+    journal: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -241,6 +249,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
         (Duration::from_secs(1), Duration::from_secs(3600), Duration::from_secs(86_400));
     Ok(ProxyConfiguration {
         mode: written.mode,
+        force_enforce: written.force_enforce,
         unmatched: written.unmatched,
         policy_dir: path_or("policyDir", &written.policy_dir, POLICY_DIR)?,
         state_dir: path_or("stateDir", &written.state_dir, STATE_DIR)?,
@@ -256,6 +265,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 })?
                 .unwrap_or(100 << 20),
             max_backups,
+            journal: written.audit_log.journal,
         },
         vetter_user: within.optional("vetterUser", &written.vetter_user, user_name)?,
         registry: Registry {
@@ -411,7 +421,9 @@ unmatched: allow
         assert_eq!(read.policy_dir, PathBuf::from("/etc/crivet/policies.d"));
         assert_eq!(read.state_dir, PathBuf::from("/var/lib/crivet"));
         assert_eq!((read.metrics_address, &read.vetter_user, &read.pause_image), (None, &None, &None));
+        assert!(!read.force_enforce);
         assert_eq!((read.audit_log.max_size, read.audit_log.max_backups), (100 << 20, 5));
+        assert!(!read.audit_log.journal);
         assert_eq!(read.registry.plain_http, Vec::<String>::new());
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(3600));
         assert_eq!(read.drain_timeout, Duration::from_secs(5));
@@ -421,17 +433,18 @@ unmatched: allow
     fn every_key_is_read() {
         let read = parse(&format!(
             "{VALID}imageEndpoint: unix:///run/images.sock\npolicyDir: /p\nstateDir: /s\nmetricsAddress: 127.0.0.1:9466\n\
-             auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2}}\nvetterUser: crivet\n\
+             auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
              registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s}}\n\
              vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h}}\n\
-             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\n\
+             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n\
              tracing: {{endpoint: 'otel:4317', samplingRatePerMillion: 7}}\n"
         ))
         .unwrap();
         assert_eq!(read.image_endpoint, Endpoint::parse("unix:///run/images.sock").unwrap());
         assert_eq!((read.policy_dir, read.state_dir), (PathBuf::from("/p"), PathBuf::from("/s")));
         assert_eq!(read.metrics_address.unwrap().port(), 9466);
-        let log = AuditLog { path: PathBuf::from("/a.jsonl"), max_size: 1 << 20, max_backups: 2 };
+        let log =
+            AuditLog { path: PathBuf::from("/a.jsonl"), max_size: 1 << 20, max_backups: 2, journal: true };
         assert_eq!((read.audit_log, read.vetter_user.as_deref()), (log, Some("crivet")));
         let timeout = Duration::from_secs(3);
         assert_eq!(read.registry, Registry { plain_http: vec!["reg.local:5000".to_owned()], timeout });
@@ -444,6 +457,7 @@ unmatched: allow
         assert_eq!(read.tracing, Some(tracing));
         let tracing = parse(&format!("{VALID}tracing: {{}}\n")).unwrap().tracing.unwrap();
         assert_eq!((tracing.endpoint.as_str(), tracing.sampling_rate_per_million), ("localhost:4317", 0));
+        assert!(read.force_enforce);
     }
 
     #[test]

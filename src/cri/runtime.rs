@@ -99,18 +99,45 @@ impl RuntimeClient {
         Ok(response.into_inner().image.filter(|image| !image.id.is_empty()))
     }
 
-    /// The images the runtime keeps from being collected; the pause image is among them.
-    pub async fn pinned_images(&self) -> Result<Vec<Image>, RuntimeError> {
+    /// All images.
+    pub async fn list_images(&self) -> Result<Vec<Image>, RuntimeError> {
         let request = v1::ListImagesRequest::default();
         let response =
             self.images().list_images(timed(request)).await.map_err(|s| failed("ListImages", s))?;
-        Ok(response.into_inner().images.into_iter().filter(|image| image.pinned).collect())
+        Ok(response.into_inner().images)
+    }
+
+    /// The images the runtime keeps from being collected; the pause image is among them.
+    pub async fn pinned_images(&self) -> Result<Vec<Image>, RuntimeError> {
+        Ok(self.list_images().await?.into_iter().filter(|image| image.pinned).collect())
     }
 
     /// The runtime's own words about itself, by key.
     pub async fn status_info(&self) -> Result<std::collections::BTreeMap<String, String>, RuntimeError> {
         let request = v1::StatusRequest { verbose: true };
         Ok(self.pods().status(timed(request)).await.map_err(|s| failed("Status", s))?.into_inner().info)
+    }
+
+    /// All pod sandboxes, whatever their state.
+    pub async fn pod_sandboxes(&self) -> Result<Vec<v1::PodSandbox>, RuntimeError> {
+        let request = timed(v1::ListPodSandboxRequest::default());
+        let response = self.pods().list_pod_sandbox(request).await;
+        Ok(response.map_err(|s| failed("ListPodSandbox", s))?.into_inner().items)
+    }
+
+    /// All containers, whatever their state.
+    pub async fn containers(&self) -> Result<Vec<v1::Container>, RuntimeError> {
+        let request = timed(v1::ListContainersRequest::default());
+        let response = self.pods().list_containers(request).await;
+        Ok(response.map_err(|s| failed("ListContainers", s))?.into_inner().containers)
+    }
+
+    /// The images that are mounted into a container.
+    pub async fn image_volumes(&self, id: &str) -> Result<Vec<ImageSpec>, RuntimeError> {
+        let request = timed(v1::ContainerStatusRequest { container_id: id.to_owned() });
+        let response = self.pods().container_status(request).await;
+        let status = response.map_err(|s| failed("ContainerStatus", s))?.into_inner().status;
+        Ok(status.into_iter().flat_map(|status| status.mounts).filter_map(|mount| mount.image).collect())
     }
 
     /// Pulls an image. Only ever the pause image, after it was vetted.
@@ -123,21 +150,6 @@ impl RuntimeClient {
         let request = v1::PullImageRequest { image: Some(image), auth: None, sandbox_config: sandbox };
         self.images().pull_image(Request::new(request)).await.map_err(|s| failed("PullImage", s))?;
         Ok(())
-    }
-
-    /// All containers, whatever their state; those of pod sandboxes themselves are not among them.
-    pub async fn containers(&self) -> Result<Vec<v1::Container>, RuntimeError> {
-        let request = timed(v1::ListContainersRequest::default());
-        let response = self.pods().list_containers(request).await.map_err(|s| failed("ListContainers", s))?;
-        Ok(response.into_inner().containers)
-    }
-
-    /// All pod sandboxes.
-    pub async fn sandboxes(&self) -> Result<Vec<v1::PodSandbox>, RuntimeError> {
-        let request = timed(v1::ListPodSandboxRequest::default());
-        let response =
-            self.pods().list_pod_sandbox(request).await.map_err(|s| failed("ListPodSandbox", s))?;
-        Ok(response.into_inner().items)
     }
 
     /// The runtime's container events from now on. Not every runtime hands each event to all that listen: see

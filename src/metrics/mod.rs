@@ -17,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::audit::{Decision, Effective, Kind, Mode};
-use crate::cri::methods::Class;
+use crate::cri::methods::{Class, Vetted};
 use crate::registry::Outcome;
 use crate::vetter::wire::Outcome as Verdict;
 
@@ -94,6 +94,11 @@ struct ClassLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -101,6 +106,13 @@ struct OutcomeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct SourceLabel {
     source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModeLabels {
+    configured: &'static str,
+    mode: &'static str,
+    because: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -112,6 +124,9 @@ struct HashLabel {
 pub struct RelayMetrics {
     registry: Registry,
     calls: Family<ClassLabel, Counter>,
+    calls_to_vet: Family<MethodLabel, Counter>,
+    calls_vetted: Family<MethodLabel, Counter>,
+    connections: Gauge,
     last_kubelet_call: Gauge,
     unknown_fields: Counter,
     vetter_restarts: Counter,
@@ -121,6 +136,11 @@ pub struct RelayMetrics {
     permits_held: Gauge,
     found: Family<FoundLabels, Counter>,
     unvetted: Family<OriginLabel, Gauge>,
+    mode: Family<ModeLabels, Gauge>,
+    break_glass_active: Gauge,
+    break_glass_expires: Gauge,
+    break_glass_uses: Counter,
+    break_glass_rejected: Gauge,
 }
 
 impl Default for RelayMetrics {
@@ -132,6 +152,12 @@ impl Default for RelayMetrics {
             "Calls that reached the relay, by class of the method table",
             calls.clone(),
         );
+        let calls_to_vet = Family::<MethodLabel, Counter>::default();
+        registry.register("calls_to_vet", "Calls that bring an image into use", calls_to_vet.clone());
+        let calls_vetted = Family::<MethodLabel, Counter>::default();
+        registry.register("calls_vetted", "Of those, the ones that were decided about", calls_vetted.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Connections to the listening socket", connections.clone());
         let last_kubelet_call = Gauge::default();
         registry.register_with_unit(
             "last_kubelet_call",
@@ -179,9 +205,43 @@ impl Default for RelayMetrics {
             "Running containers that did not come through crivet",
             unvetted.clone(),
         );
+        let mode = Family::<ModeLabels, Gauge>::default();
+        registry.register(
+            "mode_info",
+            "The mode that is configured, the one in force, and why",
+            mode.clone(),
+        );
+        let break_glass_active = Gauge::default();
+        registry.register(
+            "break_glass_active",
+            "1 while a break-glass file is in force: nothing is enforced",
+            break_glass_active.clone(),
+        );
+        let break_glass_expires = Gauge::default();
+        registry.register_with_unit(
+            "break_glass_expires",
+            "Unix time at which the break-glass file in force expires; 0 if none is",
+            Unit::Seconds,
+            break_glass_expires.clone(),
+        );
+        let break_glass_uses = Counter::default();
+        registry.register(
+            "break_glass_uses",
+            "Break-glass files that came into force",
+            break_glass_uses.clone(),
+        );
+        let break_glass_rejected = Gauge::default();
+        registry.register(
+            "break_glass_rejected",
+            "1 while a break-glass file is there that is not in force: wrong, expired, or not root's",
+            break_glass_rejected.clone(),
+        );
         Self {
             registry,
             calls,
+            calls_to_vet,
+            calls_vetted,
+            connections,
             last_kubelet_call,
             unknown_fields,
             vetter_restarts,
@@ -191,15 +251,63 @@ impl Default for RelayMetrics {
             permits_held,
             found,
             unvetted,
+            mode,
+            break_glass_active,
+            break_glass_expires,
+            break_glass_uses,
+            break_glass_rejected,
         }
     }
+}
+
+/// What the relay counted since its start.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Calls by the name of their class.
+    pub by_class: [(&'static str, u64); 6],
+    /// Of the vetted class by method: those seen, and those that were decided about.
+    pub vetted: [(&'static str, u64, u64); 3],
+    /// When the last call arrived, Unix seconds; 0: none has.
+    pub last_call: u64,
+    /// What was removed because it did not stand on what was vetted.
+    pub removed_after_look: u64,
 }
 
 impl RelayMetrics {
     /// A call arrived.
     pub fn call(&self, class: Class, now: SystemTime) {
         self.calls.get_or_create(&ClassLabel { class: class.name() }).inc();
+        if let Class::Vetted(_, vetted) = class {
+            self.calls_to_vet.get_or_create(&MethodLabel { method: vetted.name() }).inc();
+        }
         self.last_kubelet_call.set(unix_seconds(now));
+    }
+
+    /// A call was decided about.
+    pub fn vetted(&self, vetted: Vetted) {
+        self.calls_vetted.get_or_create(&MethodLabel { method: vetted.name() }).inc();
+    }
+
+    /// How many connections there are to the listening socket.
+    pub fn connections(&self, count: usize) {
+        self.connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What was counted, for whoever asks the daemon.
+    pub fn counted(&self) -> Counted {
+        let of = |class: &'static str| self.calls.get(&ClassLabel { class }).map_or(0, |count| count.get());
+        let by_method = |family: &Family<MethodLabel, Counter>, method| {
+            family.get(&MethodLabel { method }).map_or(0, |count| count.get())
+        };
+        Counted {
+            by_class: Class::NAMES.map(|class| (class, of(class))),
+            vetted: Vetted::ALL.map(|vetted| {
+                let method = vetted.name();
+                (method, by_method(&self.calls_to_vet, method), by_method(&self.calls_vetted, method))
+            }),
+            last_call: u64::try_from(self.last_kubelet_call.get()).unwrap_or_default(),
+            removed_after_look: self.removed_after_look.get(),
+        }
     }
 
     /// A vetted call had fields crivet does not know.
@@ -244,6 +352,24 @@ impl RelayMetrics {
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// The mode that is configured, the one in force, and why.
+    pub fn mode(&self, configured: &'static str, mode: &'static str, because: &'static str) {
+        self.mode.clear();
+        self.mode.get_or_create(&ModeLabels { configured, mode, because }).set(1);
+    }
+
+    /// A break-glass file came into force.
+    pub fn break_glass_used(&self) {
+        self.break_glass_uses.inc();
+    }
+
+    /// When the break-glass file in force expires, if one is; whether one is there that is not in force.
+    pub fn break_glass(&self, expires: Option<SystemTime>, rejected: bool) {
+        self.break_glass_active.set(i64::from(expires.is_some()));
+        self.break_glass_expires.set(expires.map_or(0, unix_seconds));
+        self.break_glass_rejected.set(i64::from(rejected));
+    }
+
     /// How many permits are held now.
     pub fn permits_held(&self, count: usize) {
         self.permits_held.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -266,6 +392,8 @@ pub struct VetterMetrics {
     policy_last_reload: Gauge,
     config_source: Family<SourceLabel, Gauge>,
     audit_records_lost: Counter,
+    audit_journal_lost: Counter,
+    audit_log_free: Gauge,
     proofs_held: Gauge,
     trace_spans: Family<OutcomeLabel, Counter>,
 }
@@ -323,6 +451,19 @@ impl Default for VetterMetrics {
             "Decisions whose audit record could not be written",
             audit_records_lost.clone(),
         );
+        let audit_journal_lost = Counter::default();
+        registry.register(
+            "audit_journal_entries_lost",
+            "Audit records that the systemd journal did not take",
+            audit_journal_lost.clone(),
+        );
+        let audit_log_free = Gauge::default();
+        registry.register_with_unit(
+            "audit_log_free",
+            "Free on the audit log's disk",
+            Unit::Bytes,
+            audit_log_free.clone(),
+        );
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
         let trace_spans = Family::<OutcomeLabel, Counter>::default();
@@ -337,6 +478,8 @@ impl Default for VetterMetrics {
             policy_last_reload,
             config_source,
             audit_records_lost,
+            audit_journal_lost,
+            audit_log_free,
             proofs_held,
             trace_spans,
         }
@@ -381,9 +524,15 @@ impl VetterMetrics {
         }
     }
 
-    /// The audit log's own count of lost records.
-    pub fn audit_records_lost(&self, total: u64) {
+    /// The audit log's own counts of what the file and the journal did not take.
+    pub fn audit_records_lost(&self, total: u64, of_journal: u64) {
         self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+        self.audit_journal_lost.inner().store(of_journal, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// What is free on the audit log's disk.
+    pub fn audit_log_free_bytes(&self, free: u64) {
+        self.audit_log_free.set(i64::try_from(free).unwrap_or(i64::MAX));
     }
 
     /// A collector took spans.

@@ -10,7 +10,7 @@ fn page() -> String {
     let relays = crate::cri::methods::Service::Runtime;
     for class in [
         Class::Passthrough(relays),
-        Class::Vetted(relays, crate::cri::methods::Vetted::PullImage),
+        Class::Vetted(relays, Vetted::PullImage),
         Class::RefusedUnlessAllowed(relays),
         Class::UnknownRead(relays),
         Class::UnknownWrite(relays),
@@ -18,6 +18,11 @@ fn page() -> String {
     ] {
         relay.call(class, UNIX_EPOCH + Duration::from_secs(1_785_585_600));
     }
+    for vetted in Vetted::ALL {
+        relay.call(Class::Vetted(relays, vetted), UNIX_EPOCH + Duration::from_secs(1_785_585_600));
+        relay.vetted(vetted);
+    }
+    relay.connections(2);
     relay.unknown_fields();
     relay.not_vetted();
     relay.removed_after_look();
@@ -30,6 +35,10 @@ fn page() -> String {
         }
     }
     relay.unvetted(Origin::Bypass, 2);
+    relay.break_glass_used();
+    relay.break_glass(Some(UNIX_EPOCH + Duration::from_secs(60)), true);
+    relay.mode("enforce", "enforce", "configuration");
+    relay.mode("enforce", "audit", "break_glass");
     let vetter = VetterMetrics::default();
     let took = Duration::from_millis(20);
     for kind in Kind::ALL {
@@ -54,10 +63,11 @@ fn page() -> String {
     vetter.policies_loaded("sha256:01", UNIX_EPOCH);
     vetter.policies_rejected();
     vetter.config_source(ConfigSource::LastGood);
-    vetter.audit_records_lost(7);
+    vetter.audit_records_lost(7, 2);
     vetter.proofs_held(5);
     vetter.trace_spans_exported(4);
     vetter.trace_spans_dropped(6);
+    vetter.audit_log_free_bytes(1024);
     vetter.render(&relay.render(""))
 }
 
@@ -125,17 +135,28 @@ fn values_are_told_as_they_were_set() {
         "crivet_config_source{source=\"last_good\"} 1",
         "crivet_config_source{source=\"files\"} 0",
         "crivet_audit_records_lost_total 7",
+        "crivet_audit_journal_entries_lost_total 2",
         "crivet_permits_held 3",
         "crivet_unvetted_containers{origin=\"bypass\"} 2",
         "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
         "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",
-        "crivet_proofs_held 5",
         "crivet_trace_spans_total{outcome=\"exported\"} 4",
+        "crivet_mode_info{configured=\"enforce\",mode=\"audit\",because=\"break_glass\"} 1",
+        "crivet_break_glass_active 1",
+        "crivet_break_glass_expires_seconds 60",
+        "crivet_break_glass_uses_total 1",
+        "crivet_break_glass_rejected 1",
+        "crivet_proofs_held 5",
+        "crivet_connections 2",
+        "crivet_audit_log_free_bytes 1024",
+        "crivet_calls_to_vet_total{method=\"PullImage\"} 2",
+        "crivet_calls_vetted_total{method=\"PullImage\"} 1",
         "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
     }
+    assert!(!page.contains("because=\"configuration\""), "the mode before is still told");
     assert!(!page.contains("sha256:00"), "the policy set before is still told");
 }
 

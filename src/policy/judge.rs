@@ -23,6 +23,8 @@ pub enum Judgement {
     },
     /// It does not hold. Expected, found and remedy are parts of one line.
     Unsatisfied {
+        /// What kind of shortfall it is.
+        why: Shortfall,
         /// What the policy asks for.
         expected: String,
         /// What there is.
@@ -32,6 +34,23 @@ pub enum Judgement {
         /// What was looked at.
         checks: Vec<Check>,
     },
+}
+
+/// In what an image falls short of a policy; of several signatures, what the nearest one falls short in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortfall {
+    /// The policy denies it, whatever is signed.
+    Denied,
+    /// There is no signature.
+    NoSignature,
+    /// None is by one of the policy's keys.
+    OtherKey,
+    /// One by such a key is no claim about an image.
+    Malformed,
+    /// One by such a key is about another image.
+    OtherImage,
+    /// One by such a key is about this image in another repository.
+    OtherRepository,
 }
 
 /// A signature that satisfies a policy.
@@ -93,6 +112,15 @@ enum Failure {
 }
 
 impl Failure {
+    fn shortfall(&self) -> Shortfall {
+        match self {
+            Self::Unverified(_) => Shortfall::OtherKey,
+            Self::Malformed(_) => Shortfall::Malformed,
+            Self::OtherImage(_) => Shortfall::OtherImage,
+            Self::OtherRepository(_) => Shortfall::OtherRepository,
+        }
+    }
+
     fn text(&self) -> &str {
         match self {
             Self::Unverified(text)
@@ -133,6 +161,7 @@ impl Policy {
             Rule::Deny { reason } => {
                 let detail = format!("the policy denies: {reason}");
                 Judgement::Unsatisfied {
+                    why: Shortfall::Denied,
                     expected: "another image".to_owned(),
                     found: format!("one that the policy denies ({reason})"),
                     remedy: "use another image, or change the policy".to_owned(),
@@ -193,6 +222,7 @@ impl Case<'_> {
             (n, Some(furthest)) => format!("{n} signatures, the nearest: {}", furthest.text()),
         };
         Judgement::Unsatisfied {
+            why: failures.iter().max().map_or(Shortfall::NoSignature, Failure::shortfall),
             expected: self.expected(),
             found,
             remedy: self.remedy(failures.iter().max()),

@@ -10,7 +10,7 @@ mod pattern;
 mod sigstore;
 
 pub use compile::{PolicyError, PolicySet};
-pub use judge::{Check, Judgement, Outcome, Verified};
+pub use judge::{Check, Judgement, Outcome, Shortfall, Verified};
 pub use model::{Kind, Mode, Policy, SourceFile, Subject};
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ fn manifest() -> Digest {
 /// The `found` of a judgement that does not hold.
 fn found(judgement: Judgement) -> String {
     match judgement {
-        Judgement::Unsatisfied { expected, found, remedy, checks } => {
+        Judgement::Unsatisfied { expected, found, remedy, checks, .. } => {
             assert!(checks.iter().all(|check| check.outcome == Outcome::Failed));
             let line = format!("{expected}{found}{remedy}");
             assert!(!line.contains(char::is_control), "{line}");

@@ -11,6 +11,7 @@ use super::body::{Passing, Relayed, ResponseBody};
 use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
 use super::{Relay, look, pause};
+use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
@@ -72,12 +73,18 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
     if vetted == Vetted::RunPodSandbox {
         match pause::complete(relay, &mut call).await {
             Ok(Ok(())) => {}
-            Ok(Err(name)) => return undecided(relay, &call, &format!("the pause image {name} is not there")),
-            Err(text) => return undecided(relay, &call, &text),
+            Ok(Err(name)) => {
+                let text = format!("the pause image {name} is not there");
+                return undecided(relay, &call, &text, Reason::PauseImage);
+            }
+            Err(text) => return undecided(relay, &call, &text, Reason::PauseImage),
         }
     }
     let verdict = match relay.vetter.ask(call.clone(), BUDGET).await {
-        Ok(verdict) => verdict,
+        Ok(verdict) => {
+            relay.metrics.vetted(vetted);
+            verdict
+        }
         Err(none) => {
             relay.metrics.not_vetted();
             tracing::warn!(reason = %none, "a call was relayed and not vetted");
@@ -93,7 +100,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
                 return;
             }
             if let Err(text) = look::look(relay, &made, chain_id).await {
-                undecided(relay, &call, &text);
+                undecided(relay, &call, &text, Reason::ContentDiffers);
             }
         }
     }
@@ -115,6 +122,6 @@ async fn read_back(relay: &Relay, call: &Call, verdict: &Verdict) {
     let _ = relay.vetter.ask(pulled, BUDGET).await;
 }
 
-fn undecided(relay: &Relay, call: &Call, text: &str) {
-    relay.vetter.tell_undecided(call, &Reply::undecided(text));
+fn undecided(relay: &Relay, call: &Call, text: &str, reason: Reason) {
+    relay.vetter.tell_undecided(call, &Reply::undecided(text), reason);
 }

@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::control::wire;
+
+/// A connection without a call for so long may be ended where others need its place.
+const IDLE_MILLIS: u64 = 60_000;
 
 /// The connections there are now. Bounded by `limits::CONNECTIONS`.
 #[derive(Default)]
@@ -34,6 +38,7 @@ struct Client {
     since: SystemTime,
     calls: AtomicU64,
     last_call: AtomicU64,
+    go: CancellationToken,
 }
 
 impl Clients {
@@ -48,12 +53,24 @@ impl Clients {
             since: now,
             calls: AtomicU64::new(0),
             last_call: AtomicU64::new(0),
+            go: CancellationToken::new(),
         });
         let mut connected = lock(&self.connected);
         connected.next += 1;
         let id = connected.next;
         connected.clients.insert(id, Arc::clone(&client));
         Guest { id, client, connected: Arc::clone(&self.connected) }
+    }
+
+    /// Tells the one to go that has been idle for longest, if that is a minute or more: a kubelet calls every second
+    /// or so. `false` if none has.
+    pub fn end_idlest(&self, now: SystemTime) -> bool {
+        let connected = lock(&self.connected);
+        let since = |client: &Client| client.last_call.load(Ordering::Relaxed).max(millis(client.since));
+        let staying = connected.clients.values().filter(|client| !client.go.is_cancelled());
+        let idlest = staying.min_by_key(|client| since(client));
+        let idle = idlest.filter(|client| millis(now).saturating_sub(since(client)) >= IDLE_MILLIS);
+        idle.inspect(|client| client.go.cancel()).is_some()
     }
 
     /// All of them, as the control socket tells.
@@ -71,6 +88,11 @@ impl Clients {
 }
 
 impl Guest {
+    /// Done when it is to go, to make room.
+    pub fn told_to_go(&self) -> CancellationToken {
+        self.client.go.clone()
+    }
+
     /// It made a call.
     pub fn called(&self, now: SystemTime) {
         self.client.calls.fetch_add(1, Ordering::Relaxed);
@@ -85,7 +107,7 @@ impl Drop for Guest {
 }
 
 /// Milliseconds of Unix time.
-pub(super) fn millis(time: SystemTime) -> u64 {
+pub fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 

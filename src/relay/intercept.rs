@@ -15,6 +15,7 @@ use super::ask::decide;
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, look, pause};
+use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
@@ -45,9 +46,12 @@ pub async fn vet_then_forward(
     alert_unknown(relay, &unknown);
     let result = async {
         let permit = match vetted {
-            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await?,
-            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await?,
+            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
+            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
         };
+        // A refusal is a decision too.
+        relay.metrics.vetted(vetted);
+        let permit = permit?;
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
         }
@@ -159,7 +163,7 @@ async fn look_at_what_was_made(
     let made = facts::made(vetted, answer).map_err(|error| Reply::undecided(&error.to_string()))?;
     look::look_or_remove(relay, vetted, &made, chain_id)
         .await
-        .inspect_err(|reply| relay.vetter.tell_undecided(call, reply))
+        .inspect_err(|reply| relay.vetter.tell_undecided(call, reply, Reason::ContentDiffers))
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.

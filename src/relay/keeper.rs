@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -17,15 +17,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::clients::millis;
+use super::descriptors;
 use super::permits::Permits;
+use crate::audit::Reason;
+use crate::control::wire as control;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{
-    self, Call, Configure, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer, RuntimeQuestion,
-    ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
+    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -52,10 +56,21 @@ pub struct Vetter {
 struct Shared {
     outgoing: Mutex<Option<mpsc::Sender<Bytes>>>,
     living: watch::Sender<bool>,
+    configured: watch::Sender<Option<Configured>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
+    about: Mutex<About>,
     stop: CancellationToken,
     stopped: CancellationToken,
+}
+
+/// The vetter and its policies, as commands are told; what it said last.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The process.
+    pub vetter: control::Vetter,
+    /// What is in force.
+    pub policies: control::Policies,
 }
 
 /// What the keeper needs to keep a vetter.
@@ -97,8 +112,12 @@ impl Keeper {
             };
             let Some(orders) = orders else { continue };
             let started = Instant::now();
-            let why = match spawn(orders.user) {
-                Ok((child, socket)) => self.attend(child, socket, orders.configure, &shared).await,
+            let exhausted = |error: &std::io::Error| descriptors::are_exhausted(error);
+            let why = match descriptors::or_from_reserve(|| spawn(orders.user), exhausted) {
+                Ok((child, socket)) => {
+                    shared.started(&child, orders.user);
+                    self.attend(child, socket, orders.configure, &shared).await
+                }
                 Err(error) => format!("it cannot be started: {error}"),
             };
             shared.no_vetter();
@@ -107,6 +126,7 @@ impl Keeper {
             }
             tracing::error!(reason = %why, "the vetter ended; starting it anew");
             self.metrics.vetter_restarted();
+            lock(&shared.about).vetter.restarts += 1;
             if started.elapsed() > SETTLED {
                 pause = FIRST_PAUSE;
             }
@@ -196,8 +216,15 @@ impl Keeper {
                     tracing::error!(error = %configured.policy_error, "the policies that were asked for are not in force");
                 }
                 tracing::info!(policy_set = %configured.policy_set, "the vetter is ready");
+                lock(&shared.about).policies = control::Policies {
+                    set: configured.policy_set.clone(),
+                    count: configured.policies,
+                    loaded: millis(SystemTime::now()),
+                    error: configured.policy_error.clone(),
+                };
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
+                shared.configured.send_replace(Some(configured));
             }
             Some(from_vetter::Body::Verdict(verdict)) => {
                 if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
@@ -222,7 +249,8 @@ impl Keeper {
                     }
                 });
             }
-            Some(from_vetter::Body::Pong(_)) | None => {}
+            Some(from_vetter::Body::Pong(state)) => lock(&shared.about).vetter.state = Some(state),
+            None => {}
         }
     }
 }
@@ -312,9 +340,18 @@ fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
 }
 
 impl Shared {
+    fn started(&self, child: &Child, user: Option<(u32, u32)>) {
+        let vetter = &mut lock(&self.about).vetter;
+        vetter.pid = child.id().unwrap_or_default();
+        vetter.uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
+        vetter.started = millis(SystemTime::now());
+    }
+
     fn no_vetter(&self) {
+        lock(&self.about).vetter.pid = 0;
         *lock(&self.outgoing) = None;
         self.living.send_replace(false);
+        self.configured.send_replace(None);
         // Dropping the senders tells those who wait.
         lock(&self.waiting).clear();
     }
@@ -324,6 +361,19 @@ impl Vetter {
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()
+    }
+
+    /// How the vetter is and what it has in force, as it said last.
+    pub fn about(&self) -> About {
+        lock(&self.shared.about).clone()
+    }
+
+    /// What the vetter has in force once that is at least the configuration of this serial.
+    pub async fn configured(&self, serial: u64, within: Duration) -> Result<Configured, NoVerdict> {
+        let mut told = self.shared.configured.subscribe();
+        let is_it = |told: &Option<Configured>| told.as_ref().is_some_and(|told| told.serial >= serial);
+        let told = timeout(within, told.wait_for(is_it)).await.map_err(|_| NoVerdict::Away)?;
+        told.map_err(|_| NoVerdict::Away)?.clone().ok_or(NoVerdict::Away)
     }
 
     /// Ends the vetter in order; returns when it is gone, or after about a second.
@@ -360,17 +410,22 @@ impl Vetter {
 
     /// Hands over a decision the relay made by itself, for the audit log. Lost if no vetter lives.
     pub fn tell(&self, call: &Call, verdict: Verdict) {
-        let call = Call { auth: None, ..call.clone() };
-        let decided = Decided { call: Some(call), verdict: Some(verdict) };
-        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            post(outgoing, to_vetter::Body::Decided(decided));
-        }
+        self.tell_why(call, verdict, String::new());
     }
 
     /// As [`Vetter::tell`], of a call the relay answered undecided, or would have.
-    pub fn tell_undecided(&self, call: &Call, reply: &Reply) {
+    pub fn tell_undecided(&self, call: &Call, reply: &Reply, reason: Reason) {
         let message = reply.message.clone();
-        self.tell(call, Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() });
+        let verdict = Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() };
+        self.tell_why(call, verdict, reason.as_str().to_owned());
+    }
+
+    fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
+        let call = Call { auth: None, ..call.clone() };
+        let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
+        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
+            post(outgoing, to_vetter::Body::Decided(decided));
+        }
     }
 
     async fn outgoing(&self, until: Instant) -> Result<mpsc::Sender<Bytes>, NoVerdict> {

@@ -6,18 +6,23 @@
 pub mod ask;
 pub mod beside;
 pub mod body;
+pub mod break_glass;
 pub mod clients;
 pub mod control;
+pub mod descriptors;
 pub mod found;
 pub mod gather;
+pub mod govern;
 pub mod http2;
 pub mod intercept;
 pub mod keeper;
 pub mod listener;
 pub mod look;
+pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod serve;
+pub mod switch;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -27,7 +32,6 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
@@ -36,7 +40,9 @@ use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
+use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
+use crate::audit::Reason;
 use crate::cri::methods::{Class, Service, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -58,11 +64,26 @@ pub enum Stance {
     Unknown(String),
 }
 
+impl Stance {
+    /// In one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
 /// The settings that change while the relay runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// The mode in force.
-    pub stance: Stance,
+    /// The mode in force, and why.
+    pub in_force: mode::InForce,
+    /// The break-glass file in force.
+    pub break_glass: Option<break_glass::Written>,
+    /// Why one that is there is not; empty if none is there.
+    pub break_glass_rejected: String,
     /// Longest a call's vetting may take.
     pub vetting_timeout: Duration,
     /// RPCs (`Service/Method`) let through in enforce mode although they cannot be vetted.
@@ -91,10 +112,6 @@ pub struct Relay {
     pub clients: Clients,
     /// What came through, and what did not.
     pub found: Found,
-    /// Cancelled at shutdown, first: server streams end.
-    pub stop_streams: CancellationToken,
-    /// Cancelled at shutdown, after the drain: calls end as Unavailable.
-    pub stop_calls: CancellationToken,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -131,8 +148,6 @@ impl Relay {
             looks: Looks::default(),
             clients: Clients::default(),
             found: Found::default(),
-            stop_streams: CancellationToken::new(),
-            stop_calls: CancellationToken::new(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
@@ -142,10 +157,10 @@ impl Relay {
     pub async fn call(
         self: Arc<Relay>,
         upstream: Arc<Upstream>,
+        stop: Stop,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, h2::Error> {
-        let stop = if is_server_stream(request.uri().path()) { &self.stop_streams } else { &self.stop_calls };
-        let stop = stop.clone();
+        let stop = if is_server_stream(request.uri().path()) { stop.streams } else { stop.calls };
         if request.uri().path() == EVENTS {
             self.found.somebody_listens();
         }
@@ -171,7 +186,7 @@ impl Relay {
         let path = head.uri.path();
         let class = classify(path);
         self.metrics.call(class, SystemTime::now());
-        let stance = self.live.borrow().stance.clone();
+        let stance = self.live.borrow().in_force.stance.clone();
         match (class, stance) {
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
                 passthrough(upstream, service, &head, body).await
@@ -231,7 +246,7 @@ impl Relay {
         tracing::warn!(path, "refused");
         let image = ImageUse { named: path.to_owned(), ..Default::default() };
         let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        self.vetter.tell_undecided(&call, reply);
+        self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
     }
 }
 

@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response};
-use tokio::net::UnixStream;
 
 use super::body::{Passing, RequestBody, h2_error};
 use super::gather::Gather;
-use super::http2;
+use super::{descriptors, http2};
 use crate::cri::methods::Service;
 use crate::cri::reply::Reply;
 
@@ -168,7 +167,7 @@ impl Connection {
         let away = |error: &dyn std::fmt::Display| {
             Reply::unavailable(format!("the runtime at {} cannot be reached: {error}", self.socket.display()))
         };
-        let stream = UnixStream::connect(&*self.socket).await.map_err(|error| away(&error.kind()))?;
+        let stream = descriptors::connect(&self.socket).await.map_err(|error| away(&error.kind()))?;
         let (sender, connection) = http2::client()
             .handshake(Gather::new(stream))
             .await

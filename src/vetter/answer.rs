@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::case::{InForce, Vetting};
 use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
-use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Record};
+use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;
 use crate::cri::reply::Reply;
 use crate::telemetry::Span;
@@ -116,6 +116,7 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
             .iter()
             .map(|policy| PolicyDecision { name: policy.name.clone(), outcome: policy.decision })
             .collect(),
+        reason: vetting.reason,
         message: vetting.text.clone(),
         ..blank(in_force, call, refused, latency)
     });
@@ -123,7 +124,12 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
 }
 
 /// One record per image of a call that the relay decided by itself.
-pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> Vec<Record> {
+pub fn records_of_relay(
+    in_force: &InForce,
+    call: &Call,
+    verdict: &Verdict,
+    reason: Option<Reason>,
+) -> Vec<Record> {
     let decision = match verdict.outcome() {
         Outcome::Permitted => Decision::Allowed,
         Outcome::Denied => Decision::Denied,
@@ -139,6 +145,7 @@ pub fn records_of_relay(in_force: &InForce, call: &Call, verdict: &Verdict) -> V
             digest: some(&vetted.digest),
             image_id: vetted.image_ids.first().cloned(),
             decision,
+            reason: reason.filter(|_| decision != Decision::Allowed),
             message: verdict.message.clone(),
             ..blank(in_force, call, refused, Duration::ZERO)
         }
@@ -190,6 +197,7 @@ fn blank(in_force: &InForce, call: &Call, refused: bool, latency: Duration) -> R
         pod_uid: some(&call.pod_uid),
         container: some(&call.container_name),
         policies: Vec::new(),
+        reason: None,
         message: String::new(),
         policy_set_hash: in_force.policies.as_ref().map(|set| set.hash().to_string()).unwrap_or_default(),
         traceparent: some(&call.traceparent),

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
-use crate::audit::Decision;
+use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Policy, PolicySet, Subject};
+use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Subject};
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::verify::SimpleSigning;
@@ -50,6 +50,8 @@ pub struct Context<'a> {
 pub struct Vetting {
     /// What was decided.
     pub decision: Decision,
+    /// Why it was not allowed; `None` if it was.
+    pub reason: Option<Reason>,
     /// A registry or the network is why it is undecided.
     pub registry: bool,
     /// Whether a decision against the image refuses the call, going by its policies' modes.
@@ -161,6 +163,7 @@ impl<'a> Case<'a> {
             Unmatched::Allow => self.allowed(Vec::new()),
             Unmatched::Deny => Vetting {
                 decision: Decision::Denied,
+                reason: Some(Reason::NoPolicy),
                 text: format!(
                     "image {}: expected a policy that covers it, found none and unmatched: deny; add an ImagePolicy for it",
                     self.shown
@@ -173,6 +176,7 @@ impl<'a> Case<'a> {
     pub fn allowed(&self, policies: Vec<PolicyVetting>) -> Vetting {
         Vetting {
             decision: Decision::Allowed,
+            reason: None,
             registry: false,
             enforced: self.in_force.enforces(None),
             text: String::new(),
@@ -195,6 +199,7 @@ impl<'a> Case<'a> {
         });
         Vetting {
             decision: Decision::Undecided,
+            reason: Some(trouble.reason()),
             registry: trouble.is_registry(),
             enforced: self.policies.iter().copied().chain(denying).any(|p| self.in_force.enforces(p.mode())),
             text: format!("image {}: {trouble}", self.shown),
@@ -215,11 +220,12 @@ impl<'a> Case<'a> {
         for policy in policies {
             let (decision, checks) = match policy.judge(&subject, digests, signatures) {
                 Judgement::Satisfied { checks, .. } => (Decision::Allowed, checks),
-                Judgement::Unsatisfied { expected, found, remedy, checks } => {
+                Judgement::Unsatisfied { why, expected, found, remedy, checks } => {
                     let enforced = self.in_force.enforces(policy.mode());
                     // A policy that refuses gives the reason before one that only audits.
                     if vetting.decision == Decision::Allowed || (enforced && !vetting.enforced) {
                         let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
+                        vetting.reason = Some(reason(why));
                         vetting.text = format!(
                             "image {}{digest}: policy {} ({}): expected {expected}, found {found}; {remedy}",
                             self.without_digest(),
@@ -243,17 +249,30 @@ impl<'a> Case<'a> {
     }
 }
 
+fn reason(why: Shortfall) -> Reason {
+    match why {
+        Shortfall::Denied => Reason::DeniedByPolicy,
+        Shortfall::NoSignature => Reason::SignatureMissing,
+        Shortfall::OtherKey => Reason::SignatureByOtherKey,
+        Shortfall::Malformed => Reason::SignatureMalformed,
+        Shortfall::OtherImage => Reason::SignatureForOtherImage,
+        Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
+    }
+}
+
 impl Vetting {
     /// An image whose vetting is not done when the answer is due.
     pub fn late(in_force: &InForce, image: &ImageUse) -> Vetting {
         let name = if image.reference.is_empty() { &image.named } else { &image.reference };
         let shown: String = name.escape_debug().take(limits::QUOTED_CHARS).collect();
-        Vetting::undecided(in_force, Trouble::Call(format!("image {shown}: {}", Trouble::Late)))
+        let late = Vetting::undecided(in_force, Trouble::Late);
+        Vetting { text: format!("image {shown}: {}", late.text), ..late }
     }
 
     pub(super) fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
         Vetting {
             decision: Decision::Undecided,
+            reason: Some(trouble.reason()),
             registry: false,
             enforced: in_force.enforces(None),
             text: trouble.to_string(),

@@ -1,6 +1,7 @@
 //! The vetter's end of the socket pair: calls in, verdicts out.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant as Clock, SystemTime};
 
@@ -15,11 +16,12 @@ use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
 use super::wire::{
-    self, Call, Configure, Configured, FromVetter, Kind, Outcome, Ping, ToVetter, Verdict, from_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, Outcome, State, ToVetter, Verdict, from_vetter,
     to_vetter,
 };
 use super::{answer, load};
-use crate::audit::{AuditLog, Decision, Record};
+use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
+use crate::config::Mode;
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
@@ -99,7 +101,7 @@ pub async fn serve(socket: UnixStream) {
                     Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call, number),
                     Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
                     Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
-                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(Ping {})),
+                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(session.state())),
                     None => {}
                 }
             }
@@ -115,10 +117,36 @@ pub async fn serve(socket: UnixStream) {
     }
 }
 
+/// What an unprivileged process may still write on the disk of a folder, bytes.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 impl Session {
     fn send(&self, id: u64, body: from_vetter::Body) {
         // Full only if the relay does not read: it will notice the silence.
         let _ = self.outgoing.try_send(wire::frame(&FromVetter { id, body: Some(body) }));
+    }
+
+    /// How this vetter is, for whoever asks the daemon.
+    fn state(&self) -> State {
+        let (proofs, _) = self.vetter.proofs.held();
+        let metrics = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner);
+        State {
+            proofs: proofs as u64,
+            audit_log: self.in_force().zip(self.audit()).map(|(in_force, audit)| {
+                let settings = &in_force.config.audit_log;
+                wire::AuditLog {
+                    path: settings.path.display().to_string(),
+                    lost: audit.lost(),
+                    free_bytes: settings.path.parent().and_then(free_bytes),
+                    max_bytes: settings.max_size,
+                    backups: settings.max_backups,
+                }
+            }),
+            metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
+        }
     }
 
     fn in_force(&self) -> Option<Arc<InForce>> {
@@ -163,6 +191,7 @@ impl Session {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
         let settings = Digest::of(configure.settings.as_bytes());
         let audits = if configure.audit_because.is_empty() { "" } else { " audit" };
+        let serial = configure.serial;
         let configure = configure.clone();
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
@@ -191,7 +220,7 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings}{audits} {policy_set}");
-        let configured = Configured { policy_error, policy_set, basis, policies };
+        let configured = Configured { policy_error, policy_set, basis, policies, serial };
         let configured = from_vetter::Body::Configured(configured);
         // Never dropped for want of room: the relay would go on with permits of the policies before.
         let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
@@ -203,6 +232,10 @@ impl Session {
         let old = self.in_force();
         if old.is_none_or(|old| old.config.audit_log != *log) {
             let opened = AuditLog::open(&log.path, log.max_size, log.max_backups);
+            let opened = match log.journal {
+                true => opened.and_journal(Path::new(JOURNAL_SOCKET)),
+                false => opened,
+            };
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
         let traces_change = self.in_force().is_none_or(|old| old.config.tracing != new.config.tracing);
@@ -257,8 +290,11 @@ impl Session {
     async fn page(&self) -> String {
         let (roots, _) = self.vetter.proofs.held();
         self.metrics.proofs_held(roots);
+        if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
+            self.metrics.audit_log_free_bytes(free);
+        }
         if let Some(audit) = self.audit() {
-            self.metrics.audit_records_lost(audit.lost());
+            self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());
         }
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
@@ -294,10 +330,12 @@ impl Session {
             let text = format!("the call uses {found} images, more than {cap} (limits::IMAGES_PER_CALL)");
             return verdict(answer::undecided(&text));
         }
-        // What crivet asks by itself is judged as if everything were enforced, whatever the mode.
+        // What crivet asks by itself is judged as if everything were enforced, whatever the mode. And a call that
+        // waits is one of a relay that enforces: the vetter may not have been told yet that audit is over.
         let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
         let actual = Arc::clone(&in_force);
-        let in_force = if asked_by_crivet { Arc::new(in_force.enforcing()) } else { in_force };
+        let audits = in_force.mode == Mode::Audit && (asked_by_crivet || !call.beside);
+        let in_force = if audits { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
@@ -320,9 +358,15 @@ impl Session {
         let vetting = async {
             let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
             for image in &call.images {
-                let _place = match beside {
-                    true => Some(self.vetter.background().place(&image.reference).await),
-                    false => None,
+                let place = async {
+                    match beside {
+                        true => Some(self.vetter.background().place(&image.reference).await),
+                        false => None,
+                    }
+                };
+                let Ok(_place) = timeout_at(context.answer_by, place).await else {
+                    vettings.push(Vetting::late(&in_force, image));
+                    continue;
                 };
                 let mut of_image = trace.span("image", Role::Internal);
                 let below = of_image.below();
@@ -357,7 +401,8 @@ impl Session {
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
         if !arrived_as_vetted && call.kind() != Kind::Inventory {
             // The mode in a record is the daemon's.
-            let records = answer::records(&actual, &call, &vettings, started.elapsed());
+            let of_record = if asked_by_crivet { &actual } else { &in_force };
+            let records = answer::records(of_record, &call, &vettings, started.elapsed());
             self.record(records);
         }
     }
@@ -371,7 +416,7 @@ impl Session {
                 span.failed(&verdict.message);
             }
             drop(span);
-            self.record(answer::records_of_relay(&in_force, &call, &verdict));
+            self.record(answer::records_of_relay(&in_force, &call, &verdict, Reason::named(&decided.reason)));
         }
     }
 

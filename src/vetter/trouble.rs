@@ -1,7 +1,10 @@
 //! Why something could not be decided: each keeps what the answer's prefix depends on.
 
+use crate::audit::Reason;
 use crate::image::WalkError;
-use crate::registry::FetchError;
+use crate::image::json::JsonError;
+use crate::image::manifest::DocumentError;
+use crate::registry::{Cause, FetchError};
 use crate::verify::SignatureManifestError;
 
 /// Why an image is undecided. One deterministic line.
@@ -19,6 +22,9 @@ pub enum Trouble {
     /// The runtime could not be asked.
     #[error("{0}")]
     Runtime(String),
+    /// The registry or the runtime has something else by now than what was vetted.
+    #[error("{0}")]
+    Moved(String),
     /// The call itself does not say enough, or says it wrongly.
     #[error("{0}")]
     Call(String),
@@ -42,5 +48,55 @@ impl Trouble {
     /// Whether a registry or the network is why: the answer is then `RegistryUnavailable`.
     pub fn is_registry(&self) -> bool {
         matches!(self, Trouble::Fetch(error) if error.is_unreachable())
+    }
+
+    /// Its name in audit records.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Trouble::Fetch(error) => of_fetch(&error.cause),
+            Trouble::Walk(error) => of_walk(error),
+            Trouble::Signatures(SignatureManifestError::Document(error)) => of_document(error),
+            Trouble::Signatures(SignatureManifestError::TooMany { .. }) => Reason::LimitReached,
+            Trouble::Runtime(_) => Reason::Runtime,
+            Trouble::Moved(_) => Reason::ContentDiffers,
+            Trouble::Call(_) => Reason::ImageUnclear,
+            Trouble::Guest { .. } => Reason::BackgroundBudget,
+            Trouble::Late => Reason::TooSlow,
+            Trouble::Policies(_) => Reason::PoliciesNotLoaded,
+        }
+    }
+}
+
+fn of_fetch(cause: &Cause) -> Reason {
+    match cause {
+        Cause::NotFound(_) => Reason::NotFound,
+        Cause::Unauthorized(_) | Cause::Forbidden(_) => Reason::RegistryLogin,
+        Cause::TooManyRequests { .. } => Reason::RegistryRateLimited,
+        Cause::ServerError { .. } | Cause::Timeout | Cause::Unreachable(_) => Reason::RegistryUnreachable,
+        Cause::TooLarge { .. } => Reason::LimitReached,
+        Cause::DigestMismatch { .. } => Reason::ContentDiffers,
+        Cause::NotARegistry | Cause::RedirectRefused(_) | Cause::RealmRefused(_) | Cause::Protocol(_) => {
+            Reason::RegistryAnswer
+        }
+    }
+}
+
+fn of_walk(error: &WalkError) -> Reason {
+    match error {
+        WalkError::Hash { .. } | WalkError::NoSuchId { .. } => Reason::ContentDiffers,
+        WalkError::Document { error, .. } => of_document(error),
+        WalkError::Children { .. } => Reason::LimitReached,
+        WalkError::Size { .. }
+        | WalkError::Layers { .. }
+        | WalkError::NoSuchPlatform { .. }
+        | WalkError::Nested { .. }
+        | WalkError::Over { .. } => Reason::ImageUnusable,
+    }
+}
+
+fn of_document(error: &DocumentError) -> Reason {
+    match error {
+        DocumentError::Count { .. } | DocumentError::Json(JsonError::TooLarge { .. }) => Reason::LimitReached,
+        _ => Reason::ImageUnusable,
     }
 }

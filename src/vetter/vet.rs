@@ -180,7 +180,7 @@ impl Vetter {
     /// What a pull brought, held to what was vetted for it.
     async fn arrived(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
         let moved = |found: &str| {
-            Trouble::Call(format!(
+            Trouble::Moved(format!(
                 "expected the pull to bring {}, which was vetted, found {found}; the tag moved meanwhile, try again",
                 image.vetted_digest
             ))

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crivet::audit::{AuditLog, Decision, Effective, Kind, Mode, PolicyDecision, Record, rfc3339};
+use crivet::audit::{AuditLog, Decision, Effective, Kind, Mode, PolicyDecision, Reason, Record, rfc3339};
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../../docs/audit-record.schema.json");
@@ -30,6 +31,7 @@ fn record() -> Record {
         pod_uid: None,
         container: None,
         policies: vec![PolicyDecision { name: "prod".to_owned(), outcome: Decision::Denied }],
+        reason: Some(Reason::SignatureMissing),
         message: "not signed".to_owned(),
         policy_set_hash: "sha256:00".to_owned(),
         traceparent: None,
@@ -63,12 +65,13 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 /// As much of JSON Schema as the record's schema uses.
-fn check(schema: &Value, value: &Value, at: &str) {
+pub fn check(schema: &Value, value: &Value, at: &str) {
     let kind = match value {
         Value::Object(_) => "object",
         Value::Array(_) => "array",
         Value::String(_) => "string",
         Value::Number(n) if n.is_u64() => "integer",
+        Value::Bool(_) => "boolean",
         other => panic!("{at}: {other}"),
     };
     assert_eq!(schema["type"], kind, "{at}");
@@ -110,6 +113,13 @@ fn records_fit_the_schema_and_the_schema_knows_no_more() {
     log.log(full_record(), at(1));
     log.log(full_record(), at(2));
     log.log(record(), at(3));
+    // One that cannot be written, so that the next says so.
+    fs::rename(&path, dir.path().join("kept")).unwrap();
+    fs::create_dir(&path).unwrap();
+    log.tick(at(4));
+    log.log(named("lost"), at(5));
+    fs::remove_dir(&path).unwrap();
+    fs::rename(dir.path().join("kept"), &path).unwrap();
     log.tick(at(60));
     let all = lines(&path);
     assert_eq!(all.len(), 3);
@@ -127,6 +137,7 @@ fn records_fit_the_schema_and_the_schema_knows_no_more() {
         ("mode", Mode::ALL.iter().map(|v| v.as_str()).collect()),
         ("decision", Decision::ALL.iter().map(|v| v.as_str()).collect()),
         ("effective", Effective::ALL.iter().map(|v| v.as_str()).collect()),
+        ("reason", Reason::ALL.iter().map(|v| v.as_str()).collect()),
     ] {
         assert_eq!(properties[name]["enum"], Value::from(all), "{name}");
     }
@@ -174,6 +185,19 @@ fn a_clock_that_goes_back_holds_no_record() {
     log.log(record(), at(1001));
     log.tick(at(0));
     assert_eq!(lines(&path).len(), 2);
+}
+
+#[test]
+fn a_single_decision_that_was_held_back_keeps_its_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let log = AuditLog::open(&path, 1 << 20, 1);
+    log.log(record(), at(0));
+    log.log(record(), at(1));
+    log.tick(at(60));
+    let held = &lines(&path)[1];
+    assert_eq!((&held["count"], &held["time"]), (&Value::from(1), &Value::from(rfc3339(at(60)))));
+    assert_eq!((&held["firstSeen"], &held["lastSeen"]), (&rfc3339(at(1)).into(), &rfc3339(at(1)).into()));
 }
 
 #[test]
@@ -285,7 +309,9 @@ fn a_path_that_cannot_be_written_recovers_when_it_can() {
     assert_eq!(log.lost(), 1);
     fs::create_dir(dir.path().join("absent")).unwrap();
     log.log(named("b"), at(1));
-    assert_eq!((log.lost(), lines(&path).len()), (1, 1));
+    log.log(named("c"), at(1));
+    assert_eq!((log.lost(), lines(&path).len()), (1, 2));
+    assert_eq!((&lines(&path)[0]["lostBefore"], lines(&path)[1].get("lostBefore")), (&Value::from(1), None));
 }
 
 #[test]
@@ -344,4 +370,72 @@ fn a_full_disk_leaves_no_torn_line_and_the_log_goes_on_when_there_is_room() {
     let all = lines(&path);
     assert_eq!((all.len(), &all[written - 1]["image"]), (written, &Value::from("after")));
     assert_eq!(log.lost(), 1);
+}
+
+#[test]
+fn each_line_is_an_entry_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let at_socket = dir.path().join("journal");
+    let journal = UnixDatagram::bind(&at_socket).unwrap();
+    let log = AuditLog::open(dir.path().join("audit.jsonl"), 1 << 20, 1).and_journal(&at_socket);
+    log.log(full_record(), at(0));
+    log.log(full_record(), at(1));
+    log.log(full_record(), at(2));
+    log.flush(at(3));
+    let mut buffer = [0; 1 << 16];
+    let mut entry = || {
+        let length = journal.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let first = entry();
+    for line in [
+        "PRIORITY=4",
+        "SYSLOG_IDENTIFIER=crivet",
+        "MESSAGE=denied (refused, enforce mode): PullImage of registry.example/app:v1 for default/web-0: not signed",
+        "CRIVET_DECISION=denied",
+        "CRIVET_EFFECTIVE=refused",
+        "CRIVET_REASON=SignatureMissing",
+        "CRIVET_IMAGE=registry.example/app:v1",
+        "CRIVET_POLICY=prod",
+        "CRIVET_NAMESPACE=default",
+        "CRIVET_POD=web-0",
+        "CRIVET_COUNT=1",
+    ] {
+        assert!(first.lines().any(|l| l == line), "no {line} in\n{first}");
+    }
+    assert!(entry().lines().any(|line| line == "CRIVET_COUNT=2"));
+    assert_eq!((log.lost(), log.lost_to_journal()), (0, 0));
+}
+
+#[test]
+fn a_newline_in_a_name_makes_no_field_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let at_socket = dir.path().join("journal");
+    let journal = UnixDatagram::bind(&at_socket).unwrap();
+    let log = AuditLog::open(dir.path().join("audit.jsonl"), 1 << 20, 1).and_journal(&at_socket);
+    let policies = vec![PolicyDecision { name: "\u{10ffff}".repeat(4096), outcome: Decision::Denied }; 100];
+    log.log(Record { policies, ..named("a\nCRIVET_DECISION=allowed\u{1b}[2J") }, at(0));
+    let mut buffer = vec![0; 1 << 20];
+    let length = journal.recv(&mut buffer).unwrap();
+    let entry = String::from_utf8(buffer[..length].to_vec()).unwrap();
+    assert!(length < 100_000, "{length}");
+    assert!(!entry.lines().any(|line| line == "CRIVET_DECISION=allowed"), "{entry}");
+    assert!(entry.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n')));
+}
+
+#[test]
+fn a_journal_that_is_away_or_full_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, socket) = (dir.path().join("audit.jsonl"), dir.path().join("journal"));
+    let log = AuditLog::open(&path, 64 << 20, 1).and_journal(&socket);
+    log.log(named("away"), at(0));
+    assert_eq!((log.lost(), log.lost_to_journal(), lines(&path).len()), (0, 1, 1));
+    // Nobody reads: its queue is soon full.
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    for n in 0..2000 {
+        log.log(named(&n.to_string()), at(1));
+    }
+    assert!(log.lost_to_journal() > 1);
+    assert_eq!((log.lost(), lines(&path).len()), (0, 2001));
+    drop(journal);
 }

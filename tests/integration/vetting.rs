@@ -2,6 +2,7 @@
 
 mod audit_is_free;
 mod background;
+mod break_glass;
 mod cli;
 mod create;
 mod found;
@@ -13,5 +14,6 @@ mod reload;
 mod runtime;
 mod sandbox;
 mod signer;
+mod switch;
 mod time;
 mod traces;

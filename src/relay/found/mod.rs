@@ -138,7 +138,7 @@ async fn look(relay: &Arc<Relay>, places: &Arc<Semaphore>) -> Result<bool, Strin
     };
     if lock(&found.strangers).want_pods() {
         // Without them namespaces are unknown: then the next look will do.
-        let pods = relay.runtime.sandboxes().await.map_err(|error| error.to_string())?;
+        let pods = relay.runtime.pod_sandboxes().await.map_err(|error| error.to_string())?;
         lock(&found.strangers).pods(pods);
     }
     for id in &new {

@@ -329,6 +329,7 @@ mod tests {
             id: "pod".into(),
             metadata: Some(metadata),
             labels: labels.clone(),
+            ..Default::default()
         }]);
         let (_, call) = strangers.due(now).pop().unwrap();
         assert_eq!((call.namespace.as_str(), call.container_name.as_str()), ("prod", "main"));

@@ -3,9 +3,10 @@
 #   ${CRIVET_PEERS:-~/.cache/crivet/peers}/bin/…            what the tests, the benches and the demo run
 #   …/containerd-1.6/ containerd-1.7/ containerd-2/         one folder per containerd, with its shim
 #   …/cni/                                                  network plugins
+#   …/machine/                                              the root folder of a Debian node that boots; as root only
 #   …/versions.txt                                          part, version, sha256
 # Debian packages are unpacked, not installed: no service is started, nothing of the machine is touched, and
-# root is not needed. The mirror is the machine's own; a suite other than the machine's is reached through a
+# root is not needed but for the node's root folder, whose files have owners. The mirror is the machine's own; a suite other than the machine's is reached through a
 # private apt configuration. What Debian lacks is built with the machine's Go from the Go module proxy.
 #
 # usage: install.sh [PART...]      all parts when none is named; `install.sh --list` names them
@@ -30,19 +31,29 @@ socat           | bookworm | socat=1.7.* libwrap0
 nginx           | bookworm | nginx=1.22.*
 cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
+promtool        | bookworm | prometheus=2.42.*
+'
+# A browser, which Debian moves to each new version. Its many libraries are those that this machine lacks.
+browser_parts='
+chromium        | bookworm | chromium
 '
 go_parts='crictl critest kubelet'
+# A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
+machine_suite=bookworm
+machine_packages=systemd,systemd-sysv,dbus,procps,iproute2,rpm
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
-debian_names() { awk -F'|' 'NF==3 {gsub(/ /,"",$1); print $1}' <<<"$debian_parts"; }
-field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) {gsub(/^ +| +$/,"",$n); print $n}}' <<<"$debian_parts"; }
+debian_names() { awk -F'|' 'NF==3 {gsub(/ /,"",$1); print $1}' <<<"$debian_parts$browser_parts"; }
+field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) {gsub(/^ +| +$/,"",$n); print $n}}' <<<"$debian_parts$browser_parts"; }
 
 # A part is complete when its stamp holds the recipe it would be made by now.
 recipe() {
     if [[ " $go_parts " == *" $1 "* ]]; then
         local dir; dir=$(go_dir "$1")
         echo "go $(cat "$dir"/go.mod "$dir"/go.sum "$dir"/*.go 2>/dev/null | sha256sum | cut -c1-16)"
+    elif [[ $1 == machine ]]; then
+        echo "machine 1 $machine_suite $machine_packages"
     else
         echo "debian 1 $(field "$1" 2) $(field "$1" 3)"
     fi
@@ -87,11 +98,21 @@ ready_suite() {
     suite_ready[$suite]=1
 }
 
+# missing_with SUITE PACKAGE: it and what it needs and this machine does not have.
+missing_with() {
+    printf '%s ' "$2"
+    apt_in "$1" -o Dir::State::status=/var/lib/dpkg/status --no-install-recommends --simulate install "$2" |
+        awk -v p="$2" '$1=="Inst" && $2!=p {printf "%s ", $2}'
+}
+
 install_debian() {
     local part=$1 suite packages work deb
     suite=$(field "$part" 2) packages=$(field "$part" 3)
     ready_suite "$suite"
     work=$(mktemp -d "$peers/tmp.XXXXXX")
+    if [[ $browser_parts == *"$part "* ]]; then
+        packages=$(missing_with "$suite" "$packages") || die "$part: apt-get cannot say what it needs"
+    fi
     say "$part: ${packages%% *} from $suite"
     # shellcheck disable=SC2086 # a list of words
     (cd "$work" && apt_in "$suite" download $packages >log 2>&1) || { cat "$work/log" >&2; die "$part: apt-get download failed"; }
@@ -110,6 +131,8 @@ install_debian() {
         haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
         runc) launcher runc usr/sbin/runc runc ;;
         busybox) launcher busybox bin/busybox busybox ;;
+        promtool) launcher promtool usr/bin/promtool promtool ;;
+        chromium) launcher chromium usr/lib/chromium/chromium chromium ;;
         cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
         cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
         *) launcher "$part" "usr/bin/$part" "$part" ;;
@@ -118,15 +141,37 @@ install_debian() {
 
 # launcher PART BINARY NAME: bin/NAME runs the unpacked binary; where it brought libraries, with those.
 launcher() {
-    local libs=("$peers/pkg/$1/usr/lib/"*-linux-gnu*/*.so* "$peers/pkg/$1/lib/"*-linux-gnu*/*.so*) lib
-    rm -f "$peers/bin/$3"
-    for lib in "${libs[@]}"; do
-        [[ -e $lib ]] || continue
-        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$(dirname "$lib")" "$peers/pkg/$1/$2" >"$peers/bin/$3"
-        chmod 755 "$peers/bin/$3"
-        return
+    local lib dirs=
+    for lib in "$peers/pkg/$1"/{usr/,}lib/*-linux-gnu*/{,pulseaudio/}*.so*; do
+        [[ -e $lib && :$dirs: != *:${lib%/*}:* ]] && dirs+=${dirs:+:}${lib%/*}
     done
-    ln -s "../pkg/$1/$2" "$peers/bin/$3"
+    rm -f "$peers/bin/$3"
+    if [[ -n $dirs ]]; then
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$dirs" "$peers/pkg/$1/$2" >"$peers/bin/$3"
+        chmod 755 "$peers/bin/$3"
+    else
+        ln -s "../pkg/$1/$2" "$peers/bin/$3"
+    fi
+}
+
+# mmdebstrap is unpacked and run as it is; what it makes is a root folder with all its owners and modes.
+install_machine() {
+    local work tools=$peers/pkg/machine/mmdebstrap
+    ready_suite "$machine_suite"
+    work=$(mktemp -d "$peers/tmp.XXXXXX")
+    say "machine: a root folder of $machine_suite with $machine_packages"
+    (cd "$work" && apt_in "$machine_suite" download mmdebstrap >log 2>&1) || { cat "$work/log" >&2; die "machine: apt-get download failed"; }
+    rm -rf "$peers/pkg/machine"
+    mkdir -p "$tools"
+    dpkg -x "$work"/mmdebstrap_*.deb "$tools"
+    TMPDIR=$work perl "$tools/usr/bin/mmdebstrap" --mode=root --variant=minbase --format=tar --include="$machine_packages" \
+        "$machine_suite" "$work/root.tar" "deb [signed-by=$archive_keyring] $(mirror) $machine_suite main" >"$work/log" 2>&1 ||
+        { tail -n 30 "$work/log" >&2; die "machine: mmdebstrap failed; the end of its log is above"; }
+    mkdir "$peers/pkg/machine/root"
+    tar -C "$peers/pkg/machine/root" --xattrs --numeric-owner -xf "$work/root.tar"
+    ln -sfn pkg/machine/root "$peers/machine"
+    printf 'machine %s %s\n' "$(cat "$peers/machine/etc/debian_version")" "$(sha256sum <"$work/root.tar" | cut -d' ' -f1)" >"$peers/pkg/machine.versions"
+    rm -rf "$work"
 }
 
 go_dir() { case $1 in kubelet) echo "$here/kubelet" ;; *) echo "$here/cri-tools" ;; esac; }
@@ -165,11 +210,11 @@ install_go() {
 
 main() {
     local part parts
-    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts"; return; }
+    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts machine"; return; }
     # shellcheck disable=SC2046 # a list of words
-    (($#)) || set -- $(debian_names) $go_parts
+    (($#)) || set -- $(debian_names) $go_parts machine
     for part; do
-        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts") || die "no part is called $part; see install.sh --list"
+        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts machine") || die "no part is called $part; see install.sh --list"
         complete "$part" || parts+=" $part"
     done
     if [[ -n ${parts:-} ]]; then
@@ -179,7 +224,15 @@ main() {
         trap 'rm -rf "$peers"/tmp.*' EXIT
         for part in $parts; do
             complete "$part" && continue
-            if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi
+            case $part in
+                machine)
+                    if [[ $(id -u) != 0 ]]; then
+                        say "machine: left out, its files have owners; run this as root to get it"
+                        continue
+                    fi
+                    install_machine ;;
+                *) if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi ;;
+            esac
             recipe "$part" >"$peers/stamps/$part"
         done
         sort "$peers"/pkg/*.versions >"$peers/versions.txt"

@@ -33,14 +33,11 @@ impl Containerd {
         fs::create_dir_all(dir.join("cni")).unwrap();
         fs::write(dir.join("cni/10-ptp.conflist"), NETWORK.replace("DIR", dir.to_str().unwrap())).unwrap();
         let config = dir.join("config.toml");
-        let plugins = if version.starts_with("1.") { PLUGINS_1 } else { PLUGINS_2 };
-        let text = [COMMON, plugins]
-            .concat()
-            .replace("VERSION", if version.starts_with("1.") { "2" } else { "3" })
+        let runc = peers.program("runc");
+        let text = configuration(version, &pause.reference)
             .replace("DIR", dir.to_str().unwrap())
             .replace("CNI", peers.programs("cni").to_str().unwrap())
-            .replace("PAUSE", &pause.reference)
-            .replace("RUNC", peers.program("runc").to_str().unwrap());
+            .replace("RUNC", runc.to_str().unwrap());
         fs::write(&config, text).unwrap();
 
         let bin = peers.programs(&format!("containerd-{version}"));
@@ -105,8 +102,15 @@ impl Containerd {
     }
 }
 
+/// The configuration of containerd `1.6`, `1.7` or `2`, where `DIR`, `CNI` and `RUNC` stand for the places.
+pub fn configuration(version: &str, pause: &str) -> String {
+    let old = version.starts_with("1.");
+    let text = [COMMON, if old { PLUGINS_1 } else { PLUGINS_2 }].concat();
+    text.replace("VERSION", if old { "2" } else { "3" }).replace("PAUSE", pause)
+}
+
 /// What is pulled from a registry called `name` comes from `registry`.
-fn lead_to(dir: &Path, name: &str, registry: &Registry) {
+pub fn lead_to(dir: &Path, name: &str, registry: &Registry) {
     let server = format!("http://{}", registry.address());
     let mirror =
         format!("server = \"{server}\"\n[host.\"{server}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
@@ -115,8 +119,8 @@ fn lead_to(dir: &Path, name: &str, registry: &Registry) {
     fs::write(hosts.join("hosts.toml"), mirror).unwrap();
 }
 
-/// Pods with a network of their own reach the node and nothing else.
-const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "e2e", "plugins": [{"type": "ptp", "ipam":
+/// Pods with a network of their own reach the node and nothing else. `DIR` stands for where addresses are kept.
+pub const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "e2e", "plugins": [{"type": "ptp", "ipam":
 {"type": "host-local", "subnet": "10.213.0.0/16", "dataDir": "DIR/cni/addresses"}}]}"#;
 
 const COMMON: &str = r#"version = VERSION

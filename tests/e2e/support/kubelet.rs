@@ -6,38 +6,56 @@ use super::http;
 use super::peers::Peers;
 use serde_json::{Value, json};
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub struct Kubelet {
     daemon: Daemon,
+    pods: StaticPods,
+}
+
+/// The static pods of a kubelet whose node is called `node`, and what it says of them.
+pub struct StaticPods {
     dir: PathBuf,
     /// `127.0.0.1:<port>` of the read-only server.
     address: String,
 }
 
+impl Deref for Kubelet {
+    type Target = StaticPods;
+
+    fn deref(&self) -> &StaticPods {
+        &self.pods
+    }
+}
+
+/// A kubelet's configuration for static pods in `pods` below its folder.
+pub fn configuration(runtime: &str, dir: &Path, port: u16, read_only: u16) -> Value {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": runtime,
+        "staticPodPath": dir.join("pods"), "podLogsDir": dir.join("logs"),
+        "volumePluginDir": dir.join("plugins"), "fileCheckFrequency": "1s", "syncFrequency": "2s",
+        "address": "127.0.0.1", "port": port, "readOnlyPort": read_only, "healthzPort": 0,
+        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+        "authorization": {"mode": "AlwaysAllow"},
+        // A machine of any kind: no cgroup tree of our own, no swap rule, no iptables, no eviction.
+        "failCgroupV1": false, "failSwapOn": false, "cgroupDriver": "cgroupfs", "cgroupsPerQOS": false,
+        "enforceNodeAllocatable": [], "makeIPTablesUtilChains": false, "localStorageCapacityIsolation": false,
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
+    })
+}
+
 impl Kubelet {
     /// Starts the kubelet on a runtime's socket, which serves the images as well.
     pub fn start(peers: &Peers, runtime: &Path) -> Self {
-        let dir = peers.path().join("kubelet");
-        for sub in ["pods", "logs", "plugins"] {
-            fs::create_dir_all(dir.join(sub)).unwrap();
-        }
-        let read_only = super::free_port();
-        let config = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-            "containerRuntimeEndpoint": format!("unix://{}", runtime.display()),
-            "staticPodPath": dir.join("pods"), "podLogsDir": dir.join("logs"),
-            "volumePluginDir": dir.join("plugins"), "fileCheckFrequency": "1s", "syncFrequency": "2s",
-            "address": "127.0.0.1", "port": super::free_port(), "readOnlyPort": read_only, "healthzPort": 0,
-            "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
-            "authorization": {"mode": "AlwaysAllow"},
-            // A machine of any kind: no cgroup tree of our own, no swap rule, no iptables, no eviction.
-            "failCgroupV1": false, "failSwapOn": false, "cgroupDriver": "cgroupfs", "cgroupsPerQOS": false,
-            "enforceNodeAllocatable": [], "makeIPTablesUtilChains": false, "localStorageCapacityIsolation": false,
-            "imageGCHighThresholdPercent": 100,
-            "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
-        });
+        let pods = StaticPods::new(&peers.path().join("kubelet"), super::free_port());
+        let (dir, address) = (pods.dir.clone(), pods.address.clone());
+        let read_only = address.rsplit(':').next().unwrap().parse().unwrap();
+        let runtime = format!("unix://{}", runtime.display());
+        let config = configuration(&runtime, &dir, super::free_port(), read_only);
         let config_file = dir.join("config.json");
         fs::write(&config_file, config.to_string()).unwrap();
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
@@ -55,12 +73,30 @@ impl Kubelet {
             ],
             &[],
         );
-        let mut kubelet = Self { daemon, dir, address: format!("127.0.0.1:{read_only}") };
-        let address = kubelet.address.clone();
-        kubelet.daemon.wait_ready(Duration::from_secs(60), || {
-            http::request(&address, "GET", "/pods", &[], &[]).is_ok_and(|reply| reply.status == 200)
-        });
+        let mut kubelet = Self { daemon, pods };
+        let Self { daemon, pods } = &mut kubelet;
+        daemon.wait_ready(Duration::from_secs(60), || pods.answers());
         kubelet
+    }
+
+    /// All that the kubelet has written so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+}
+
+impl StaticPods {
+    /// Makes the folders that a kubelet with [`configuration`] has below `dir`.
+    pub fn new(dir: &Path, read_only: u16) -> Self {
+        for sub in ["pods", "logs", "plugins"] {
+            fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        Self { dir: dir.to_owned(), address: format!("127.0.0.1:{read_only}") }
+    }
+
+    /// Whether the kubelet says which pods it has.
+    pub fn answers(&self) -> bool {
+        http::request(&self.address, "GET", "/pods", &[], &[]).is_ok_and(|reply| reply.status == 200)
     }
 
     /// Adds a static pod with one container and host networking; `container` adds to the container's fields.
@@ -119,11 +155,6 @@ impl Kubelet {
         let mut folders = folders.filter(|f| f.file_name().to_string_lossy().starts_with(&prefix));
         let log = folders.next().and_then(|f| fs::read_to_string(f.path().join("main/0.log")).ok());
         log.unwrap_or_default().lines().filter_map(log_line).collect()
-    }
-
-    /// All that the kubelet has written so far.
-    pub fn log(&self) -> String {
-        self.daemon.log()
     }
 }
 

@@ -79,6 +79,9 @@ fn remove(scratch: &Path) {
     for cgroup in cgroups(&bundles) {
         remove_cgroup(&cgroup);
     }
+    for cgroup in hierarchies().iter().map(|dir| dir.join(scratch.file_name().unwrap())) {
+        remove_cgroups_below(&cgroup);
+    }
     remove_log_links(scratch);
     if let Err(error) = fs::remove_dir_all(scratch) {
         eprintln!("{} could not be removed: {error}", scratch.display());
@@ -138,11 +141,27 @@ fn bundles(scratch: &Path) -> Vec<PathBuf> {
 
 /// The control groups of these containers: in each version 1 hierarchy, or in the one of version 2.
 fn cgroups(bundles: &[PathBuf]) -> Vec<PathBuf> {
+    let hierarchies = hierarchies();
+    let ids = bundles.iter().filter_map(|bundle| bundle.file_name());
+    ids.flat_map(|id| hierarchies.iter().map(move |dir| dir.join("k8s.io").join(id)))
+        .filter(|dir| dir.exists())
+        .collect()
+}
+
+fn hierarchies() -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
     let below = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
-    let hierarchies: Vec<_> = below.chain([top.to_owned()]).map(|dir| dir.join("k8s.io")).collect();
-    let ids = bundles.iter().filter_map(|bundle| bundle.file_name());
-    ids.flat_map(|id| hierarchies.iter().map(move |dir| dir.join(id))).filter(|dir| dir.exists()).collect()
+    below.filter(|path| path.is_dir()).chain([top.to_owned()]).collect()
+}
+
+/// What a machine that was booted has made, the innermost first.
+fn remove_cgroups_below(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups_below(&entry.path());
+        }
+    }
+    remove_cgroup(cgroup);
 }
 
 fn remove_cgroup(cgroup: &Path) {

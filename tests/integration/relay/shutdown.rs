@@ -138,3 +138,29 @@ async fn a_client_that_never_reads_does_not_hold_up_the_end() {
     assert_eq!(crivet.ended().await.code(), Some(0));
     assert!(stopped.elapsed() < Duration::from_secs(4), "took {:?}", stopped.elapsed());
 }
+
+#[tokio::test]
+async fn a_long_call_does_not_keep_those_who_connect_anew_waiting() {
+    let place = Place::new();
+    let (runtime, mut began) = runtime(&place, Duration::from_secs(60));
+    let mut crivet = Crivet::serve(&place, "mode: audit\ndrainTimeout: 2s\n").await;
+    let first = crivet.client().await;
+    let (pull, _) = first.begin(PULL, b"x").await;
+    let (followed, _) = first.begin(EVENTS, b"").await;
+    for _ in 0..2 {
+        within("the call", 5, began.recv()).await.unwrap();
+    }
+    crivet.signal("TERM");
+    is_shutting_down(&within("the stream's end", 5, Answer::of(followed)).await.unwrap());
+    // As a kubelet does when it is told to go: it connects again, and follows the events.
+    let second = crivet.client().await;
+    let (events, version) = (second.begin(EVENTS, b"x").await.0, second.begin(VERSION, b"x").await.0);
+    for _ in 0..2 {
+        within("the call", 5, began.recv()).await.unwrap();
+    }
+    for response in [pull, events, version] {
+        is_shutting_down(&within("the call's end", 5, Answer::of(response)).await.unwrap());
+    }
+    assert_eq!(crivet.ended().await.code(), Some(0));
+    assert_eq!(runtime.seen().len(), 4);
+}

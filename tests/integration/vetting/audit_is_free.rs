@@ -50,10 +50,13 @@ async fn registry_that_misbehaves_delays_nothing() {
         node.registry.instead(move |_| Some(behaviour()));
         passes(&node, &gate, &node.named(&format!("{what}:1"))).await;
     }
-    for what in ["html", "garbage", "trouble"] {
+    for (what, reason) in
+        [("html", "RegistryAnswer"), ("garbage", "RegistryAnswer"), ("trouble", "RegistryUnreachable")]
+    {
         let about = |r: &serde_json::Value| r["image"] == json!(node.named(&format!("{what}:1")));
         let record = node.record(what, about).await;
         assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("forwarded")));
+        assert_eq!(record["reason"], reason, "{record}");
     }
     assert!(node.metric("crivet_decisions_total{kind=\"PullImage\",decision=\"undecided\"").await >= 3.0);
 }
@@ -79,7 +82,7 @@ async fn broken_policies_delay_nothing() {
     let gate = node.audit().await;
     passes(&node, &gate, &node.named("app:1")).await;
     let record = node.record("the record", |r| r["kind"] == "PullImage").await;
-    assert_eq!(record["decision"], json!("undecided"));
+    assert_eq!((&record["decision"], &record["reason"]), (&json!("undecided"), &json!("PoliciesNotLoaded")));
     assert!(record["message"].as_str().unwrap().contains("all.yaml:1: "), "{record}");
 }
 

@@ -53,6 +53,7 @@ async fn container_on_other_layers_is_removed_and_undecided() {
     assert_eq!(node.metric("crivet_removed_after_look_total").await, 1.0);
     let record = node.record("the record of the look", |r| r["decision"] == "undecided").await;
     assert_eq!((&record["effective"], &record["message"]), (&json!("refused"), &json!(text)));
+    assert_eq!(record["reason"], "ContentDiffers");
     // With the permit it holds, too.
     assert_eq!(refusal(&gate.create(&image.id(), &name).await), text);
     node.runtime.state().parent = None;

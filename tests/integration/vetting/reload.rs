@@ -30,7 +30,7 @@ async fn denied(gate: &Gate, name: &str) -> bool {
 async fn mode_is_taken_over_live() {
     let (node, gate, _, unsigned) = both().await;
     for (mode, passes) in [("audit", true), ("enforce", false), ("audit", true)] {
-        node.configure(&format!("mode: {mode}\n"));
+        node.configure(&format!("mode: {mode}\nforceEnforce: true\n"));
         gate.reload().await;
         assert_eq!(gate.pull(&unsigned).await.code(), if passes { 0 } else { 2 }, "{mode}");
     }
@@ -38,6 +38,7 @@ async fn mode_is_taken_over_live() {
     assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("forwarded")));
     let record = node.record("the record in enforce mode", |r| r["mode"] == "enforce").await;
     assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("refused")));
+    assert_eq!(record["reason"], "SignatureMissing");
 }
 
 #[tokio::test]

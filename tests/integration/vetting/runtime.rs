@@ -17,6 +17,8 @@ pub const SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
 pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
 pub const REMOVE_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
 pub const REMOVE: &str = "/runtime.v1.RuntimeService/RemoveContainer";
+const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
+const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
 const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
@@ -45,6 +47,17 @@ pub struct State {
     pub error: Option<(u16, String)>,
     /// Pulls and creates take so long.
     pub takes: Duration,
+    /// Pods that run, each with one container.
+    pub pods: Vec<Pod>,
+}
+
+/// A pod that runs.
+pub struct Pod {
+    pub name: &'static str,
+    /// `kubernetes.io/config.source`
+    pub source: &'static str,
+    pub image_id: String,
+    pub reference: String,
 }
 
 pub struct Runtime {
@@ -143,6 +156,34 @@ async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
 
 fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
     Some(match path {
+        SANDBOXES => {
+            let items = state.pods.iter().map(|pod| v1::PodSandbox {
+                id: format!("sandbox of {}", pod.name),
+                metadata: Some(v1::PodSandboxMetadata {
+                    name: pod.name.to_owned(),
+                    uid: pod.name.to_owned(),
+                    namespace: "kube-system".to_owned(),
+                }),
+                annotations: [("kubernetes.io/config.source".to_owned(), pod.source.to_owned())].into(),
+                ..Default::default()
+            });
+            v1::ListPodSandboxResponse { items: items.collect() }.encode_to_vec()
+        }
+        CONTAINERS => {
+            let containers = state.pods.iter().map(|pod| v1::Container {
+                id: pod.name.to_owned(),
+                pod_sandbox_id: format!("sandbox of {}", pod.name),
+                metadata: Some(v1::ContainerMetadata { name: "main".to_owned() }),
+                image: Some(v1::ImageSpec {
+                    image: pod.image_id.clone(),
+                    user_specified_image: pod.reference.clone(),
+                    ..Default::default()
+                }),
+                state: v1::ContainerState::ContainerRunning.into(),
+                ..Default::default()
+            });
+            v1::ListContainersResponse { containers: containers.collect() }.encode_to_vec()
+        }
         IMAGE_STATUS => {
             let name = v1::ImageStatusRequest::decode(body).ok()?.image?.image;
             v1::ImageStatusResponse { image: state.find(&name).cloned() }.encode_to_vec()

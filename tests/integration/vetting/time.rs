@@ -38,6 +38,7 @@ async fn call_with_a_deadline_is_undecided_in_half_of_it() {
     let record = node.record("the record", |r| r["kind"] == "PullImage").await;
     assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("refused")));
     assert!(record["message"].as_str().unwrap().contains(LATE), "{record}");
+    assert_eq!(record["reason"], "TooSlow");
 }
 
 #[tokio::test]

@@ -1,0 +1,141 @@
+//! The switch from audit to enforce: what it would break on this node, asked before it is made.
+//!
+//! Without its pause image no pod starts, and without its static pods a control-plane node does not come back. So
+//! these are judged under the new policies first. What cannot be decided counts as refused: a flip can wait.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Relay, pause};
+use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
+use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
+use crate::vetter::wire::{Call, ImageUse, Kind};
+
+/// Longest the vetter may take to have the new configuration in force, and to judge one image.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A refused switch is tried again after this long, then after twice as long, up to [`LONGEST_RETRY`]: a registry
+/// that is away at that moment should not need a human.
+pub const FIRST_RETRY: Duration = Duration::from_secs(10);
+/// See [`FIRST_RETRY`].
+pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Most refused images that are named; the rest is counted.
+const NAMED: usize = 8;
+
+/// Where a pod comes from (the kubelet's annotation): `api`, else `file` or `http` for a static pod.
+const SOURCE: &str = "kubernetes.io/config.source";
+
+/// Whether the configuration with this serial could be enforced without breaking the node.
+///
+/// # Errors
+/// What stands against it and what to do, one line.
+pub async fn check(relay: &Relay, serial: u64) -> Result<(), String> {
+    let refusals = refusals(relay, serial).await.unwrap_or_else(|why| vec![why]);
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    let mut text = "the switch to enforce is refused, the mode stays audit: ".to_owned();
+    text.push_str(&refusals.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; "));
+    if let Some(more) = refusals.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; and {more} more");
+    }
+    text.push_str(
+        " - sign these images or change their policies; it is tried again by itself, and at a reload",
+    );
+    Err(text)
+}
+
+/// What enforcement would refuse; an error is what makes that unknowable.
+async fn refusals(relay: &Relay, serial: u64) -> Result<Vec<String>, String> {
+    let configured = relay.vetter.configured(serial, PATIENCE).await;
+    let configured = configured.map_err(|none| none.to_string())?;
+    if !configured.policy_error.is_empty() {
+        return Err(format!("the policies are not what is in their folder: {}", configured.policy_error));
+    }
+    let mut calls = vec![pause_image(relay).await?];
+    calls.extend(static_pods(relay).await?);
+    let mut refusals = Vec::new();
+    for call in calls {
+        refusals.extend(refusal(relay, call).await);
+    }
+    Ok(refusals)
+}
+
+async fn pause_image(relay: &Relay) -> Result<Call, String> {
+    let mut call = Call::default();
+    match pause::complete(relay, &mut call).await {
+        Ok(Ok(())) => Ok(call),
+        Ok(Err(name)) => Err(format!(
+            "the pause image {name} is not on this node, so nobody knows what would become of it; pull it (crictl pull)"
+        )),
+        Err(why) => Err(why),
+    }
+}
+
+/// The images of the running containers of static pods.
+async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
+    let failed = |error: crate::cri::runtime::RuntimeError| error.to_string();
+    let sandboxes = relay.runtime.pod_sandboxes().await.map_err(failed)?;
+    let sandboxes: BTreeMap<String, PodSandbox> = sandboxes
+        .into_iter()
+        .filter(|sandbox| sandbox.state() == PodSandboxState::SandboxReady && is_static(sandbox))
+        .map(|sandbox| (sandbox.id.clone(), sandbox))
+        .collect();
+    let mut calls = Vec::new();
+    for container in relay.runtime.containers().await.map_err(failed)? {
+        let Some(sandbox) = sandboxes.get(&container.pod_sandbox_id) else { continue };
+        if container.state() != ContainerState::ContainerRunning {
+            continue;
+        }
+        let pod = sandbox.metadata.clone().unwrap_or_default();
+        let spec = container.image.unwrap_or_default();
+        let image = ImageUse {
+            named: if container.image_id.is_empty() { spec.image } else { container.image_id },
+            reference: spec.user_specified_image,
+            role: ROLE_IMAGE.to_owned(),
+            vetted_digest: String::new(),
+        };
+        calls.push(Call {
+            namespace: pod.namespace,
+            pod_name: pod.name,
+            pod_uid: pod.uid,
+            container_name: container.metadata.unwrap_or_default().name,
+            labels: sandbox.labels.clone(),
+            images: vec![image],
+            ..Default::default()
+        });
+    }
+    // The runtime's order is none, and the message should be the same each time.
+    calls.sort_by(|a, b| place(a).cmp(&place(b)));
+    calls.dedup_by(|a, b| place(a) == place(b));
+    Ok(calls)
+}
+
+fn is_static(sandbox: &PodSandbox) -> bool {
+    sandbox.annotations.get(SOURCE).is_some_and(|source| source != "api")
+}
+
+fn place(call: &Call) -> (&str, &str, &str) {
+    (&call.namespace, &call.pod_name, &call.container_name)
+}
+
+/// What an enforcing daemon would say against the image of this call.
+async fn refusal(relay: &Relay, call: Call) -> Option<String> {
+    let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
+    let whose = match call.images.first() {
+        Some(image) if image.role == ROLE_PAUSE => "the pause image".to_owned(),
+        _ => format!("static pod {}/{} container {}", call.namespace, call.pod_name, call.container_name),
+    };
+    let why = match relay.vetter.ask(call, PATIENCE).await {
+        Ok(verdict) => match verdict.judged.as_slice() {
+            [judged] if !judged.refuses => return None,
+            [judged] => judged.message.clone(),
+            _ => verdict.message,
+        },
+        Err(none) => none.to_string(),
+    };
+    Some(format!("{whose}: {why}"))
+}
