@@ -127,6 +127,8 @@ pub struct FakeRuntime {
 pub struct Lists {
     pub containers: v1::ListContainersResponse,
     pub sandboxes: v1::ListPodSandboxResponse,
+    /// The handler answers instead.
+    pub by_handler: bool,
 }
 
 impl FakeRuntime {
@@ -289,7 +291,7 @@ where
         let agent = head.headers.get("user-agent")?.to_str().ok()?;
         let lists = self.lists.lock().unwrap();
         match head.uri.path().rsplit('/').next()? {
-            _ if !agent.starts_with("tonic/") => None,
+            _ if lists.by_handler || !agent.starts_with("tonic/") => None,
             "ListContainers" => Some(lists.containers.encode_to_vec()),
             "ListPodSandbox" => Some(lists.sandboxes.encode_to_vec()),
             _ => None,

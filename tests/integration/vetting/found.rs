@@ -16,6 +16,7 @@ fn nanos() -> i64 {
 /// The runtime lists a running container of an image under this name, in a pod of namespace `prod`.
 fn lists(node: &Node, id: &str, name: &str, image: &Image, created_at: i64) {
     let mut lists = node.runtime.lists_of_containers();
+    lists.by_handler = false;
     let spec =
         v1::ImageSpec { image: image.id(), user_specified_image: node.named(name), ..Default::default() };
     lists.containers.containers.push(v1::Container {

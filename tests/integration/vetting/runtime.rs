@@ -70,6 +70,7 @@ impl Runtime {
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
         let fake = FakeRuntime::start(folder, move |call| serve(Arc::clone(&shared), call));
+        fake.lists().by_handler = true;
         Runtime { fake, state }
     }
 
