@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         protox::compile(["containers.proto", "snapshots.proto", "content.proto"], ["proto/containerd"])?;
     let vetter = protox::compile(["vetter.proto"], ["proto"])?;
     let control = protox::compile(["control.proto"], ["proto"])?;
+    let otlp = protox::compile(["otlp.proto"], ["proto"])?;
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");
 
@@ -22,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .compile_fds(control)?;
     // A credential must not reach a log by way of a debug format.
     let secrets = ["runtime.v1.AuthConfig", "crivet.vetter.Auth"];
-    for set in [cri, containerd, vetter] {
+    for set in [cri, containerd, vetter, otlp] {
         tonic_prost_build::configure()
             .build_server(false)
             .build_transport(false)

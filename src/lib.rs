@@ -19,6 +19,7 @@ pub mod proofs;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod telemetry;
 pub mod users;
 pub mod verify;
 pub mod vetter;

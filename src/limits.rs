@@ -55,6 +55,15 @@ pub const BESIDE_CALLS: usize = 1024;
 /// Permits the relay holds. A node runs some hundred pods.
 pub const PERMITS: usize = 10_000;
 
+/// Containers that came through and are kept in mind. A node runs some hundred; a hundred times that is a runtime gone mad.
+pub const CONTAINERS_KNOWN: usize = 10_000;
+
+/// Containers that did not come through crivet and are vetted and counted; more are not looked at.
+pub const STRANGERS: usize = 2_000;
+
+/// Those of them that the control socket tells of: with their messages they have to fit into one of its frames.
+pub const FOUND_SHOWN: usize = 100;
+
 /// Questions of the vetter to the runtime that are under way at once.
 pub const RUNTIME_QUESTIONS: usize = 16;
 
@@ -192,8 +201,28 @@ pub const BACKGROUND_REQUESTS_PER_MINUTE: u32 = 30;
 /// Requests that work nobody waits for may send to one registry host at once, before the minute's count applies.
 pub const BACKGROUND_BURST: u32 = 60;
 
-/// Vettings nobody waits for that are under way at once.
-pub const BACKGROUND_VETTINGS: usize = 4;
+/// Vettings nobody waits for that are under way at once: each may hold a manifest of [`MANIFEST_BYTES`].
+pub const BACKGROUND_VETTINGS: usize = 48;
+
+/// Those of them at one registry host: one that hangs holds up no other.
+pub const BACKGROUND_VETTINGS_PER_HOST: usize = 2;
+
+/// Requests that work nobody waits for may send to one registry host right after the start, a minute's count. More wait
+/// for a moment within [`BACKGROUND_SPREAD_SECONDS`]: nodes start together.
+pub const BACKGROUND_AT_START: u32 = BACKGROUND_REQUESTS_PER_MINUTE;
+
+/// Seconds over which nodes that start together spread what they ask in the background.
+pub const BACKGROUND_SPREAD_SECONDS: u64 = 120;
+
+/// Longest that one image waits for its turn in the background, seconds. Sixty new images of one registry take six
+/// minutes at [`BACKGROUND_REQUESTS_PER_MINUTE`].
+pub const BACKGROUND_SECONDS: u64 = 1200;
+
+/// Spans that wait to be sent; more are dropped and counted. A call that is sampled makes some ten.
+pub const TRACE_SPANS: usize = 2048;
+
+/// Most spans sent to a collector at once.
+pub const TRACE_BATCH: usize = 512;
 
 /// Largest facts of a call that the vetter is asked about, bytes; with [`QUESTIONS`] this bounds what waits for a
 /// vetter that hangs. A pod's names and labels have a few KiB.

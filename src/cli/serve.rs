@@ -17,7 +17,7 @@ use crate::relay::govern::{Governor, Told};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
-use crate::relay::{Members, Relay, descriptors, listener, serve as accept};
+use crate::relay::{Members, Relay, descriptors, found, listener, serve as accept};
 use crate::users;
 use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
@@ -79,6 +79,10 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
     };
     let runtime = RuntimeClient::new(&endpoints.runtime, &endpoints.image);
     let (permits, metrics) = (Arc::<Permits>::default(), Arc::<RelayMetrics>::default());
+    let state = match &loaded.settings {
+        Settings::Whole(whole) => Some(whole.state_dir.clone()),
+        Settings::Salvaged(_) => None,
+    };
     let governor = Governor::new(path, listen.runtime_dir(), loaded, orders, Arc::clone(&metrics));
     let vetter = Keeper {
         orders: governor.orders(),
@@ -101,6 +105,9 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
         let started =
             Started { at: SystemTime::now(), listen: listen.to_string(), configuration: governor.running() };
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
+    }
+    if let Some(state) = state {
+        tokio::spawn(found::watch(Arc::clone(&relay), state));
     }
     tokio::spawn(governor.run(Arc::clone(&relay), ServiceManager));
     tokio::spawn(watchdog());

@@ -14,6 +14,7 @@ use crate::audit::Decision;
 use crate::config::{self, ProxyConfiguration, Settings};
 use crate::image::Platform;
 use crate::policy::Outcome;
+use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
 use crate::vetter::load::client;
 use crate::vetter::node::Node;
@@ -124,6 +125,7 @@ async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)
             namespace: &arguments.namespace,
             auth: None,
             beside: false,
+            trace: &Trace::default(),
             answer_by: Instant::now() + in_force.config.vetting.timeout,
         };
         let image_use = ImageUse {

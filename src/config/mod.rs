@@ -6,5 +6,7 @@ mod settings;
 mod units;
 
 pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
-pub use settings::{AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Unmatched, Vetting};
+pub use settings::{
+    AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,
+};
 pub use units::{Endpoint, duration, quantity};

@@ -59,6 +59,8 @@ pub struct ProxyConfiguration {
     pub registry: Registry,
     /// How long vetting and its results last.
     pub vetting: Vetting,
+    /// Where traces go; none when absent.
+    pub tracing: Option<Tracing>,
     /// The pause image, where the runtime does not say which one it uses.
     pub pause_image: Option<Reference>,
     /// RPCs (`Service/Method`) let through in enforce mode although crivet cannot vet what they bring into use.
@@ -98,6 +100,15 @@ pub struct Vetting {
     pub fresh_for: Duration,
     /// How long the relay uses a permit it holds while the vetter does not answer; default 24h.
     pub usable_when_vetter_down: Duration,
+}
+
+/// Settings of traces; names and meanings are the kubelet's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracing {
+    /// An OTLP collector's gRPC address, `host:port`, spoken to without TLS; default `localhost:4317`.
+    pub endpoint: String,
+    /// Of a million calls without a caller's trace, how many are sampled; default 0.
+    pub sampling_rate_per_million: u32,
 }
 
 /// What is wrong with a configuration file, in one line: file, line, key, and what to write.
@@ -150,6 +161,7 @@ struct Written {
     registry: WrittenRegistry,
     #[serde(default)]
     vetting: WrittenVetting,
+    tracing: Option<WrittenTracing>,
     pause_image: Option<Text>,
     #[serde(default)]
     insecure_allow_unvetted: Vec<Text>,
@@ -180,6 +192,13 @@ struct WrittenVetting {
     timeout: Option<Text>,
     fresh_for: Option<Text>,
     usable_when_vetter_down: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenTracing {
+    endpoint: Option<Text>,
+    sampling_rate_per_million: Option<Spanned<u32>>,
 }
 
 impl ProxyConfiguration {
@@ -275,6 +294,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 day * 365,
             )?,
         },
+        tracing: written.tracing.as_ref().map(|tracing| within.tracing(tracing)).transpose()?,
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())
         })?,
@@ -315,6 +335,19 @@ impl Check<'_> {
         value.as_ref().map(|value| self.of(key, value, parse)).transpose()
     }
 
+    fn tracing(&self, written: &WrittenTracing) -> Result<Tracing, Fault> {
+        let endpoint = self.optional("tracing.endpoint", &written.endpoint, collector)?;
+        let sampling_rate_per_million = match &written.sampling_rate_per_million {
+            Some(rate) if rate.value > 1_000_000 => {
+                let text = "tracing.samplingRatePerMillion: expected at most 1000000".to_owned();
+                return Err(self.document.fault_at(rate, text));
+            }
+            rate => rate.as_ref().map_or(0, |rate| rate.value),
+        };
+        let endpoint = endpoint.unwrap_or_else(|| "localhost:4317".to_owned());
+        Ok(Tracing { endpoint, sampling_rate_per_million })
+    }
+
     fn time(
         &self,
         key: &str,
@@ -329,6 +362,16 @@ impl Check<'_> {
         };
         Ok(self.optional(key, value, parse)?.unwrap_or(default))
     }
+}
+
+fn collector(text: &str) -> Result<String, String> {
+    let whole = text
+        .parse::<http::uri::Authority>()
+        .ok()
+        .filter(|address| address.port_u16().is_some() && !address.host().is_empty() && !text.contains('@'));
+    whole
+        .map(|address| address.to_string())
+        .ok_or_else(|| "expected a collector's gRPC address as host:port such as localhost:4317".to_owned())
 }
 
 fn user_name(text: &str) -> Result<String, String> {
@@ -393,7 +436,8 @@ unmatched: allow
              auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
              registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s}}\n\
              vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h}}\n\
-             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n"
+             pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n\
+             tracing: {{endpoint: 'otel:4317', samplingRatePerMillion: 7}}\n"
         ))
         .unwrap();
         assert_eq!(read.image_endpoint, Endpoint::parse("unix:///run/images.sock").unwrap());
@@ -409,6 +453,10 @@ unmatched: allow
         assert_eq!(read.vetting.usable_when_vetter_down, Duration::from_secs(3600));
         assert_eq!(read.pause_image.unwrap().to_string(), "registry.k8s.io/pause:3.10");
         assert_eq!(read.drain_timeout, Duration::from_secs(10));
+        let tracing = Tracing { endpoint: "otel:4317".to_owned(), sampling_rate_per_million: 7 };
+        assert_eq!(read.tracing, Some(tracing));
+        let tracing = parse(&format!("{VALID}tracing: {{}}\n")).unwrap().tracing.unwrap();
+        assert_eq!((tracing.endpoint.as_str(), tracing.sampling_rate_per_million), ("localhost:4317", 0));
         assert!(read.force_enforce);
     }
 
@@ -453,6 +501,13 @@ unmatched: allow
             ("registry: {plainHTTP: ['http://x']}", "registry.plainHTTP: expected a registry"),
             ("vetting: {timeout: 0s}", "vetting.timeout: expected 1 to 3600 seconds"),
             ("vetting: {other: 0s}", "unknown field `other`"),
+            ("tracing: {endpoint: 'http://x:1'}", "tracing.endpoint: expected a collector's"),
+            ("tracing: {endpoint: x}", "tracing.endpoint: expected a collector's"),
+            ("tracing: {endpoint: 'user:secret@x:1'}", "tracing.endpoint: expected a collector's"),
+            (
+                "tracing: {samplingRatePerMillion: 1000001}",
+                "tracing.samplingRatePerMillion: expected at most",
+            ),
         ] {
             let error = parse(&format!("{VALID}{line}\n")).unwrap_err();
             assert!(error.contains("config.yaml:7: ") && error.contains(key), "{line}: {error}");

@@ -165,6 +165,15 @@ impl RuntimeClient {
         Ok(response.into_inner().container_id)
     }
 
+    /// The runtime's container events from now on. Not every runtime hands each event to all that listen: see
+    /// [`crate::relay::found`].
+    pub async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, RuntimeError> {
+        // Without a deadline: the stream has no end.
+        let request = Request::new(v1::GetEventsRequest::default());
+        let response = self.pods().get_container_events(request).await;
+        Ok(response.map_err(|s| failed("GetContainerEvents", s))?.into_inner())
+    }
+
     /// Removes a container that was made and is not what was vetted.
     pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };

@@ -18,6 +18,7 @@ use crate::cri::runtime::RuntimeClient;
 use crate::cri::v1;
 use crate::image::Platform;
 use crate::limits;
+use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
@@ -63,6 +64,7 @@ pub async fn bait(in_force: &InForce) -> Option<Bait> {
             namespace: &namespace,
             auth: None,
             beside: false,
+            trace: &Trace::default(),
             answer_by: Instant::now() + Duration::from_secs(1),
         };
         let image = ImageUse {

@@ -10,6 +10,7 @@ use super::uses::Question;
 use crate::control::{Control, ControlError};
 use crate::cri::runtime::RuntimeClient;
 use crate::image::Platform;
+use crate::telemetry::Trace;
 use crate::vetter::answer;
 use crate::vetter::case::{Context, InForce};
 use crate::vetter::node::Node;
@@ -83,6 +84,7 @@ impl Judge {
                     namespace: &call.namespace,
                     auth: None,
                     beside: true,
+                    trace: &Trace::default(),
                     answer_by: Instant::now() + EACH,
                 };
                 let mut vettings = Vec::new();

@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
 use crate::registry::Outcome;
+use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
 const EOF: &str = "# EOF\n";
@@ -56,6 +57,35 @@ struct DecisionLabels {
     decision: &'static str,
     mode: &'static str,
     effective: &'static str,
+}
+
+/// Where a container comes from that did not come through crivet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made past crivet, which was in the way already.
+    Bypass,
+    /// It was there before crivet had let its first container through.
+    BeforeCrivet,
+}
+
+impl Origin {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::BeforeCrivet => "before_crivet",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FoundLabels {
+    decision: &'static str,
+    origin: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OriginLabel {
+    origin: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -104,6 +134,8 @@ pub struct RelayMetrics {
     removed_after_look: Counter,
     permits_used: Counter,
     permits_held: Gauge,
+    found: Family<FoundLabels, Counter>,
+    unvetted: Family<OriginLabel, Gauge>,
     mode: Family<ModeLabels, Gauge>,
     break_glass_active: Gauge,
     break_glass_expires: Gauge,
@@ -157,6 +189,22 @@ impl Default for RelayMetrics {
         registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
+        let found = Family::<FoundLabels, Counter>::default();
+        registry.register(
+            "found_containers",
+            "Containers that did not come through crivet, by what was decided about them",
+            found.clone(),
+        );
+        let unvetted = Family::<OriginLabel, Gauge>::default();
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            // There from the start, so that an alert can tell 0 from nothing.
+            unvetted.get_or_create(&OriginLabel { origin: origin.as_str() }).set(0);
+        }
+        registry.register(
+            "unvetted_containers",
+            "Running containers that did not come through crivet",
+            unvetted.clone(),
+        );
         let mode = Family::<ModeLabels, Gauge>::default();
         registry.register(
             "mode_info",
@@ -201,6 +249,8 @@ impl Default for RelayMetrics {
             removed_after_look,
             permits_used,
             permits_held,
+            found,
+            unvetted,
             mode,
             break_glass_active,
             break_glass_expires,
@@ -285,6 +335,23 @@ impl RelayMetrics {
         self.permits_used.inc();
     }
 
+    /// Something was decided about a container that did not come through.
+    pub fn found(&self, outcome: Verdict, origin: Origin) {
+        let decision = match outcome {
+            Verdict::Permitted => Decision::Allowed,
+            Verdict::Denied => Decision::Denied,
+            Verdict::Undecided | Verdict::UnknownOutcome => Decision::Undecided,
+        };
+        let labels = FoundLabels { decision: decision.as_str(), origin: origin.as_str() };
+        self.found.get_or_create(&labels).inc();
+    }
+
+    /// How many containers run now that did not come through.
+    pub fn unvetted(&self, origin: Origin, count: usize) {
+        let gauge = self.unvetted.get_or_create(&OriginLabel { origin: origin.as_str() });
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// The mode that is configured, the one in force, and why.
     pub fn mode(&self, configured: &'static str, mode: &'static str, because: &'static str) {
         self.mode.clear();
@@ -328,6 +395,7 @@ pub struct VetterMetrics {
     audit_journal_lost: Counter,
     audit_log_free: Gauge,
     proofs_held: Gauge,
+    trace_spans: Family<OutcomeLabel, Counter>,
 }
 
 impl Default for VetterMetrics {
@@ -398,6 +466,8 @@ impl Default for VetterMetrics {
         );
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
+        let trace_spans = Family::<OutcomeLabel, Counter>::default();
+        registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         Self {
             registry,
             decisions,
@@ -411,6 +481,7 @@ impl Default for VetterMetrics {
             audit_journal_lost,
             audit_log_free,
             proofs_held,
+            trace_spans,
         }
     }
 }
@@ -462,6 +533,20 @@ impl VetterMetrics {
     /// What is free on the audit log's disk.
     pub fn audit_log_free_bytes(&self, free: u64) {
         self.audit_log_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+    }
+
+    /// A collector took spans.
+    pub fn trace_spans_exported(&self, count: usize) {
+        self.trace_spans(count, "exported");
+    }
+
+    /// Spans found no room, or no collector took them.
+    pub fn trace_spans_dropped(&self, count: usize) {
+        self.trace_spans(count, "dropped");
+    }
+
+    fn trace_spans(&self, count: usize, outcome: &'static str) {
+        self.trace_spans.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
     }
 
     /// How many digests something is known about now.

@@ -29,6 +29,12 @@ fn page() -> String {
     relay.permit_used();
     relay.vetter_restarted();
     relay.permits_held(3);
+    for outcome in [Verdict::Permitted, Verdict::Denied, Verdict::Undecided] {
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            relay.found(outcome, origin);
+        }
+    }
+    relay.unvetted(Origin::Bypass, 2);
     relay.break_glass_used();
     relay.break_glass(Some(UNIX_EPOCH + Duration::from_secs(60)), true);
     relay.mode("enforce", "enforce", "configuration");
@@ -59,6 +65,8 @@ fn page() -> String {
     vetter.config_source(ConfigSource::LastGood);
     vetter.audit_records_lost(7, 2);
     vetter.proofs_held(5);
+    vetter.trace_spans_exported(4);
+    vetter.trace_spans_dropped(6);
     vetter.audit_log_free_bytes(1024);
     vetter.render(&relay.render(""))
 }
@@ -129,6 +137,10 @@ fn values_are_told_as_they_were_set() {
         "crivet_audit_records_lost_total 7",
         "crivet_audit_journal_entries_lost_total 2",
         "crivet_permits_held 3",
+        "crivet_unvetted_containers{origin=\"bypass\"} 2",
+        "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
+        "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",
+        "crivet_trace_spans_total{outcome=\"exported\"} 4",
         "crivet_mode_info{configured=\"enforce\",mode=\"audit\",because=\"break_glass\"} 1",
         "crivet_break_glass_active 1",
         "crivet_break_glass_expires_seconds 60",

@@ -112,8 +112,10 @@ pub struct Fetched {
 /// Fetches from registries. Each call takes the credential for the reference's registry and a deadline for
 /// everything it does: tokens, redirects, retries.
 pub struct Client {
-    transport: Transport,
-    grants: Grants,
+    transport: Arc<Transport>,
+    grants: Arc<Grants>,
+    /// Nobody waits: nothing is tried again, and no live request waits for a slot.
+    guest: bool,
 }
 
 /// What all requests of one call have in common.
@@ -131,7 +133,14 @@ impl Client {
     /// A `user_agent` that is no header value, or TLS that cannot be set up. A node without CA certificates is
     /// no error: it is logged, and each https registry then fails by name.
     pub fn new(settings: &Settings, observer: Observer) -> io::Result<Self> {
-        Ok(Self { transport: Transport::new(settings, observer)?, grants: Grants::default() })
+        let transport = Arc::new(Transport::new(settings, observer)?);
+        Ok(Self { transport, grants: Arc::default(), guest: false })
+    }
+
+    /// The same client for work nobody waits for. Its requests are tried once, and do not take the slots that live
+    /// ones wait for: whoever uses it bounds how many there are at once.
+    pub fn as_guest(&self) -> Self {
+        Self { transport: Arc::clone(&self.transport), grants: Arc::clone(&self.grants), guest: true }
     }
 
     /// HTTP requests sent so far, tokens and redirects included.
@@ -233,7 +242,8 @@ impl Client {
         let uri = format!("{}/v2/", endpoint.base()).parse();
         let uri = uri.map_err(|_| Cause::Protocol(Violation::Name))?;
         let (method, cap) = (Method::GET, Cap::MANIFEST);
-        let ask = Ask { method, uri, accept: None, authorization: None, form: None, cap, deadline };
+        let ask =
+            Ask { method, uri, accept: None, authorization: None, form: None, cap, deadline, guest: false };
         let answer = self.transport.follow(&endpoint, ask).await?;
         match answer.status.as_u16() {
             401 | 403 => Ok(()),
@@ -276,7 +286,16 @@ impl Client {
         let uri: Uri = format!("{}/v2/{}/{path}", registry.base(), call.key.repository)
             .parse()
             .map_err(|_| Cause::Protocol(Violation::Name))?;
-        let ask = Ask { method, uri, accept, authorization: None, form: None, cap, deadline: call.deadline };
+        let ask = Ask {
+            method,
+            uri,
+            accept,
+            authorization: None,
+            form: None,
+            cap,
+            deadline: call.deadline,
+            guest: self.guest,
+        };
         self.with_login(call, ask).await.and_then(only_ok)
     }
 
@@ -308,7 +327,8 @@ impl Client {
         let (grant, life) = match token::plan(challenge, &call.key, call.deadline)? {
             Plan::Nothing => return Ok(None),
             Plan::Grant(grant) => (grant, Duration::from_secs(REGISTRY_TOKEN_SECONDS)),
-            Plan::AskRealm(ask) => {
+            Plan::AskRealm(mut ask) => {
+                ask.guest = self.guest;
                 let answer = self
                     .with_retries(call.deadline, || self.transport.realm(&call.key.registry, &ask))
                     .await?;
@@ -331,7 +351,7 @@ impl Client {
         F: Future<Output = Result<Answer, Cause>>,
     {
         let mut wait = RETRY_WAIT;
-        let mut left = REGISTRY_RETRIES;
+        let mut left = if self.guest { 0 } else { REGISTRY_RETRIES };
         loop {
             let answer = send().await?;
             let status = answer.status.as_u16();

@@ -125,7 +125,16 @@ pub(super) fn plan(challenge: &Challenge, key: &GrantKey, deadline: Instant) -> 
             return Err(Cause::RealmRefused("it holds a user name"));
         }
         let cap = Cap { limit: "REGISTRY_TOKEN_BYTES", bytes: REGISTRY_TOKEN_BYTES };
-        Ok(Plan::AskRealm(Box::new(Ask { method, uri, accept: None, authorization, form, cap, deadline })))
+        Ok(Plan::AskRealm(Box::new(Ask {
+            method,
+            uri,
+            accept: None,
+            authorization,
+            form,
+            cap,
+            deadline,
+            guest: false,
+        })))
     };
     if let Credential::IdentityToken(refresh) = &key.credential {
         parameters.extend([

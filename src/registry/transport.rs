@@ -59,6 +59,8 @@ pub(super) struct Ask {
     pub(super) cap: Cap,
     /// When the whole call must be over.
     pub(super) deadline: Instant,
+    /// Nobody waits for it: it takes no slot.
+    pub(super) guest: bool,
 }
 
 /// An answer, read to its end.
@@ -221,7 +223,10 @@ impl Transport {
         let slots = self.slots(authority);
         let until = ask.deadline.min(Instant::now() + self.request_timeout);
         let result = tokio::time::timeout_at(until, async {
-            let _slot = slots.acquire().await.map_err(|_| Cause::Timeout)?;
+            let _slot = match ask.guest {
+                true => None,
+                false => Some(slots.acquire().await.map_err(|_| Cause::Timeout)?),
+            };
             self.requests.fetch_add(1, Ordering::Relaxed);
             let response = client.request(self.request(ask)?).await.map_err(|e| classify(&e))?;
             read(response, ask).await

@@ -19,7 +19,7 @@ use crate::limits;
 use crate::vetter::wire::{Call, Kind, Verdict};
 
 /// Longest the vetting beside a call may take. Nobody waits for it.
-const BUDGET: Duration = Duration::from_secs(120);
+pub const BUDGET: Duration = Duration::from_secs(limits::BACKGROUND_SECONDS + 60);
 
 /// Forwards a call and copies it as it passes; vets the copy when the call has its answer.
 pub async fn forward_then_vet(
@@ -36,18 +36,21 @@ pub async fn forward_then_vet(
         Ok(response) => response,
         Err(none) => return none.into_response(),
     };
-    let Ok(place) = Arc::clone(&relay.beside).try_acquire_owned() else {
+    let place = Arc::clone(&relay.beside).try_acquire_owned().ok();
+    if place.is_none() {
         relay.metrics.not_vetted();
         body.take();
-        let socket = Arc::clone(upstream.socket(service));
-        return Ok(response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket))));
-    };
+    }
     let (head, incoming) = response.into_parts();
     let socket = Arc::clone(upstream.socket(service));
     let (relayed, answer) = Relayed::new(incoming, socket).copied(limits::VETTED_ANSWER_BYTES);
     tokio::spawn(async move {
         // Given when the answer has passed, or when its reader has gone.
         let answer = answer.await.unwrap_or_default();
+        if vetted == Vetted::CreateContainer {
+            relay.found.came_through(&facts::made(vetted, &answer).unwrap_or_default());
+        }
+        let Some(place) = place else { return };
         let request = body.take();
         match request.as_deref().map(|bytes| facts::facts(vetted, bytes)) {
             Some(Ok(mut facts)) => {

@@ -93,6 +93,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
     let runtime = runtime(relay).await;
     let (about, counted) = (relay.vetter.about(), relay.metrics.counted());
     let live = relay.live.borrow();
+    let (found, found_count, watching) = relay.found.status();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -104,6 +105,9 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         mode_because: live.in_force.text.clone(),
         vetter_living: relay.vetter.is_living(),
         clients: relay.clients.list(),
+        found,
+        found_count: u32::try_from(found_count).unwrap_or(u32::MAX),
+        watching: watching.to_owned(),
         configuration: Some(started.configuration.borrow().clone()),
         policies: Some(about.policies),
         vetter: Some(about.vetter),

@@ -57,6 +57,10 @@ pub async fn vet_then_forward(
         }
         let answer = forward(upstream, service, head, body, &permit).await?;
         if answer.succeeded() {
+            if vetted == Vetted::CreateContainer {
+                // Before the look: the runtime lists it already.
+                relay.found.came_through(&facts::made(vetted, &answer.data).unwrap_or_default());
+            }
             match vetted {
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {

@@ -10,6 +10,7 @@ pub mod break_glass;
 pub mod clients;
 pub mod control;
 pub mod descriptors;
+pub mod found;
 pub mod gather;
 pub mod govern;
 pub mod http2;
@@ -34,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
+use self::found::Found;
 use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
@@ -47,6 +49,9 @@ use crate::cri::runtime::RuntimeClient;
 use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::vetter::wire::{Call, ImageUse, Kind};
+
+/// The call by which a kubelet with evented PLEG listens.
+const EVENTS: &str = "/runtime.v1.RuntimeService/GetContainerEvents";
 
 /// What is done about vetted calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +110,8 @@ pub struct Relay {
     pub looks: Looks,
     /// Who is connected.
     pub clients: Clients,
+    /// What came through, and what did not.
+    pub found: Found,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -140,6 +147,7 @@ impl Relay {
             pause: PauseImage::new(parts.pause_image),
             looks: Looks::default(),
             clients: Clients::default(),
+            found: Found::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
@@ -153,6 +161,9 @@ impl Relay {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, h2::Error> {
         let stop = if is_server_stream(request.uri().path()) { stop.streams } else { stop.calls };
+        if request.uri().path() == EVENTS {
+            self.found.somebody_listens();
+        }
         let response = tokio::select! {
             biased;
             response = self.route(&upstream, request) => response?,

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::case::{InForce, Vetting};
-use super::wire::{Call, Judged, Kind, Outcome, Verdict, VettedImage};
+use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;
 use crate::cri::reply::Reply;
+use crate::telemetry::Span;
 
 /// The call's verdict: every image has to be allowed, or its policies only audit. The first image that is not
 /// is the answer's reason; a denial is given before something undecided, which a retry may mend.
@@ -152,6 +153,32 @@ pub fn records_of_relay(
     records.collect()
 }
 
+/// What came of an image, for its span.
+pub fn tell_span(span: &mut Span, image: &ImageUse, vetting: &Vetting) {
+    span.set("crivet.image", &image.named);
+    span.set("container.image.name", vetting.reference.as_deref().unwrap_or(&image.reference));
+    span.set("crivet.role", &image.role);
+    span.set("crivet.digest", &vetting.digest.map(|digest| digest.to_string()).unwrap_or_default());
+    span.set("crivet.decision", vetting.decision.as_str());
+    let policies: Vec<&str> = vetting.policies.iter().map(|policy| policy.name.as_str()).collect();
+    span.set("crivet.policies", &policies.join(" "));
+    if vetting.decision != Decision::Allowed {
+        span.failed(&vetting.text);
+    }
+}
+
+/// What came of a call, for its span.
+pub fn tell_call(span: &mut Span, in_force: &InForce, vettings: &[Vetting]) {
+    let against = |decision| vettings.iter().find(move |vetting| vetting.decision == decision);
+    let reason = against(Decision::Denied).or_else(|| against(Decision::Undecided));
+    span.set("crivet.decision", reason.map_or(Decision::Allowed, |reason| reason.decision).as_str());
+    if let Some(reason) = reason {
+        span.failed(&reason.text);
+    }
+    let policy_set = in_force.policies.as_ref().map(|set| set.hash().to_string()).unwrap_or_default();
+    span.set("crivet.policy_set", &policy_set);
+}
+
 fn blank(in_force: &InForce, call: &Call, refused: bool, latency: Duration) -> Record {
     Record {
         kind: kind(call.kind()),
@@ -182,7 +209,8 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn kind(kind: Kind) -> crate::audit::Kind {
+/// A call's kind as records have it.
+pub fn kind(kind: Kind) -> crate::audit::Kind {
     match kind {
         Kind::PullImage | Kind::PulledImage => crate::audit::Kind::PullImage,
         Kind::CreateContainer => crate::audit::Kind::CreateContainer,

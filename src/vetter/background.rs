@@ -1,15 +1,16 @@
-//! Work nobody waits for is a guest at the registries: a budget per host, and none at a host that says 429. On ten
-//! thousand nodes it must never use up the quota that real pulls live on.
+//! Work nobody waits for is a guest at the registries: a budget per host, spread at the start, and none at a host that
+//! says 429 to anybody on this node. On ten thousand nodes it must never use up the quota that real pulls live on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::trouble::Trouble;
-use crate::image::Digest;
+use crate::image::{Digest, ImageName};
 use crate::limits;
 use crate::registry::{Cause, Credential, FetchError};
 
@@ -21,18 +22,25 @@ const A_MOMENT: Duration = Duration::from_secs(5);
 const LONGEST_ALONE: Duration = Duration::from_secs(6 * 3600);
 /// One more request may be sent to a host each time this has passed.
 const REFILL: Duration = Duration::from_secs(60 / limits::BACKGROUND_REQUESTS_PER_MINUTE as u64);
+/// How long a budget that is used up takes to be whole again.
+const WHOLE: Duration = REFILL.saturating_mul(limits::BACKGROUND_BURST);
 
 /// The budgets of all hosts.
 pub struct Background {
-    hosts: Mutex<HashMap<String, Host>>,
+    hosts: Mutex<Hosts>,
     /// What tags pointed at a moment ago, by reference and credential.
     tags: Mutex<HashMap<(String, Credential), (Digest, Instant)>>,
-    /// Vettings under way at once: the vetter's time belongs to live calls too.
-    places: Semaphore,
+    /// Vettings under way at once.
+    places: Arc<Semaphore>,
+    /// Until then each host gets no more than [`limits::BACKGROUND_AT_START`]: nodes start together.
+    opens: Instant,
 }
 
-#[derive(Clone, Copy)]
 struct Host {
+    /// Requests sent before the budgets opened.
+    at_start: u32,
+    /// Vettings under way at once at this host.
+    places: Arc<Semaphore>,
     /// When the budget will be whole again; it is used up when that is further away than a whole budget takes.
     whole_at: Instant,
     alone_until: Option<Instant>,
@@ -47,20 +55,45 @@ enum Turn {
     No,
 }
 
-impl Default for Background {
-    fn default() -> Background {
-        Background {
-            hosts: Mutex::default(),
-            tags: Mutex::default(),
-            places: Semaphore::new(limits::BACKGROUND_VETTINGS),
-        }
-    }
+/// A place for one vetting, given back when dropped.
+pub struct Place {
+    _at_host: Option<OwnedSemaphorePermit>,
+    _of_all: Option<OwnedSemaphorePermit>,
 }
 
 impl Background {
-    /// A place for one vetting.
-    pub async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.acquire().await.ok()
+    /// Budgets that open at a moment of their own after `start`, within [`limits::BACKGROUND_SPREAD_SECONDS`].
+    pub fn starting(start: Instant) -> Background {
+        let mut random = [0; 8];
+        // Without randomness all the same: then this node opens at once.
+        let _ = SystemRandom::new().fill(&mut random);
+        let spread = limits::BACKGROUND_SPREAD_SECONDS * 1000;
+        Background::opening(start + Duration::from_millis(u64::from_le_bytes(random) % spread))
+    }
+
+    fn opening(opens: Instant) -> Background {
+        let places = Arc::new(Semaphore::new(limits::BACKGROUND_VETTINGS));
+        Background { hosts: Mutex::default(), tags: Mutex::default(), places, opens }
+    }
+
+    /// A place for the vetting of an image of this name. One host that hangs holds up its own images only.
+    pub async fn place(&self, reference: &str) -> Place {
+        let host = match ImageName::parse(reference) {
+            Ok(ImageName::Reference(reference)) => reference.registry().to_owned(),
+            _ => String::new(),
+        };
+        let at_host =
+            self.hosts().host(&host, self.opens, Instant::now()).map(|host| Arc::clone(&host.places));
+        let at_host = match at_host {
+            Some(places) => places.acquire_owned().await.ok(),
+            None => None,
+        };
+        let of_all = Arc::clone(&self.places).acquire_owned().await.ok();
+        Place { _at_host: at_host, _of_all: of_all }
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a tag pointed at a moment ago: many pods of one image are asked about one after the other.
@@ -80,31 +113,31 @@ impl Background {
     }
 
     fn turn(&self, host: &str, now: Instant) -> Turn {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() >= limits::REGISTRY_HOSTS && !hosts.contains_key(host) {
-            hosts.retain(|_, host| host.whole_at > now || host.alone_until.is_some_and(|until| until > now));
-            if hosts.len() >= limits::REGISTRY_HOSTS {
-                return Turn::No;
-            }
-        }
-        let host = hosts.entry(host.to_owned()).or_insert(Host { whole_at: now, alone_until: None });
+        let mut hosts = self.hosts();
+        let Some(host) = hosts.host(host, self.opens, now) else { return Turn::No };
         if host.alone_until.is_some_and(|until| until > now) {
             return Turn::No;
         }
-        let whole = REFILL * limits::BACKGROUND_BURST;
+        if now < self.opens {
+            if host.at_start == limits::BACKGROUND_AT_START {
+                return Turn::At(self.opens);
+            }
+            host.at_start += 1;
+            return Turn::Now;
+        }
         let then = host.whole_at.max(now) + REFILL;
-        if then > now + whole {
-            return Turn::At(then - whole);
+        if then > now + WHOLE {
+            return Turn::At(then - WHOLE);
         }
         host.whole_at = then;
         Turn::Now
     }
 
-    fn told(&self, host: &str, error: &FetchError, now: Instant) {
+    /// Takes note of what a registry answered, to a guest or to a live vetting.
+    pub fn told(&self, host: &str, error: &FetchError, now: Instant) {
         let Cause::TooManyRequests { retry_after } = error.cause else { return };
         let alone = retry_after.map_or(LEFT_ALONE, Duration::from_secs).clamp(LEFT_ALONE / 10, LONGEST_ALONE);
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = hosts.get_mut(host) {
+        if let Some(host) = self.hosts().host(host, self.opens, now) {
             host.alone_until = Some(now + alone);
         }
         tracing::warn!(
@@ -112,6 +145,32 @@ impl Background {
             seconds = alone.as_secs(),
             "429: background work leaves this registry alone"
         );
+    }
+}
+
+/// The hosts there is something to be said about.
+#[derive(Default)]
+struct Hosts(HashMap<String, Host>);
+
+impl Hosts {
+    /// A host's budget; `None` if there are too many hosts (limits::REGISTRY_HOSTS).
+    fn host(&mut self, name: &str, opens: Instant, now: Instant) -> Option<&mut Host> {
+        if self.0.len() >= limits::REGISTRY_HOSTS && !self.0.contains_key(name) {
+            self.0.retain(|_, host| {
+                let alone = host.alone_until.is_some_and(|until| until > now);
+                host.whole_at > now || alone || Arc::strong_count(&host.places) > 1
+            });
+            if self.0.len() >= limits::REGISTRY_HOSTS {
+                return None;
+            }
+        }
+        Some(self.0.entry(name.to_owned()).or_insert_with(|| Host {
+            at_start: 0,
+            places: Arc::new(Semaphore::new(limits::BACKGROUND_VETTINGS_PER_HOST)),
+            // Empty when the budgets open, and fills from then on.
+            whole_at: now.max(opens + WHOLE),
+            alone_until: None,
+        }))
     }
 }
 
@@ -146,11 +205,6 @@ impl Guest {
             }
         }
     }
-
-    /// Takes note of what the registry answered.
-    pub fn told(&self, error: &FetchError) {
-        self.background.told(&self.host, error, Instant::now());
-    }
 }
 
 #[cfg(test)]
@@ -161,9 +215,57 @@ mod tests {
         FetchError { subject: "manifest".to_owned(), cause: Cause::TooManyRequests { retry_after } }
     }
 
+    /// Budgets that opened long ago, and are whole.
+    fn long_open() -> (Background, Instant) {
+        let opens = Instant::now();
+        (Background::opening(opens), opens + WHOLE)
+    }
+
+    #[test]
+    fn at_the_start_a_host_gets_a_few_requests_and_the_others_when_the_budget_opens() {
+        let now = Instant::now();
+        let opens = now + Duration::from_secs(60);
+        let background = Background::opening(opens);
+        for _ in 0..limits::BACKGROUND_AT_START {
+            assert_eq!(background.turn("a", now), Turn::Now);
+        }
+        assert_eq!(background.turn("a", now), Turn::At(opens));
+        assert_eq!(background.turn("b", now), Turn::Now);
+        assert_eq!(background.turn("a", opens), Turn::At(opens + REFILL));
+        assert_eq!(background.turn("a", opens + REFILL), Turn::Now);
+        assert_eq!(background.turn("a", opens + REFILL), Turn::At(opens + REFILL * 2));
+    }
+
+    #[test]
+    fn nodes_that_start_together_open_at_moments_of_their_own() {
+        let now = Instant::now();
+        let opens: Vec<_> = (0..20).map(|_| Background::starting(now).opens.duration_since(now)).collect();
+        let (least, most) = (opens.iter().min().unwrap(), opens.iter().max().unwrap());
+        assert!(*most < Duration::from_secs(limits::BACKGROUND_SPREAD_SECONDS) && least != most, "{opens:?}");
+    }
+
+    #[tokio::test]
+    async fn registries_that_hang_hold_up_no_other_s_images() {
+        let background = Background::starting(Instant::now());
+        let mut held = Vec::new();
+        for host in ["a", "b", "c", "d"] {
+            for _ in 0..limits::BACKGROUND_VETTINGS_PER_HOST {
+                held.push(background.place(&format!("{host}.example/app:1")).await);
+            }
+        }
+        let soon = Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, background.place("a.example/app:1")).await.is_err());
+        let other = tokio::time::timeout(Duration::from_secs(5), background.place("e.example/app:1")).await;
+        assert!(other.is_ok());
+        drop(held);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), background.place("a.example/app:1")).await.is_ok()
+        );
+    }
+
     #[test]
     fn a_host_s_budget_is_used_up_and_comes_back() {
-        let (background, now) = (Background::default(), Instant::now());
+        let (background, now) = long_open();
         for _ in 0..limits::BACKGROUND_BURST {
             assert_eq!(background.turn("a", now), Turn::Now);
         }
@@ -175,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_host_that_answers_429_is_left_alone() {
-        let (background, now) = (Background::default(), Instant::now());
+        let (background, now) = long_open();
         assert_eq!(background.turn("a", now), Turn::Now);
         background.told("a", &too_many(Some(120)), now);
         assert_eq!(background.turn("a", now + Duration::from_secs(119)), Turn::No);
@@ -186,7 +288,7 @@ mod tests {
 
     #[test]
     fn other_errors_do_not_close_a_host() {
-        let (background, now) = (Background::default(), Instant::now());
+        let (background, now) = long_open();
         assert_eq!(background.turn("a", now), Turn::Now);
         background.told("a", &FetchError { cause: Cause::Timeout, ..too_many(None) }, now);
         assert_eq!(background.turn("a", now), Turn::Now);

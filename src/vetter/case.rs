@@ -13,6 +13,7 @@ use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
 use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Subject};
 use crate::registry::Client;
+use crate::telemetry::Trace;
 use crate::verify::SimpleSigning;
 
 /// What decisions are made by; exchanged whole at a reload.
@@ -38,6 +39,8 @@ pub struct Context<'a> {
     pub auth: Option<&'a Auth>,
     /// Nobody waits: registries are asked as sparingly as can be.
     pub beside: bool,
+    /// Where its spans go.
+    pub trace: &'a Trace,
     /// When an answer is due.
     pub answer_by: Instant,
 }

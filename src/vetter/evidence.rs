@@ -13,6 +13,7 @@ use crate::image::Digest;
 use crate::limits;
 use crate::proofs::{DENIED_FOR, Proofs};
 use crate::registry::{Cap, Credential};
+use crate::telemetry::Role;
 use crate::verify::{SignatureManifest, SimpleSigning};
 
 /// What was found on a digest in a repository.
@@ -102,7 +103,19 @@ struct Fetch {
 
 impl Fetch {
     /// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
-    async fn run(self) -> Result<Evidence, Trouble> {
+    async fn run(mut self) -> Result<Evidence, Trouble> {
+        let mut span = self.visit.trace.span("fetch signatures", Role::Internal);
+        span.set("crivet.digest", &self.digest.to_string());
+        self.visit.trace = span.below();
+        let found = self.fetch().await;
+        match &found {
+            Ok(found) => span.set("crivet.signatures", &found.signatures.len().to_string()),
+            Err(why) => span.failed(&why.to_string()),
+        }
+        found
+    }
+
+    async fn fetch(&self) -> Result<Evidence, Trouble> {
         let manifest = match self.manifest().await {
             Ok(manifest) => manifest,
             Err(Trouble::Fetch(error)) if error.is_not_found() => {

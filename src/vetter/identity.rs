@@ -13,6 +13,7 @@ use crate::image::{Content, Digest, ImageId, Need, Platform, Step, Target, Tie, 
 use crate::limits;
 use crate::proofs::Proofs;
 use crate::registry::{Cap, Credential};
+use crate::telemetry::Role;
 
 /// Root, the ID that is looked for (a platform's images otherwise), repository, credential, and whether nobody waits:
 /// a live call does not wait for a guest.
@@ -87,8 +88,14 @@ impl Identities {
         let visit = &sources.visit;
         let key = (root, id, visit.repository.repo_name(), visit.credential.clone(), visit.guest.is_some());
         let proofs = Arc::clone(&self.proofs);
+        let mut sources = sources;
         let work = async move {
-            let ties = walk(Walk::new(root, target), sources).await?;
+            let mut span = sources.visit.trace.span("walk from digest to image ID", Role::Internal);
+            span.set("crivet.digest", &root.to_string());
+            sources.visit.trace = span.below();
+            let ties = walk(Walk::new(root, target), sources)
+                .await
+                .inspect_err(|why| span.failed(&why.to_string()))?;
             proofs.keep_ties(&ties, Instant::now());
             Ok(ties)
         };

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
 use super::wire::{
-    self, Call, Configure, Configured, FromVetter, Kind, State, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, Outcome, State, ToVetter, Verdict, from_vetter,
+    to_vetter,
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
@@ -25,6 +26,7 @@ use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
 use crate::registry::Observer;
+use crate::telemetry::{Role, Span, Trace, Tracer};
 
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -35,16 +37,28 @@ const ASIDE_FOR: Duration = Duration::from_secs(60);
 /// The end of a call's budget, kept for the answer's way.
 const LEFT_FOR_THE_ANSWER: Duration = Duration::from_millis(500);
 
+/// Configurations that wait to be built.
+const ORDERS: usize = 16;
+
 /// One vetter process, from the first frame to the last.
 struct Session {
     vetter: Arc<Vetter>,
     /// Judges where nothing is to be kept, and when it was last asked.
     aside: Mutex<Option<(Arc<Vetter>, Instant)>>,
     in_force: RwLock<Option<Arc<InForce>>>,
+    tracer: RwLock<Option<Tracer>>,
     audit: RwLock<Option<Arc<AuditLog>>>,
     metrics: Arc<VetterMetrics>,
     metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
     outgoing: mpsc::Sender<Bytes>,
+    /// The number of the last configuration that was built.
+    built: watch::Sender<u64>,
+}
+
+/// A configuration to be built. Those that differ in their settings have a number of their own.
+struct Order {
+    number: u64,
+    configure: Configure,
 }
 
 /// Serves the relay until it goes away.
@@ -64,39 +78,40 @@ pub async fn serve(socket: UnixStream) {
         vetter: Arc::new(Vetter::new(Node::new(Arc::clone(&questions)), host)),
         aside: Mutex::default(),
         in_force: RwLock::default(),
+        tracer: RwLock::default(),
         audit: RwLock::default(),
         metrics: Arc::default(),
         metrics_task: Mutex::default(),
         outgoing,
+        built: watch::Sender::default(),
     });
-    let mut configure = Configure::default();
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut identity = None;
+    let (orders, to_build) = mpsc::channel(ORDERS);
+    tokio::spawn(Arc::clone(&session).build(to_build));
+    let (mut newest, mut number) = (Configure::default(), 0);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             frame = frames.next() => {
                 let Some(Ok(frame)) = frame else { break };
                 let Ok(message) = ToVetter::decode(frame) else { break };
                 match message.body {
-                    Some(to_vetter::Body::Configure(new)) => {
-                        configure = new;
-                        session.configure(&configure).await;
-                        identity = session.folder_identity();
+                    Some(to_vetter::Body::Configure(configure)) => {
+                        number += u64::from(number == 0 || configure != newest);
+                        newest = configure.clone();
+                        if orders.try_send(Order { number, configure }).is_err() {
+                            // The next vetter starts with the newest.
+                            tracing::error!("configurations come faster than they can be built");
+                            break;
+                        }
                     }
-                    Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call),
+                    Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call, number),
                     Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
                     Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
                     Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(session.state())),
                     None => {}
                 }
             }
-            _ = looks.tick() => {
-                let now = session.folder_identity();
-                if now.is_some() && now != identity {
-                    tracing::info!("the policy folder was exchanged");
-                    session.configure(&configure).await;
-                    identity = now;
-                }
+            _ = ticks.tick() => {
                 if let Some(audit) = session.audit() {
                     audit.tick(SystemTime::now());
                 }
@@ -153,6 +168,31 @@ impl Session {
         Some(load::folder_identity(&self.in_force()?.config.policy_dir))
     }
 
+    /// Builds what is ordered, in order, and anew when the policy folder was exchanged. Calls go on meanwhile.
+    async fn build(self: Arc<Session>, mut orders: mpsc::Receiver<Order>) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let (mut configure, mut identity) = (Configure::default(), None);
+        loop {
+            tokio::select! {
+                order = orders.recv() => {
+                    let Some(order) = order else { return };
+                    configure = order.configure;
+                    self.configure(&configure).await;
+                    identity = self.folder_identity();
+                    self.built.send_replace(order.number);
+                }
+                _ = looks.tick() => {
+                    let now = self.folder_identity();
+                    if now.is_some() && now != identity {
+                        tracing::info!("the policy folder was exchanged");
+                        self.configure(&configure).await;
+                        identity = now;
+                    }
+                }
+            }
+        }
+    }
+
     /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
     async fn configure(self: &Arc<Session>, configure: &Configure) {
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
@@ -205,7 +245,27 @@ impl Session {
             };
             *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
         }
+        let traces_change = self.in_force().is_none_or(|old| old.config.tracing != new.config.tracing);
+        if traces_change {
+            let tracer =
+                new.config.tracing.as_ref().map(|tracing| Tracer::new(tracing, Arc::clone(&self.metrics)));
+            *self.tracer.write().unwrap_or_else(PoisonError::into_inner) = tracer;
+        }
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
+    }
+
+    /// The span of a call; nothing, unless it is sampled.
+    fn span(&self, call: &Call) -> Span {
+        let tracer = self.tracer.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let trace = tracer.map_or_else(Trace::default, |tracer| tracer.trace(&call.traceparent));
+        let kind = answer::kind(call.kind()).as_str();
+        let mut span = trace.span(&format!("vet {kind}"), Role::Server);
+        span.set("crivet.kind", kind);
+        span.set("k8s.namespace.name", &call.namespace);
+        span.set("k8s.pod.name", &call.pod_name);
+        span.set("k8s.pod.uid", &call.pod_uid);
+        span.set("k8s.container.name", &call.container_name);
+        span
     }
 
     /// Serves metrics at this address and no longer at another.
@@ -246,13 +306,13 @@ impl Session {
         self.metrics.render(&self.vetter.node().relay_metrics().await)
     }
 
-    /// Vets a call beside all others, and answers.
-    fn vet(self: &Arc<Session>, id: u64, call: Call) {
+    /// Vets a call beside all others, and answers. `number` is that of the configuration that was ordered before it.
+    fn vet(self: &Arc<Session>, id: u64, call: Call, number: u64) {
         let session = Arc::clone(self);
         tokio::spawn(async move {
             let work = tokio::spawn({
                 let session = Arc::clone(&session);
-                async move { session.work(id, call).await }
+                async move { session.work(id, call, number).await }
             });
             // A bug in vetting is one call's undecided, not the vetter's end.
             if let Err(error) = work.await {
@@ -263,8 +323,11 @@ impl Session {
         });
     }
 
-    async fn work(&self, id: u64, call: Call) {
-        let started = Clock::now();
+    async fn work(&self, id: u64, call: Call, number: u64) {
+        let (started, arrived) = (Clock::now(), Instant::now());
+        // Not by the settings before: what they only audit, the new ones may enforce. Policies that change under the
+        // same settings are not waited for.
+        let _ = self.built.subscribe().wait_for(|built| *built >= number).await;
         let verdict = |verdict: Verdict| self.send(id, from_vetter::Body::Verdict(verdict));
         let Some(in_force) = self.in_force() else {
             return verdict(answer::undecided("crivet has no configuration; see its log"));
@@ -277,6 +340,7 @@ impl Session {
         // What crivet asks by itself is judged as if everything were enforced, whatever the mode. And a call that
         // waits is one of a relay that enforces: the vetter may not have been told yet that audit is over.
         let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
+        let actual = Arc::clone(&in_force);
         let audits = in_force.mode == Mode::Audit && (asked_by_crivet || !call.beside);
         let in_force = if audits { Arc::new(in_force.enforcing()) } else { in_force };
         let nobody_waits = !call.beside
@@ -287,23 +351,36 @@ impl Session {
             verdict(answer::nobody_waits(&in_force, &call));
         }
         let (beside, budget) = (call.beside || nobody_waits, Duration::from_millis(call.budget_ms.into()));
+        let mut span = self.span(&call);
+        let trace = span.below();
         let context = Context {
             kind: call.kind(),
             namespace: &call.namespace,
             auth: call.auth.as_ref(),
             beside,
+            trace: &trace,
             // Before the relay stops waiting: it could not say for which image, and the record would not know.
-            answer_by: Instant::now() + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
+            answer_by: arrived + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
         };
         let vetter = self.vetter_for(&call);
         let vetting = async {
-            let _place = match beside {
-                true => vetter.background().place().await,
-                false => None,
-            };
             let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
             for image in &call.images {
-                vettings.push(vetter.image(&in_force, context, image).await);
+                let place = async {
+                    match beside {
+                        true => Some(vetter.background().place(&image.reference).await),
+                        false => None,
+                    }
+                };
+                let Ok(_place) = timeout_at(context.answer_by, place).await else {
+                    vettings.push(Vetting::late(&in_force, image));
+                    continue;
+                };
+                let mut of_image = trace.span("image", Role::Internal);
+                let below = of_image.below();
+                let vetting = vetter.image(&in_force, Context { trace: &below, ..context }, image).await;
+                answer::tell_span(&mut of_image, image, &vetting);
+                vettings.push(vetting);
             }
             vettings
         };
@@ -313,6 +390,7 @@ impl Session {
             false => timeout_at(context.answer_by, vetting.as_mut()).await,
         };
         let Ok(vettings) = in_time else {
+            span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
             verdict(answer::verdict(&in_force, &late));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
@@ -320,6 +398,8 @@ impl Session {
             vetting.await;
             return;
         };
+        answer::tell_call(&mut span, &in_force, &vettings);
+        drop(span);
         if asked_by_crivet {
             verdict(answer::judged(&vettings));
         } else if !nobody_waits {
@@ -328,7 +408,9 @@ impl Session {
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
         if !arrived_as_vetted && call.kind() != Kind::Inventory {
-            let records = answer::records(&in_force, &call, &vettings, started.elapsed());
+            // The mode in a record is the daemon's.
+            let of_record = if asked_by_crivet { &actual } else { &in_force };
+            let records = answer::records(of_record, &call, &vettings, started.elapsed());
             self.record(records);
         }
     }
@@ -352,6 +434,12 @@ impl Session {
     fn decided(&self, decided: wire::Decided) {
         if let (Some(in_force), Some(call), Some(verdict)) = (self.in_force(), decided.call, decided.verdict)
         {
+            let mut span = self.span(&call);
+            span.set("crivet.decided_by", "relay");
+            if verdict.outcome() != Outcome::Permitted {
+                span.failed(&verdict.message);
+            }
+            drop(span);
             self.record(answer::records_of_relay(&in_force, &call, &verdict, Reason::named(&decided.reason)));
         }
     }

@@ -21,6 +21,7 @@ use crate::limits;
 use crate::policy::Subject;
 use crate::proofs::Proofs;
 use crate::registry::{AuthFields, Credential};
+use crate::telemetry::Role;
 use crate::verify::SimpleSigning;
 
 /// What stays when policies change: proofs, work under way, held credentials.
@@ -42,7 +43,8 @@ type Resolved = (Digest, Option<Bytes>);
 impl Vetter {
     /// A vetter that knows nothing yet.
     pub fn new(node: Node, host: Platform) -> Vetter {
-        Vetter::with(Arc::default(), Arc::default(), Arc::default(), node, host)
+        let background = Arc::new(Background::starting(Instant::now()));
+        Vetter::with(Arc::default(), Arc::default(), background, node, host)
     }
 
     /// A vetter that knows what this one does, keeps for itself what it learns, and is a guest within the same budgets.
@@ -84,8 +86,11 @@ impl Vetter {
     /// Requests for this case: a guest's where nobody waits.
     fn visit(&self, case: &Case<'_>, repository: &Reference, credential: Credential) -> Visit {
         let guest = || Guest::new(Arc::clone(&self.background), repository.registry());
+        let registry = &case.in_force.registry;
         Visit {
-            registry: Arc::clone(&case.in_force.registry),
+            registry: if case.context.beside { Arc::new(registry.as_guest()) } else { Arc::clone(registry) },
+            background: Arc::clone(&self.background),
+            trace: case.context.trace.clone(),
             repository: repository.clone(),
             credential,
             guest: case.context.beside.then(guest),
@@ -376,7 +381,11 @@ impl Vetter {
                 trouble = trouble.or(found.incomplete);
                 signatures.extend(found.signatures.iter().cloned());
             }
+            let mut span = case.context.trace.span("verify", Role::Internal);
+            span.set("crivet.digest", &digest.to_string());
             let judged = case.judge(&case.policies, &digests, &signatures);
+            span.set("crivet.decision", judged.decision.as_str());
+            drop(span);
             let allowed = judged.decision == Decision::Allowed;
             vetting = Some(judged);
             if allowed {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::background::Guest;
+use super::background::{Background, Guest};
 use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
 use crate::registry::{Cap, Client, Credential, FetchError, Fetched};
+use crate::telemetry::{Role, Span, Trace};
 
 /// Whom to ask, as whom, and until when.
 #[derive(Clone)]
@@ -19,6 +20,10 @@ pub struct Visit {
     pub repository: Reference,
     /// Shown to the registry.
     pub credential: Credential,
+    /// Told of every 429, also of a live vetting's.
+    pub background: Arc<Background>,
+    /// Where the spans of its requests go.
+    pub trace: Trace,
     /// Set where nobody waits.
     pub guest: Option<Guest>,
     /// Everything is over then.
@@ -28,39 +33,46 @@ pub struct Visit {
 impl Visit {
     /// What a tag points at, as the registry claims it.
     pub async fn head(&self, tag: &str) -> Result<Digest, Trouble> {
-        self.turn().await?;
-        self.told(self.registry.head(&self.repository, tag, &self.credential, self.by).await)
+        let span = self.turn("HEAD manifest", tag).await?;
+        self.told(span, self.registry.head(&self.repository, tag, &self.credential, self.by).await)
     }
 
     /// The manifest a tag points at.
     pub async fn manifest_by_tag(&self, tag: &str) -> Result<Fetched, Trouble> {
-        self.turn().await?;
-        self.told(self.registry.manifest_by_tag(&self.repository, tag, &self.credential, self.by).await)
+        let span = self.turn("GET manifest", tag).await?;
+        let manifest = self.registry.manifest_by_tag(&self.repository, tag, &self.credential, self.by).await;
+        self.told(span, manifest)
     }
 
     /// The manifest with this digest.
     pub async fn manifest(&self, digest: &Digest) -> Result<Bytes, Trouble> {
-        self.turn().await?;
+        let span = self.turn("GET manifest", &digest.to_string()).await?;
         let manifest = self.registry.manifest(&self.repository, digest, &self.credential, self.by).await;
-        self.told(manifest).map(|manifest| manifest.bytes)
+        self.told(span, manifest).map(|manifest| manifest.bytes)
     }
 
     /// The blob with this digest.
     pub async fn blob(&self, digest: &Digest, cap: Cap) -> Result<Bytes, Trouble> {
-        self.turn().await?;
-        self.told(self.registry.blob(&self.repository, digest, cap, &self.credential, self.by).await)
+        let span = self.turn("GET blob", &digest.to_string()).await?;
+        self.told(span, self.registry.blob(&self.repository, digest, cap, &self.credential, self.by).await)
     }
 
-    async fn turn(&self) -> Result<(), Trouble> {
-        match &self.guest {
-            Some(guest) => guest.turn(self.by).await,
-            None => Ok(()),
+    /// Waits for its turn, where nobody waits; then the request begins.
+    async fn turn(&self, name: &str, what: &str) -> Result<Span, Trouble> {
+        if let Some(guest) = &self.guest {
+            guest.turn(self.by).await?;
         }
+        let mut span = self.trace.span(name, Role::Client);
+        span.set("server.address", self.repository.registry());
+        span.set("crivet.repository", self.repository.repository());
+        span.set("crivet.what", what);
+        Ok(span)
     }
 
-    fn told<T>(&self, answer: Result<T, FetchError>) -> Result<T, Trouble> {
-        if let (Some(guest), Err(error)) = (&self.guest, &answer) {
-            guest.told(error);
+    fn told<T>(&self, mut span: Span, answer: Result<T, FetchError>) -> Result<T, Trouble> {
+        if let Err(error) = &answer {
+            span.failed(&error.to_string());
+            self.background.told(self.repository.registry(), error, Instant::now());
         }
         Ok(answer?)
     }

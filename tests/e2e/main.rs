@@ -9,6 +9,7 @@
     reason = "a test reports what went wrong by panicking"
 )]
 
+mod bypass;
 mod credentials;
 mod doctor;
 mod figures;

@@ -1,10 +1,12 @@
 //! The gate, end to end: the real binary between a scripted runtime and a registry of the test's.
 
 mod audit_is_free;
+mod background;
 mod break_glass;
 mod cli;
 mod create;
 mod doctor;
+mod found;
 mod inventory;
 mod leak;
 mod node;
@@ -16,3 +18,4 @@ mod sandbox;
 mod signer;
 mod switch;
 mod time;
+mod traces;

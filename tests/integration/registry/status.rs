@@ -121,3 +121,44 @@ async fn a_name_that_does_not_resolve() {
     let error = client().head(&repo, "b", &Credential::Anonymous, soon()).await.unwrap_err();
     assert_eq!(error.cause, Cause::Unreachable(Unreachable::Name));
 }
+
+#[tokio::test]
+async fn requests_nobody_waits_for_take_no_slot_and_are_tried_once() {
+    let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let repository = Reference::parse(&format!("{}/team/app:v1", registry.local_addr().unwrap())).unwrap();
+    let client = std::sync::Arc::new(client());
+    let guest = std::sync::Arc::new(client.as_guest());
+    let ask = |client: &std::sync::Arc<crivet::registry::Client>| {
+        let (client, repository) = (std::sync::Arc::clone(client), repository.clone());
+        tokio::spawn(async move {
+            let _ = client.head(&repository, "v1", &Credential::Anonymous, soon()).await;
+        })
+    };
+    // None is ever answered: more of them than there are slots.
+    let guests: Vec<_> = (0..2 * super::settings().max_concurrent_per_host).map(|_| ask(&guest)).collect();
+    let mut connections = Vec::new();
+    let mut accept = async || {
+        let accepted = tokio::time::timeout(Duration::from_secs(5), registry.accept()).await;
+        connections.push(accepted.expect("a connection").unwrap());
+    };
+    for _ in &guests {
+        accept().await;
+    }
+    let live = ask(&client);
+    accept().await;
+    live.abort();
+    guests.iter().for_each(tokio::task::JoinHandle::abort);
+
+    let asked = std::sync::Arc::<AtomicUsize>::default();
+    let counted = std::sync::Arc::clone(&asked);
+    let fake = serving(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        reply(429, &[("retry-after", "0")], "")
+    })
+    .await;
+    let error = by_tag(&guest, &fake, &Credential::Anonymous).await.unwrap_err();
+    assert_eq!(
+        (error.cause, asked.load(Ordering::SeqCst)),
+        (Cause::TooManyRequests { retry_after: Some(0) }, 1)
+    );
+}

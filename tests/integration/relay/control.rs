@@ -42,7 +42,11 @@ async fn status_tells_of_the_vetter_its_policies_and_its_log() {
     let crivet = Crivet::audit(&place).await;
     let mut control = Control::connect(&control::socket(place.path())).await.unwrap();
     let mut status = control.status().await.unwrap();
-    let told = |status: &Status| status.vetter.as_ref().is_some_and(|vetter| vetter.state.is_some());
+    let told = |status: &Status| {
+        let built = status.policies.as_ref().is_some_and(|policies| !policies.set.is_empty());
+        let state = status.vetter.as_ref().and_then(|vetter| vetter.state.as_ref());
+        built && state.is_some_and(|state| state.audit_log.is_some())
+    };
     while !told(&status) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         status = control.status().await.unwrap();

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use crivet::cri::v1;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Response, request};
+use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -115,7 +117,18 @@ pub struct FakeRuntime {
     connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     order: watch::Sender<Order>,
+    lists: Arc<Mutex<Lists>>,
     accepting: JoinHandle<()>,
+}
+
+/// What crivet itself is told when it asks for the runtime's containers: none, unless a test says so. Such calls do
+/// not count among those that arrived.
+#[derive(Clone, Default)]
+pub struct Lists {
+    pub containers: v1::ListContainersResponse,
+    pub sandboxes: v1::ListPodSandboxResponse,
+    /// The handler answers instead.
+    pub by_handler: bool,
 }
 
 impl FakeRuntime {
@@ -153,21 +166,23 @@ impl FakeRuntime {
             .max_concurrent_reset_streams(100_000)
             .max_send_buffer_size(64 << 20);
         settings(&mut builder);
-        let serving = Serving { builder, handler: Arc::new(handler), seen: Arc::clone(&seen), orders };
+        let lists = Arc::<Mutex<Lists>>::default();
+        let serving = Serving {
+            builder,
+            handler: Arc::new(handler),
+            seen: Arc::clone(&seen),
+            orders,
+            lists: Arc::clone(&lists),
+        };
         let (counter, opened) = (Arc::clone(&connections), Arc::clone(&open));
         let accepting = tokio::spawn(async move {
             let mut tasks = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let number = counter.fetch_add(1, Ordering::SeqCst);
-                opened.fetch_add(1, Ordering::SeqCst);
-                let (serving, opened) = (serving.clone(), Arc::clone(&opened));
-                tasks.spawn(async move {
-                    serving.connection(number, stream).await;
-                    opened.fetch_sub(1, Ordering::SeqCst);
-                });
+                let counts = Counts { all: Arc::clone(&counter), open: Arc::clone(&opened), number: None };
+                tasks.spawn(serving.clone().connection(counts, stream));
             }
         });
-        FakeRuntime { socket, seen, connections, open, order, accepting }
+        FakeRuntime { socket, seen, connections, open, order, lists, accepting }
     }
 
     /// Answers every call with its own message, and status 0.
@@ -185,7 +200,12 @@ impl FakeRuntime {
         &self.socket
     }
 
-    /// Connections ever accepted.
+    /// What crivet is told of the runtime's containers.
+    pub fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap()
+    }
+
+    /// Connections ever accepted, but for the one over which crivet only asks for itself.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -217,7 +237,32 @@ impl FakeRuntime {
     }
 }
 
+/// A connection counts from its first call on that is not crivet's own look at the containers.
+struct Counts {
+    all: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+    number: Option<usize>,
+}
+
+impl Counts {
+    fn number(&mut self) -> usize {
+        *self.number.get_or_insert_with(|| {
+            self.open.fetch_add(1, Ordering::SeqCst);
+            self.all.fetch_add(1, Ordering::SeqCst)
+        })
+    }
+}
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
 struct Serving<H> {
+    lists: Arc<Mutex<Lists>>,
     builder: h2::server::Builder,
     handler: Arc<H>,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -227,6 +272,7 @@ struct Serving<H> {
 impl<H> Clone for Serving<H> {
     fn clone(&self) -> Self {
         Serving {
+            lists: Arc::clone(&self.lists),
             builder: self.builder.clone(),
             handler: Arc::clone(&self.handler),
             seen: Arc::clone(&self.seen),
@@ -240,7 +286,19 @@ where
     H: Fn(Call) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    async fn connection(mut self, number: usize, stream: UnixStream) {
+    /// The answer to crivet's own question for what there is, which tests of the relay do not mean.
+    fn own_look(&self, head: &request::Parts) -> Option<Vec<u8>> {
+        let agent = head.headers.get("user-agent")?.to_str().ok()?;
+        let lists = self.lists.lock().unwrap();
+        match head.uri.path().rsplit('/').next()? {
+            _ if lists.by_handler || !agent.starts_with("tonic/") => None,
+            "ListContainers" => Some(lists.containers.encode_to_vec()),
+            "ListPodSandbox" => Some(lists.sandboxes.encode_to_vec()),
+            _ => None,
+        }
+    }
+
+    async fn connection(mut self, mut counts: Counts, stream: UnixStream) {
         // Orders given before this connection was there are not for it.
         self.orders.mark_unchanged();
         let Ok(mut connection) = self.builder.handshake::<_, Bytes>(stream).await else { return };
@@ -251,7 +309,13 @@ where
                     Some(Ok((request, respond))) => {
                         let (head, body) = request.into_parts();
                         let seen = Arc::clone(&self.seen);
-                        calls.spawn((self.handler)(Call { connection: number, head, body, respond, seen }));
+                        let own = self.own_look(&head);
+                        let connection = if own.is_some() { 0 } else { counts.number() };
+                        let mut call = Call { connection, head, body, respond, seen };
+                        match own {
+                            Some(list) => drop(calls.spawn(async move { call.answer(&list).await })),
+                            None => drop(calls.spawn((self.handler)(call))),
+                        }
                     }
                     Some(Err(_)) | None => return,
                 },

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::registry::Image;
 use crate::support::client::{CREATE, PULL};
-use crate::support::runtime::{Call, FakeRuntime, Seen};
+use crate::support::runtime::{Call, FakeRuntime, Lists, Seen};
 
 pub const SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
 pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
@@ -77,6 +77,7 @@ impl Runtime {
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
         let fake = FakeRuntime::start(folder, move |call| serve(Arc::clone(&shared), call));
+        fake.lists().by_handler = true;
         Runtime { fake, state }
     }
 
@@ -128,6 +129,11 @@ impl Runtime {
             state: v1::ContainerState::ContainerRunning.into(),
             ..Default::default()
         });
+    }
+
+    /// What crivet is told when it looks for containers.
+    pub fn lists_of_containers(&self) -> MutexGuard<'_, Lists> {
+        self.fake.lists()
     }
 
     /// Containers that are there.
