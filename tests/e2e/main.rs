@@ -9,14 +9,17 @@
     reason = "a test reports what went wrong by panicking"
 )]
 
+mod crash;
 mod credentials;
 mod figures;
 mod gate;
 mod identity;
+mod killing;
 mod metrics;
 mod names;
 mod packages;
 mod parts;
 mod pause;
+mod restart;
 mod support;
 mod wire;

@@ -31,6 +31,7 @@ socat           | bookworm | socat=1.7.* libwrap0
 nginx           | bookworm | nginx=1.22.*
 cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
+faketime        | bookworm | libfaketime=0.9.*
 '
 go_parts='crictl critest kubelet'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
@@ -117,6 +118,7 @@ install_debian() {
         runc) launcher runc usr/sbin/runc runc ;;
         busybox) launcher busybox bin/busybox busybox ;;
         cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
+        faketime) ln -sfn "../pkg/$part/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" "$peers/bin/libfaketime.so" ;;
         cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
         *) launcher "$part" "usr/bin/$part" "$part" ;;
     esac

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod machine_node;
 pub mod node;
 pub mod peers;
+pub mod probe;
 pub mod recorder;
 pub mod registry;
 pub mod scratch;
