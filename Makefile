@@ -16,7 +16,7 @@ fixtures: ## the signature fixtures made again, with real cosign: every file cha
 	tests/fixtures/make.sh
 
 # As root a missing part fails the tests; without root they say that they were skipped.
-e2e: ## end-to-end tests with the real parts; needs root and `make peers`
+e2e: tools ## end-to-end tests with the real parts; needs root and `make peers`
 	CRIVET_E2E=$$([ $$(id -u) != 0 ] || echo required) cargo test --test e2e
 
 demo: ## a small node: a signed image runs, an unsigned one does not; needs root
@@ -36,10 +36,21 @@ $(TOOLS)/bin/cargo-deny:
 deny: $(TOOLS)/bin/cargo-deny ## licences, forbidden crates and sources of every dependency
 	$(TOOLS)/bin/cargo-deny check licenses bans sources
 
+$(TOOLS)/bin/nfpm:
+	GOBIN=$(abspath $(TOOLS)/bin) go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
+
+tools: $(TOOLS)/bin/cargo-deny $(TOOLS)/bin/nfpm ## what checks and packs, beside the peers
+
+dist: $(TOOLS)/bin/nfpm ## the .deb, the .rpm and the tarball, into target/packages
+	NFPM=$(abspath $<) packaging/dist.sh target/packages
+
+dist-check: $(TOOLS)/bin/nfpm ## builds all of it twice, in two folders, from the last commit: the hashes must be the same
+	NFPM=$(abspath $<) packaging/dist-check.sh
+
 test: ## everything: check, deny, then end-to-end with the real parts
 	$(MAKE) peers
 	$(MAKE) check
 	$(MAKE) deny
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo bench-peers bench deny test
+.PHONY: help check peers fixtures e2e demo bench-peers bench deny tools dist dist-check test

@@ -129,6 +129,9 @@ pub const INDEX_MANIFESTS: usize = 512;
 /// so that more than one or two is already unusual.
 pub const WALK_CHILDREN: usize = 32;
 
+/// Largest file of a kubelet's configuration that is read, bytes; also its command line.
+pub const KUBELET_FILE_BYTES: usize = 1024 * 1024;
+
 /// Bytes read of /etc/passwd.
 pub const PASSWD_BYTES: usize = 4 * 1024 * 1024;
 /// Largest daemon configuration read, bytes.
@@ -190,6 +193,39 @@ pub const BACKGROUND_VETTINGS: usize = 4;
 /// vetter that hangs. A pod's names and labels have a few KiB.
 pub const CALL_FACTS_BYTES: usize = 64 * 1024;
 
+/// Longest line of an audit log that is read, bytes. crivet's own have at most some 300 KiB: every field at its limit,
+/// every byte escaped.
+pub const REPORT_LINE_BYTES: usize = 512 * 1024;
+
+/// Different findings a report tells apart: image, namespace, policies and reason. Each may hold some KiB of text.
+pub const REPORT_FINDINGS: usize = 20_000;
+
+/// Different images, namespaces or policies a report counts by name.
+pub const REPORT_NAMES: usize = 20_000;
+
+/// Different images, by namespace and call, of which a report remembers that they were allowed. A finding that finds
+/// no room there counts as open.
+pub const REPORT_ALLOWED: usize = 500_000;
+
+/// Steps of time a report keeps decisions by; more are joined to longer ones.
+pub const REPORT_BARS: usize = 2048;
+
+/// Different policy sets a report tells apart. A set lives for days.
+pub const REPORT_POLICY_SETS: usize = 256;
+/// Largest file of the node that `crivet node` reads or keeps, bytes: units and configurations are kilobytes.
+pub const NODE_FILE_BYTES: usize = 1024 * 1024;
+
+/// Bytes of what a program says that `crivet node` keeps. `systemctl show` of a few properties has some hundred.
+pub const NODE_PROGRAM_BYTES: usize = 256 * 1024;
+
+/// Longest time a program that `crivet node` runs may take, seconds. Stopping crivet may take 20 (`TimeoutStopSec=`).
+pub const NODE_PROGRAM_SECONDS: u64 = 90;
+
+/// Longest time one HTTP request of `crivet node` may take, seconds; all go to the node itself.
+pub const NODE_HTTP_SECONDS: u64 = 2;
+
+/// Most steps in the journal of `crivet node`. An installation has some fifteen.
+pub const NODE_STEPS: usize = 1000;
 /// Longest that a break-glass file may be ahead, seconds: a shift on call. Who needs longer sets `mode: audit`.
 pub const BREAK_GLASS_SECONDS: u64 = 12 * 3600;
 

@@ -24,7 +24,7 @@ pub fn find(name: &str) -> Result<(u32, u32), UserError> {
 }
 
 /// passwd(5): `name:password:UID:GID:…`
-fn in_passwd(passwd: &str, name: &str) -> Option<(u32, u32)> {
+pub(crate) fn in_passwd(passwd: &str, name: &str) -> Option<(u32, u32)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next()? == name).then_some(())?;

@@ -268,7 +268,8 @@ impl Record {
     /// The record's line, newline included: one line of printable ASCII whatever is in its texts. `lost_before`:
     /// how many decisions before it could not be written.
     pub(super) fn line(&self, now: SystemTime, seen: Seen, lost_before: u64) -> io::Result<Vec<u8>> {
-        let span = |time| (seen.count > 1).then(|| rfc3339(time));
+        // A single one may have been held back as well: it could be the second of two.
+        let span = |time| (seen.count > 1 || seen.first != now).then(|| rfc3339(time));
         let line = Line {
             time: rfc3339(now),
             schema_version: SCHEMA_VERSION,

@@ -1,7 +1,10 @@
 //! The commands, one file each.
 
-pub mod break_glass;
+mod break_glass;
+mod logs;
+pub mod node;
 pub mod policy;
+pub mod report;
 pub mod serve;
 pub mod verify;
 
@@ -35,13 +38,16 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Verify(verify::Arguments),
-    /// Enforce nothing for a while, at once; show or end it
-    ///
-    /// Writes a file that the daemon looks for twice a second. Needs no policies, no network and no configuration.
-    BreakGlass(break_glass::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say what enforcement would refuse, or did, from the audit log, and what to do about it
+    ///
+    /// Exit code 0, whatever the report says. 73: it cannot be written. 78: bad configuration.
+    Report(report::Arguments),
+    /// Put crivet in front of the runtime, and take it away again
+    #[command(subcommand)]
+    Node(node::Command),
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
@@ -52,8 +58,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
-        Command::BreakGlass(arguments) => break_glass::run(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
     }
 }

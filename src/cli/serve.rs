@@ -98,7 +98,8 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
         pause_image: pause,
     });
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
-        let started = Started { at: SystemTime::now(), listen: listen.to_string() };
+        let started =
+            Started { at: SystemTime::now(), listen: listen.to_string(), configuration: governor.running() };
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
     }
     tokio::spawn(governor.run(Arc::clone(&relay), ServiceManager));

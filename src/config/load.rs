@@ -20,6 +20,17 @@ pub enum Source {
     Salvaged,
 }
 
+impl Source {
+    /// A short name, for commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Given => "file",
+            Source::LastGood => "last_good",
+            Source::Salvaged => "salvaged",
+        }
+    }
+}
+
 /// What a start with a bad file has: enough for the relay to run. Audit forwards; with an enforcing or unknown mode
 /// vetted calls are undecided.
 #[derive(Debug, Clone, PartialEq, Eq)]

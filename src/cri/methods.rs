@@ -38,6 +38,20 @@ pub enum Vetted {
     RunPodSandbox,
 }
 
+impl Vetted {
+    /// All of them.
+    pub const ALL: [Vetted; 3] = [Vetted::CreateContainer, Vetted::PullImage, Vetted::RunPodSandbox];
+
+    /// The RPC's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Vetted::PullImage => "PullImage",
+            Vetted::CreateContainer => "CreateContainer",
+            Vetted::RunPodSandbox => "RunPodSandbox",
+        }
+    }
+}
+
 /// What is done with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -56,6 +70,16 @@ pub enum Class {
 }
 
 impl Class {
+    /// The names of all classes, sorted.
+    pub const NAMES: [&str; 6] = [
+        "foreign_service",
+        "passthrough",
+        "refused_unless_allowed",
+        "unknown_read",
+        "unknown_write",
+        "vetted",
+    ];
+
     /// The endpoint a forwarded call goes to; `None` is never forwarded.
     pub fn service(self) -> Option<Service> {
         match self {

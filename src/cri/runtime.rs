@@ -99,12 +99,17 @@ impl RuntimeClient {
         Ok(response.into_inner().image.filter(|image| !image.id.is_empty()))
     }
 
-    /// The images the runtime keeps from being collected; the pause image is among them.
-    pub async fn pinned_images(&self) -> Result<Vec<Image>, RuntimeError> {
+    /// All images.
+    pub async fn list_images(&self) -> Result<Vec<Image>, RuntimeError> {
         let request = v1::ListImagesRequest::default();
         let response =
             self.images().list_images(timed(request)).await.map_err(|s| failed("ListImages", s))?;
-        Ok(response.into_inner().images.into_iter().filter(|image| image.pinned).collect())
+        Ok(response.into_inner().images)
+    }
+
+    /// The images the runtime keeps from being collected; the pause image is among them.
+    pub async fn pinned_images(&self) -> Result<Vec<Image>, RuntimeError> {
+        Ok(self.list_images().await?.into_iter().filter(|image| image.pinned).collect())
     }
 
     /// The runtime's own words about itself, by key.
@@ -125,6 +130,14 @@ impl RuntimeClient {
         let request = timed(v1::ListContainersRequest::default());
         let response = self.pods().list_containers(request).await;
         Ok(response.map_err(|s| failed("ListContainers", s))?.into_inner().containers)
+    }
+
+    /// The images that are mounted into a container.
+    pub async fn image_volumes(&self, id: &str) -> Result<Vec<ImageSpec>, RuntimeError> {
+        let request = timed(v1::ContainerStatusRequest { container_id: id.to_owned() });
+        let response = self.pods().container_status(request).await;
+        let status = response.map_err(|s| failed("ContainerStatus", s))?.into_inner().status;
+        Ok(status.into_iter().flat_map(|status| status.mounts).filter_map(|mount| mount.image).collect())
     }
 
     /// Pulls an image. Only ever the pause image, after it was vetted.

@@ -17,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::audit::{Decision, Effective, Kind, Mode};
-use crate::cri::methods::Class;
+use crate::cri::methods::{Class, Vetted};
 use crate::registry::Outcome;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
@@ -64,6 +64,11 @@ struct ClassLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -89,6 +94,9 @@ struct HashLabel {
 pub struct RelayMetrics {
     registry: Registry,
     calls: Family<ClassLabel, Counter>,
+    calls_to_vet: Family<MethodLabel, Counter>,
+    calls_vetted: Family<MethodLabel, Counter>,
+    connections: Gauge,
     last_kubelet_call: Gauge,
     unknown_fields: Counter,
     vetter_restarts: Counter,
@@ -112,6 +120,12 @@ impl Default for RelayMetrics {
             "Calls that reached the relay, by class of the method table",
             calls.clone(),
         );
+        let calls_to_vet = Family::<MethodLabel, Counter>::default();
+        registry.register("calls_to_vet", "Calls that bring an image into use", calls_to_vet.clone());
+        let calls_vetted = Family::<MethodLabel, Counter>::default();
+        registry.register("calls_vetted", "Of those, the ones that were decided about", calls_vetted.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Connections to the listening socket", connections.clone());
         let last_kubelet_call = Gauge::default();
         registry.register_with_unit(
             "last_kubelet_call",
@@ -177,6 +191,9 @@ impl Default for RelayMetrics {
         Self {
             registry,
             calls,
+            calls_to_vet,
+            calls_vetted,
+            connections,
             last_kubelet_call,
             unknown_fields,
             vetter_restarts,
@@ -193,11 +210,54 @@ impl Default for RelayMetrics {
     }
 }
 
+/// What the relay counted since its start.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Calls by the name of their class.
+    pub by_class: [(&'static str, u64); 6],
+    /// Of the vetted class by method: those seen, and those that were decided about.
+    pub vetted: [(&'static str, u64, u64); 3],
+    /// When the last call arrived, Unix seconds; 0: none has.
+    pub last_call: u64,
+    /// What was removed because it did not stand on what was vetted.
+    pub removed_after_look: u64,
+}
+
 impl RelayMetrics {
     /// A call arrived.
     pub fn call(&self, class: Class, now: SystemTime) {
         self.calls.get_or_create(&ClassLabel { class: class.name() }).inc();
+        if let Class::Vetted(_, vetted) = class {
+            self.calls_to_vet.get_or_create(&MethodLabel { method: vetted.name() }).inc();
+        }
         self.last_kubelet_call.set(unix_seconds(now));
+    }
+
+    /// A call was decided about.
+    pub fn vetted(&self, vetted: Vetted) {
+        self.calls_vetted.get_or_create(&MethodLabel { method: vetted.name() }).inc();
+    }
+
+    /// How many connections there are to the listening socket.
+    pub fn connections(&self, count: usize) {
+        self.connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What was counted, for whoever asks the daemon.
+    pub fn counted(&self) -> Counted {
+        let of = |class: &'static str| self.calls.get(&ClassLabel { class }).map_or(0, |count| count.get());
+        let by_method = |family: &Family<MethodLabel, Counter>, method| {
+            family.get(&MethodLabel { method }).map_or(0, |count| count.get())
+        };
+        Counted {
+            by_class: Class::NAMES.map(|class| (class, of(class))),
+            vetted: Vetted::ALL.map(|vetted| {
+                let method = vetted.name();
+                (method, by_method(&self.calls_to_vet, method), by_method(&self.calls_vetted, method))
+            }),
+            last_call: u64::try_from(self.last_kubelet_call.get()).unwrap_or_default(),
+            removed_after_look: self.removed_after_look.get(),
+        }
     }
 
     /// A vetted call had fields crivet does not know.
@@ -266,6 +326,7 @@ pub struct VetterMetrics {
     config_source: Family<SourceLabel, Gauge>,
     audit_records_lost: Counter,
     audit_journal_lost: Counter,
+    audit_log_free: Gauge,
     proofs_held: Gauge,
 }
 
@@ -328,6 +389,13 @@ impl Default for VetterMetrics {
             "Audit records that the systemd journal did not take",
             audit_journal_lost.clone(),
         );
+        let audit_log_free = Gauge::default();
+        registry.register_with_unit(
+            "audit_log_free",
+            "Free on the audit log's disk",
+            Unit::Bytes,
+            audit_log_free.clone(),
+        );
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
         Self {
@@ -341,6 +409,7 @@ impl Default for VetterMetrics {
             config_source,
             audit_records_lost,
             audit_journal_lost,
+            audit_log_free,
             proofs_held,
         }
     }
@@ -388,6 +457,11 @@ impl VetterMetrics {
     pub fn audit_records_lost(&self, total: u64, of_journal: u64) {
         self.audit_records_lost.inner().store(total, std::sync::atomic::Ordering::Relaxed);
         self.audit_journal_lost.inner().store(of_journal, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// What is free on the audit log's disk.
+    pub fn audit_log_free_bytes(&self, free: u64) {
+        self.audit_log_free.set(i64::try_from(free).unwrap_or(i64::MAX));
     }
 
     /// How many digests something is known about now.

@@ -10,7 +10,7 @@ fn page() -> String {
     let relays = crate::cri::methods::Service::Runtime;
     for class in [
         Class::Passthrough(relays),
-        Class::Vetted(relays, crate::cri::methods::Vetted::PullImage),
+        Class::Vetted(relays, Vetted::PullImage),
         Class::RefusedUnlessAllowed(relays),
         Class::UnknownRead(relays),
         Class::UnknownWrite(relays),
@@ -18,6 +18,11 @@ fn page() -> String {
     ] {
         relay.call(class, UNIX_EPOCH + Duration::from_secs(1_785_585_600));
     }
+    for vetted in Vetted::ALL {
+        relay.call(Class::Vetted(relays, vetted), UNIX_EPOCH + Duration::from_secs(1_785_585_600));
+        relay.vetted(vetted);
+    }
+    relay.connections(2);
     relay.unknown_fields();
     relay.not_vetted();
     relay.removed_after_look();
@@ -54,6 +59,7 @@ fn page() -> String {
     vetter.config_source(ConfigSource::LastGood);
     vetter.audit_records_lost(7, 2);
     vetter.proofs_held(5);
+    vetter.audit_log_free_bytes(1024);
     vetter.render(&relay.render(""))
 }
 
@@ -129,6 +135,10 @@ fn values_are_told_as_they_were_set() {
         "crivet_break_glass_uses_total 1",
         "crivet_break_glass_rejected 1",
         "crivet_proofs_held 5",
+        "crivet_connections 2",
+        "crivet_audit_log_free_bytes 1024",
+        "crivet_calls_to_vet_total{method=\"PullImage\"} 2",
+        "crivet_calls_vetted_total{method=\"PullImage\"} 1",
         "crivet_vetting_duration_seconds_count 9",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {

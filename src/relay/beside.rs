@@ -78,7 +78,10 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
         }
     }
     let verdict = match relay.vetter.ask(call.clone(), BUDGET).await {
-        Ok(verdict) => verdict,
+        Ok(verdict) => {
+            relay.metrics.vetted(vetted);
+            verdict
+        }
         Err(none) => {
             relay.metrics.not_vetted();
             tracing::warn!(reason = %none, "a call was relayed and not vetted");

@@ -107,7 +107,7 @@ impl Drop for Guest {
 }
 
 /// Milliseconds of Unix time.
-pub(super) fn millis(time: SystemTime) -> u64 {
+pub fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -125,7 +125,7 @@ mod tests {
     async fn the_one_that_is_idle_for_longest_is_told_to_go_and_no_other() {
         let clients = Clients::default();
         let (one, _peer) = UnixStream::pair().unwrap();
-        let at = |seconds| UNIX_EPOCH + Duration::from_secs(1000 + seconds);
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1000 + seconds);
         let (forgotten, kubelet) = (clients.connected(&one, at(0)), clients.connected(&one, at(0)));
         forgotten.called(at(10));
         kubelet.called(at(60));

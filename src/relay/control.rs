@@ -7,16 +7,22 @@ use std::time::{Duration, SystemTime};
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use super::clients::millis;
 use super::{Relay, listener};
-use crate::control::wire::{Answer, BreakGlass, Request, Status, answer, link, request};
+use crate::control::wire::{self, Answer, BreakGlass, Request, Status, answer, link, request};
 use crate::limits;
+use crate::metrics::Counted;
 use crate::vetter::wire::{Call, Kind, frame};
 
 /// Longest a judgement may take. The vetter's budget for work nobody waits for holds beside it.
 const JUDGEMENT: Duration = Duration::from_secs(120);
+/// Longest the runtime is waited for when somebody asks how the daemon is.
+const RUNTIME: Duration = Duration::from_secs(2);
+/// The class whose calls are told by method.
+const VETTED: &str = "vetted";
 
 /// What the daemon was started with.
 pub struct Started {
@@ -24,6 +30,8 @@ pub struct Started {
     pub at: SystemTime,
     /// The listening socket, as configured.
     pub listen: String,
+    /// The configuration that runs.
+    pub configuration: watch::Receiver<wire::Configuration>,
 }
 
 /// The control socket, if it can be opened. That it cannot is worth a word, and no call.
@@ -60,7 +68,7 @@ async fn connection(relay: &Relay, started: &Started, stream: UnixStream) {
     while let Some(Ok(bytes)) = link.next().await {
         let Ok(request) = Request::decode(bytes) else { return };
         let body = match request.body {
-            Some(request::Body::Status(_)) => answer::Body::Status(status(relay, started)),
+            Some(request::Body::Status(_)) => answer::Body::Status(status(relay, started).await),
             Some(request::Body::Judge(call)) => judge(relay, call).await,
             None => answer::Body::Error(format!(
                 "a question that crivet {} does not know; is the command newer than the daemon? restart the daemon",
@@ -81,7 +89,9 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
     }
 }
 
-fn status(relay: &Relay, started: &Started) -> Status {
+async fn status(relay: &Relay, started: &Started) -> Status {
+    let runtime = runtime(relay).await;
+    let (about, counted) = (relay.vetter.about(), relay.metrics.counted());
     let live = relay.live.borrow();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -94,6 +104,14 @@ fn status(relay: &Relay, started: &Started) -> Status {
         mode_because: live.in_force.text.clone(),
         vetter_living: relay.vetter.is_living(),
         clients: relay.clients.list(),
+        configuration: Some(started.configuration.borrow().clone()),
+        policies: Some(about.policies),
+        vetter: Some(about.vetter),
+        calls: calls(&counted),
+        last_call: counted.last_call.saturating_mul(1000),
+        permits_held: relay.permits.len() as u64,
+        runtime: Some(runtime),
+        removed_after_look: counted.removed_after_look,
         configured_mode: live.in_force.configured.to_owned(),
         break_glass: live
             .break_glass
@@ -101,4 +119,42 @@ fn status(relay: &Relay, started: &Started) -> Status {
             .map(|glass| BreakGlass { reason: glass.reason.clone(), expires: millis(glass.expires) }),
         break_glass_rejected: live.break_glass_rejected.clone(),
     }
+}
+
+fn calls(counted: &Counted) -> Vec<wire::Calls> {
+    let classes = counted.by_class.iter().filter(|(class, _)| *class != VETTED);
+    let classes = classes.map(|(class, seen)| wire::Calls {
+        class: (*class).to_owned(),
+        seen: *seen,
+        ..Default::default()
+    });
+    let methods = counted.vetted.iter().map(|(method, seen, vetted)| wire::Calls {
+        class: VETTED.to_owned(),
+        method: (*method).to_owned(),
+        seen: *seen,
+        vetted: *vetted,
+    });
+    classes.chain(methods).collect()
+}
+
+/// The runtime as it answers now, within [`RUNTIME`].
+async fn runtime(relay: &Relay) -> wire::Runtime {
+    let late = || format!("no answer within {} s", RUNTIME.as_secs());
+    let version = async {
+        let version = timeout(RUNTIME, relay.runtime.version()).await.map_err(|_| late())?;
+        version.map_err(|error| error.to_string())
+    };
+    let pause =
+        async { timeout(RUNTIME, relay.pause.name(&relay.runtime)).await.map_err(|_| late()).flatten() };
+    let (version, pause) = tokio::join!(version, pause);
+    let mut told = wire::Runtime::default();
+    match version {
+        Ok(version) => (told.name, told.version) = (version.runtime_name, version.runtime_version),
+        Err(error) => told.error = error,
+    }
+    match pause {
+        Ok(name) => told.pause_image = name,
+        Err(error) => told.pause_image_error = error,
+    }
+    told
 }

@@ -10,10 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::break_glass::{self, Event, Watched};
+use super::clients::millis;
 use super::keeper::Orders;
 use super::mode::{self, Asked, Switch};
 use super::{Live, Relay, Stance, descriptors, switch};
 use crate::config::{self, Loaded, Mode, Settings, Source};
+use crate::control::wire;
+use crate::image::Digest;
 use crate::metrics::RelayMetrics;
 
 /// How often the break-glass file is looked for.
@@ -49,6 +52,7 @@ pub struct Governor {
     /// What the vetter works by under the configuration at hand, whatever the mode in force.
     base: Option<Orders>,
     live: watch::Sender<Live>,
+    running: watch::Sender<wire::Configuration>,
     orders: watch::Sender<Option<Orders>>,
     metrics: Arc<RelayMetrics>,
     began: Instant,
@@ -67,6 +71,7 @@ impl Governor {
         let nothing = mode::in_force(&Asked::Audit, &Switch::Done, None);
         let (live, _) = watch::channel(live(&loaded, nothing));
         let (orders, _) = watch::channel(None);
+        let (running, _) = watch::channel(running(&file, &loaded));
         let mut governor = Governor {
             file,
             glass_file: break_glass::path(runtime_dir),
@@ -82,6 +87,7 @@ impl Governor {
             orders_of,
             base: None,
             live,
+            running,
             orders,
             metrics,
             began: Instant::now(),
@@ -96,6 +102,11 @@ impl Governor {
     /// The settings in force, from now on.
     pub fn live(&self) -> watch::Receiver<Live> {
         self.live.subscribe()
+    }
+
+    /// The configuration that runs, as commands on the node are told.
+    pub fn running(&self) -> watch::Receiver<wire::Configuration> {
+        self.running.subscribe()
     }
 
     /// What vetters are started with.
@@ -147,18 +158,21 @@ impl Governor {
         match config::load(&self.file) {
             Ok(loaded) if loaded.source == Source::Given => {
                 relay.permits.void();
+                self.running.send_replace(running(&self.file, &loaded));
                 self.asked = asked(&loaded);
                 self.loaded = loaded;
                 self.take_over();
                 self.apply();
                 tracing::info!("reloaded");
             }
-            Ok(loaded) => {
-                let error = loaded.error.as_deref().unwrap_or_default();
-                tracing::error!(%error, "the new configuration is bad; nothing has changed");
-            }
-            Err(error) => tracing::error!(%error, "the new configuration is bad; nothing has changed"),
+            Ok(loaded) => self.changes_nothing(loaded.error.unwrap_or_default()),
+            Err(error) => self.changes_nothing(error.to_string()),
         }
+    }
+
+    fn changes_nothing(&self, error: String) {
+        tracing::error!(%error, "the new configuration is bad; nothing has changed");
+        self.running.send_modify(|told| told.error = error);
     }
 
     /// Decides whether the configuration at hand is a switch to enforce. A node that never audited (its first boot) is
@@ -310,6 +324,17 @@ async fn hangup(hangups: &mut Option<Signal>) {
             hangups.recv().await;
         }
         None => std::future::pending().await,
+    }
+}
+
+fn running(file: &Path, loaded: &Loaded) -> wire::Configuration {
+    let whole = matches!(loaded.settings, Settings::Whole(_));
+    wire::Configuration {
+        path: file.display().to_string(),
+        source: loaded.source.name().to_owned(),
+        error: loaded.error.clone().unwrap_or_default(),
+        hash: if whole { Digest::of(loaded.text().as_bytes()).to_string() } else { String::new() },
+        loaded: millis(SystemTime::now()),
     }
 }
 

@@ -46,9 +46,12 @@ pub async fn vet_then_forward(
     alert_unknown(relay, &unknown);
     let result = async {
         let permit = match vetted {
-            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await?,
-            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await?,
+            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
+            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
         };
+        // A refusal is a decision too.
+        relay.metrics.vetted(vetted);
+        let permit = permit?;
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
         }

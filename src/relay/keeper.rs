@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -17,9 +17,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::clients::millis;
 use super::descriptors;
 use super::permits::Permits;
 use crate::audit::Reason;
+use crate::control::wire as control;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
@@ -57,8 +59,18 @@ struct Shared {
     configured: watch::Sender<Option<Configured>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
+    about: Mutex<About>,
     stop: CancellationToken,
     stopped: CancellationToken,
+}
+
+/// The vetter and its policies, as commands are told; what it said last.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The process.
+    pub vetter: control::Vetter,
+    /// What is in force.
+    pub policies: control::Policies,
 }
 
 /// What the keeper needs to keep a vetter.
@@ -102,7 +114,10 @@ impl Keeper {
             let started = Instant::now();
             let exhausted = |error: &std::io::Error| descriptors::are_exhausted(error);
             let why = match descriptors::or_from_reserve(|| spawn(orders.user), exhausted) {
-                Ok((child, socket)) => self.attend(child, socket, orders.configure, &shared).await,
+                Ok((child, socket)) => {
+                    shared.started(&child, orders.user);
+                    self.attend(child, socket, orders.configure, &shared).await
+                }
                 Err(error) => format!("it cannot be started: {error}"),
             };
             shared.no_vetter();
@@ -111,6 +126,7 @@ impl Keeper {
             }
             tracing::error!(reason = %why, "the vetter ended; starting it anew");
             self.metrics.vetter_restarted();
+            lock(&shared.about).vetter.restarts += 1;
             if started.elapsed() > SETTLED {
                 pause = FIRST_PAUSE;
             }
@@ -200,6 +216,12 @@ impl Keeper {
                     tracing::error!(error = %configured.policy_error, "the policies that were asked for are not in force");
                 }
                 tracing::info!(policy_set = %configured.policy_set, "the vetter is ready");
+                lock(&shared.about).policies = control::Policies {
+                    set: configured.policy_set.clone(),
+                    count: configured.policies,
+                    loaded: millis(SystemTime::now()),
+                    error: configured.policy_error.clone(),
+                };
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
                 shared.configured.send_replace(Some(configured));
@@ -227,7 +249,8 @@ impl Keeper {
                     }
                 });
             }
-            Some(from_vetter::Body::Pong(_)) | None => {}
+            Some(from_vetter::Body::Pong(state)) => lock(&shared.about).vetter.state = Some(state),
+            None => {}
         }
     }
 }
@@ -317,7 +340,15 @@ fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
 }
 
 impl Shared {
+    fn started(&self, child: &Child, user: Option<(u32, u32)>) {
+        let vetter = &mut lock(&self.about).vetter;
+        vetter.pid = child.id().unwrap_or_default();
+        vetter.uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid);
+        vetter.started = millis(SystemTime::now());
+    }
+
     fn no_vetter(&self) {
+        lock(&self.about).vetter.pid = 0;
         *lock(&self.outgoing) = None;
         self.living.send_replace(false);
         self.configured.send_replace(None);
@@ -330,6 +361,11 @@ impl Vetter {
     /// Whether a vetter is there to be asked.
     pub fn is_living(&self) -> bool {
         *self.shared.living.borrow()
+    }
+
+    /// How the vetter is and what it has in force, as it said last.
+    pub fn about(&self) -> About {
+        lock(&self.shared.about).clone()
     }
 
     /// What the vetter has in force once that is at least the configuration of this serial.

@@ -45,6 +45,7 @@ pub async fn serve(
     let (mut connections, mut late) = (JoinSet::new(), JoinSet::new());
     tokio::pin!(stop);
     loop {
+        door.relay.metrics.connections(room.saturating_sub(door.places.available_permits()));
         tokio::select! {
             guest = door.next(&before) => drop(guest.map(|guest| connections.spawn(guest))),
             Some(_) = connections.join_next() => {}

@@ -16,7 +16,7 @@ use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
 use super::wire::{
-    self, Call, Configure, Configured, FromVetter, Kind, Ping, ToVetter, Verdict, from_vetter, to_vetter,
+    self, Call, Configure, Configured, FromVetter, Kind, State, ToVetter, Verdict, from_vetter, to_vetter,
 };
 use super::{answer, load};
 use crate::audit::{AuditLog, Decision, JOURNAL_SOCKET, Reason, Record};
@@ -80,7 +80,7 @@ pub async fn serve(socket: UnixStream) {
                     Some(to_vetter::Body::Vet(call)) => session.vet(message.id, call),
                     Some(to_vetter::Body::Decided(decided)) => session.decided(decided),
                     Some(to_vetter::Body::Runtime(answer)) => questions.answered(message.id, answer),
-                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(Ping {})),
+                    Some(to_vetter::Body::Ping(_)) => session.send(0, from_vetter::Body::Pong(session.state())),
                     None => {}
                 }
             }
@@ -102,10 +102,36 @@ pub async fn serve(socket: UnixStream) {
     }
 }
 
+/// What an unprivileged process may still write on the disk of a folder, bytes.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 impl Session {
     fn send(&self, id: u64, body: from_vetter::Body) {
         // Full only if the relay does not read: it will notice the silence.
         let _ = self.outgoing.try_send(wire::frame(&FromVetter { id, body: Some(body) }));
+    }
+
+    /// How this vetter is, for whoever asks the daemon.
+    fn state(&self) -> State {
+        let (proofs, _) = self.vetter.proofs.held();
+        let metrics = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner);
+        State {
+            proofs: proofs as u64,
+            audit_log: self.in_force().zip(self.audit()).map(|(in_force, audit)| {
+                let settings = &in_force.config.audit_log;
+                wire::AuditLog {
+                    path: settings.path.display().to_string(),
+                    lost: audit.lost(),
+                    free_bytes: settings.path.parent().and_then(free_bytes),
+                    max_bytes: settings.max_size,
+                    backups: settings.max_backups,
+                }
+            }),
+            metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
+        }
     }
 
     fn in_force(&self) -> Option<Arc<InForce>> {
@@ -204,6 +230,9 @@ impl Session {
     async fn page(&self) -> String {
         let (roots, _) = self.vetter.proofs.held();
         self.metrics.proofs_held(roots);
+        if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
+            self.metrics.audit_log_free_bytes(free);
+        }
         if let Some(audit) = self.audit() {
             self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());
         }

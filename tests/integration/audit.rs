@@ -65,12 +65,13 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 /// As much of JSON Schema as the record's schema uses.
-fn check(schema: &Value, value: &Value, at: &str) {
+pub fn check(schema: &Value, value: &Value, at: &str) {
     let kind = match value {
         Value::Object(_) => "object",
         Value::Array(_) => "array",
         Value::String(_) => "string",
         Value::Number(n) if n.is_u64() => "integer",
+        Value::Bool(_) => "boolean",
         other => panic!("{at}: {other}"),
     };
     assert_eq!(schema["type"], kind, "{at}");
@@ -184,6 +185,19 @@ fn a_clock_that_goes_back_holds_no_record() {
     log.log(record(), at(1001));
     log.tick(at(0));
     assert_eq!(lines(&path).len(), 2);
+}
+
+#[test]
+fn a_single_decision_that_was_held_back_keeps_its_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let log = AuditLog::open(&path, 1 << 20, 1);
+    log.log(record(), at(0));
+    log.log(record(), at(1));
+    log.tick(at(60));
+    let held = &lines(&path)[1];
+    assert_eq!((&held["count"], &held["time"]), (&Value::from(1), &Value::from(rfc3339(at(60)))));
+    assert_eq!((&held["firstSeen"], &held["lastSeen"]), (&rfc3339(at(1)).into(), &rfc3339(at(1)).into()));
 }
 
 #[test]

@@ -10,8 +10,11 @@
 
 mod audit;
 mod metrics;
+mod monitoring;
+mod node;
 mod registry;
 mod relay;
+mod report;
 mod snapshot;
 mod support;
 mod systemd;

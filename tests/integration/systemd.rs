@@ -5,6 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crivet::node::journal::Pointed;
+use crivet::node::plan;
+
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
 }
@@ -36,12 +39,24 @@ fn units() -> tempfile::TempDir {
     let service = service.replace("/usr/bin/crivet", env!("CARGO_BIN_EXE_crivet"));
     fs::write(dir.path().join("crivet.service"), service).unwrap();
     fs::copy(shipped().join("crivet.socket"), dir.path().join("crivet.socket")).unwrap();
-    let kubelet = "[Service]\nExecStart=/bin/true --container-runtime-endpoint=x $KUBELET_EXTRA_ARGS\n";
+    let kubelet = "[Service]\nExecStart=/bin/true $KUBELET_EXTRA_ARGS\n";
     fs::write(dir.path().join("kubelet.service"), kubelet).unwrap();
     let drop_in = dir.path().join("kubelet.service.d");
     fs::create_dir(&drop_in).unwrap();
-    fs::copy(shipped().join("kubelet.service.d/20-crivet.conf"), drop_in.join("20-crivet.conf")).unwrap();
+    fs::write(drop_in.join(plan::DROP_IN), kubelets_drop_in()).unwrap();
     dir
+}
+
+/// The drop-in that `crivet node install` would write for that kubelet.
+fn kubelets_drop_in() -> String {
+    plan::drop_in_text(&Pointed {
+        stage: plan::Stage::Image,
+        unit: "kubelet.service".to_owned(),
+        base: "/bin/true $KUBELET_EXTRA_ARGS".to_owned(),
+        flags: vec!["--image-service-endpoint=unix:///run/crivet/crivet.sock".to_owned()],
+        is_the_kubelet: true,
+        healthz: None,
+    })
 }
 
 #[test]
@@ -108,8 +123,10 @@ fn users_and_folders_are_made_with_their_owners() {
 
 #[test]
 fn nothing_ties_crivet_to_another_units_end() {
-    for unit in ["crivet.service", "crivet.socket", "kubelet.service.d/20-crivet.conf"] {
-        let text = fs::read_to_string(shipped().join(unit)).unwrap();
+    let shipped_text = |unit| (unit, fs::read_to_string(shipped().join(unit)).unwrap());
+    let units =
+        [shipped_text("crivet.service"), shipped_text("crivet.socket"), ("drop-in", kubelets_drop_in())];
+    for (unit, text) in units {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let key = line.split('=').next().unwrap();
             assert!(

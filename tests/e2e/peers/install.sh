@@ -32,6 +32,11 @@ nginx           | bookworm | nginx=1.22.*
 cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
 faketime        | bookworm | libfaketime=0.9.*
+promtool        | bookworm | prometheus=2.42.*
+'
+# A browser, which Debian moves to each new version. Its many libraries are those that this machine lacks.
+browser_parts='
+chromium        | bookworm | chromium
 '
 go_parts='crictl critest kubelet'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
@@ -40,8 +45,8 @@ machine_packages=systemd,systemd-sysv,dbus,procps,iproute2,rpm
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
-debian_names() { awk -F'|' 'NF==3 {gsub(/ /,"",$1); print $1}' <<<"$debian_parts"; }
-field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) {gsub(/^ +| +$/,"",$n); print $n}}' <<<"$debian_parts"; }
+debian_names() { awk -F'|' 'NF==3 {gsub(/ /,"",$1); print $1}' <<<"$debian_parts$browser_parts"; }
+field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) {gsub(/^ +| +$/,"",$n); print $n}}' <<<"$debian_parts$browser_parts"; }
 
 # A part is complete when its stamp holds the recipe it would be made by now.
 recipe() {
@@ -94,11 +99,21 @@ ready_suite() {
     suite_ready[$suite]=1
 }
 
+# missing_with SUITE PACKAGE: it and what it needs and this machine does not have.
+missing_with() {
+    printf '%s ' "$2"
+    apt_in "$1" -o Dir::State::status=/var/lib/dpkg/status --no-install-recommends --simulate install "$2" |
+        awk -v p="$2" '$1=="Inst" && $2!=p {printf "%s ", $2}'
+}
+
 install_debian() {
     local part=$1 suite packages work deb
     suite=$(field "$part" 2) packages=$(field "$part" 3)
     ready_suite "$suite"
     work=$(mktemp -d "$peers/tmp.XXXXXX")
+    if [[ $browser_parts == *"$part "* ]]; then
+        packages=$(missing_with "$suite" "$packages") || die "$part: apt-get cannot say what it needs"
+    fi
     say "$part: ${packages%% *} from $suite"
     # shellcheck disable=SC2086 # a list of words
     (cd "$work" && apt_in "$suite" download $packages >log 2>&1) || { cat "$work/log" >&2; die "$part: apt-get download failed"; }
@@ -117,6 +132,8 @@ install_debian() {
         haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
         runc) launcher runc usr/sbin/runc runc ;;
         busybox) launcher busybox bin/busybox busybox ;;
+        promtool) launcher promtool usr/bin/promtool promtool ;;
+        chromium) launcher chromium usr/lib/chromium/chromium chromium ;;
         cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
         faketime) ln -sfn "../pkg/$part/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" "$peers/bin/libfaketime.so" ;;
         cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
@@ -126,15 +143,17 @@ install_debian() {
 
 # launcher PART BINARY NAME: bin/NAME runs the unpacked binary; where it brought libraries, with those.
 launcher() {
-    local libs=("$peers/pkg/$1/usr/lib/"*-linux-gnu*/*.so* "$peers/pkg/$1/lib/"*-linux-gnu*/*.so*) lib
-    rm -f "$peers/bin/$3"
-    for lib in "${libs[@]}"; do
-        [[ -e $lib ]] || continue
-        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$(dirname "$lib")" "$peers/pkg/$1/$2" >"$peers/bin/$3"
-        chmod 755 "$peers/bin/$3"
-        return
+    local lib dirs=
+    for lib in "$peers/pkg/$1"/{usr/,}lib/*-linux-gnu*/{,pulseaudio/}*.so*; do
+        [[ -e $lib && :$dirs: != *:${lib%/*}:* ]] && dirs+=${dirs:+:}${lib%/*}
     done
-    ln -s "../pkg/$1/$2" "$peers/bin/$3"
+    rm -f "$peers/bin/$3"
+    if [[ -n $dirs ]]; then
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$dirs" "$peers/pkg/$1/$2" >"$peers/bin/$3"
+        chmod 755 "$peers/bin/$3"
+    else
+        ln -s "../pkg/$1/$2" "$peers/bin/$3"
+    fi
 }
 
 # mmdebstrap is unpacked and run as it is; what it makes is a root folder with all its owners and modes.

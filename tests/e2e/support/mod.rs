@@ -13,6 +13,7 @@ pub mod kubelet;
 pub mod machine;
 pub mod machine_node;
 pub mod node;
+pub mod package;
 pub mod peers;
 pub mod probe;
 pub mod recorder;

@@ -53,6 +53,13 @@ impl Peers {
         path
     }
 
+    /// A program that checks or packs, and is no part of a node.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        let path = self.dir.join("tools/bin").join(name);
+        assert!(path.exists(), "{} is missing; run make tools", path.display());
+        path
+    }
+
     /// This test's scratch folder.
     pub fn path(&self) -> &Path {
         self.scratch.path()

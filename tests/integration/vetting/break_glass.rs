@@ -26,7 +26,12 @@ impl Node {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let config = self.place.path().join("config.yaml");
-        Command::new(CRIVET).arg("break-glass").arg("--config").arg(config).args(arguments).output().unwrap()
+        Command::new(CRIVET)
+            .args(["node", "break-glass", "--config"])
+            .arg(config)
+            .args(arguments)
+            .output()
+            .unwrap()
     }
 }
 

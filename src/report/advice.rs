@@ -1,0 +1,116 @@
+//! What each reason means, and what to do about it. docs/report.md has the same table; a test holds them together.
+
+use crate::audit::Reason;
+
+/// What a report says about a reason.
+pub(super) struct Advice {
+    pub(super) title: &'static str,
+    pub(super) what_to_do: &'static str,
+}
+
+/// The name of a reason that a record does not say, or that this crivet has never heard of.
+pub(super) const NOT_SAID: &str = "NotSaid";
+
+/// The reason's name in a report.
+pub(super) fn name(reason: Option<Reason>) -> &'static str {
+    reason.map_or(NOT_SAID, Reason::as_str)
+}
+
+/// What to do.
+pub(super) fn advice(reason: Option<Reason>) -> Advice {
+    let (title, what_to_do) = match reason {
+        Some(Reason::SignatureMissing) => (
+            "The image is not signed",
+            "Sign it by digest with a key of the policy (cosign sign --key KEY IMAGE@DIGEST), in the pipeline that builds it; or use another image.",
+        ),
+        Some(Reason::SignatureByOtherKey) => (
+            "The image is signed, but by none of the policy's keys",
+            "Find out who signed it. If that key is to be trusted, add it to the policy; otherwise sign the image with a key the policy has.",
+        ),
+        Some(Reason::SignatureMalformed) => (
+            "A trusted key signed something that is no claim about an image",
+            "Sign the image anew with cosign. If nobody can say what was signed, look into how that key is used.",
+        ),
+        Some(Reason::SignatureForOtherImage) => (
+            "The signature that was found belongs to another image",
+            "Sign this digest. A signature copied from another image proves nothing; find out who put it there.",
+        ),
+        Some(Reason::SignatureForOtherRepository) => (
+            "The image was signed in another repository",
+            "If images are signed in one repository and pulled from another, allow that one in the policy (claimedRepository); otherwise sign it where it is pulled from.",
+        ),
+        Some(Reason::DeniedByPolicy) => (
+            "A policy denies the image",
+            "If that is intended, nothing but to tell who runs it. Otherwise change the policy's deny rule.",
+        ),
+        Some(Reason::NoPolicy) => (
+            "No policy covers the image",
+            "Add an ImagePolicy for the registry or repository, or use an image from one that is covered.",
+        ),
+        Some(Reason::RegistryUnreachable) => (
+            "The registry could not be reached",
+            "Check from the node: name resolution, firewall, TLS, the registry itself. crivet asks registries directly, without mirrors and proxies.",
+        ),
+        Some(Reason::RegistryRateLimited) => (
+            "The registry has had too many requests",
+            "Log in to it, raise its quota, or pull through a mirror of your own.",
+        ),
+        Some(Reason::RegistryLogin) => (
+            "The registry wants another login",
+            "Give the pods a pull secret that may read this repository, the signatures in it included.",
+        ),
+        Some(Reason::RegistryAnswer) => (
+            "What answered is no registry, or its answer was refused",
+            "Look at what is behind that address: a proxy, a login page, a redirect to another host.",
+        ),
+        Some(Reason::NotFound) => (
+            "The registry does not have it",
+            "Check the name and tag. If the image was deleted from the registry, push it again, or move to one that is there.",
+        ),
+        Some(Reason::ContentDiffers) => (
+            "The content is not what was vetted",
+            "A tag that moved meanwhile settles itself. If it stays, pull the image anew and compare registry, mirror and node: content may have been altered.",
+        ),
+        Some(Reason::LimitReached) => (
+            "The image is beyond a limit of crivet's",
+            "The message names the limit. Remove signatures nobody needs, or build a smaller index.",
+        ),
+        Some(Reason::ImageUnusable) => (
+            "The image cannot be vetted as it is",
+            "The message says what is wrong with it: build and push it anew, for this platform. Container checkpoints cannot be vetted.",
+        ),
+        Some(Reason::ImageUnclear) => (
+            "The call does not say which image is meant",
+            "Name the image by its repository in the pod, and pull it by that name rather than importing it.",
+        ),
+        Some(Reason::Runtime) => (
+            "The runtime could not be asked, or does not have the image",
+            "Look at the runtime's own log; pull the image by its name.",
+        ),
+        Some(Reason::TooSlow) => (
+            "Vetting did not end in time",
+            "It goes on, and the next try finds it done. If it happens often: is the registry slow, or vetting.timeout too short?",
+        ),
+        Some(Reason::BackgroundBudget) => (
+            "Not looked at: the budget for work that nobody waits for was used up",
+            "Nothing is wrong with the image. It will be looked at when it is used again; crivet verify tells now.",
+        ),
+        Some(Reason::PoliciesNotLoaded) => (
+            "There were no policies to decide by",
+            "Mend the policies (crivet policy check names file and line) and reload crivet.",
+        ),
+        Some(Reason::PauseImage) => (
+            "The pause image is not known, or not there",
+            "Set pauseImage in crivet's configuration to what the runtime uses.",
+        ),
+        Some(Reason::CallNotVettable) => (
+            "A call that crivet cannot vet",
+            "Find out who makes it. insecureAllowUnvetted lets it through in enforce mode, unvetted.",
+        ),
+        None => (
+            "The record does not say why",
+            "It was written by another version of crivet: its message says why.",
+        ),
+    };
+    Advice { title, what_to_do }
+}
