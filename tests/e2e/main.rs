@@ -17,6 +17,7 @@ mod identity;
 mod journal;
 mod killing;
 mod metrics;
+mod modes;
 mod monitoring;
 mod names;
 mod node;
