@@ -59,7 +59,8 @@ for page in docs/*.md README.md SECURITY.md CHANGELOG.md; do put "$page" "$share
 # Debian's name for it.
 put LICENSE "$share/doc/crivet/copyright"
 
-cargo run --locked --quiet --example assets -- "$out/assets" "$version"
+# Without what a crate's build script would take for a reason to build it anew: the test of this script sets both.
+env -u SOURCE_DATE_EPOCH -u OUT_DIR cargo run --locked --quiet --example assets -- "$out/assets" "$version"
 for page in "$out"/assets/*.1; do
     gzip -9n "$page"
     put "$page.gz" "$share/man/man1/${page##*/}.gz"
@@ -84,6 +85,6 @@ for format in deb rpm; do
 done
 name=crivet-$version-linux-$arch
 tar -C "$tree" --sort=name --owner=0 --group=0 --numeric-owner --format=ustar --mtime="@$SOURCE_DATE_EPOCH" \
-    --transform "s,^\.,$name," -cf - . | gzip -9n >"$out/$name.tar.gz"
+    --transform "s,^\.,$name," -cf - . | gzip -n >"$out/$name.tar.gz"
 rm -rf "$out/tree" "$out/scripts" "$out/assets"
 (cd "$out" && sha256sum crivet[-_]* >SHA256SUMS && cat SHA256SUMS)

@@ -40,6 +40,12 @@ pub const CONTROL_CONNECTIONS: usize = 16;
 /// Largest frame on the control socket, bytes: a call's facts, or a verdict about 64 images.
 pub const CONTROL_FRAME_BYTES: usize = 1024 * 1024;
 
+/// Registries that crivet doctor asks whether they answer.
+pub const DOCTOR_REGISTRIES: usize = 32;
+
+/// Names that crivet doctor tries in search of one that the policies refuse.
+pub const DOCTOR_SAMPLES: usize = 256;
+
 /// Questions to the vetter at once, the calls of a node that restarts with 500 pods among them.
 pub const QUESTIONS: usize = 4096;
 

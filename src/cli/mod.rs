@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
 mod break_glass;
+pub mod doctor;
+pub mod inventory;
 mod logs;
 pub mod node;
 pub mod policy;
@@ -38,6 +40,14 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Verify(verify::Arguments),
+    /// Look whether this node is really protected, and say of each trouble what to do
+    ///
+    /// Exit code 0: it is. 1: it is not.
+    Doctor(doctor::Arguments),
+    /// Vet every image and every running container on this node
+    ///
+    /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
+    Inventory(inventory::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -58,6 +68,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::serve(&config),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Inventory(arguments) => inventory::inventory(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),

@@ -21,11 +21,11 @@ use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
 
 /// Images were denied.
-const DENIED: u8 = 1;
+pub(super) const DENIED: u8 = 1;
 /// Images are undecided, none is denied.
-const UNDECIDED: u8 = 2;
+pub(super) const UNDECIDED: u8 = 2;
 /// sysexits.h EX_CONFIG.
-const EX_CONFIG: u8 = 78;
+pub(super) const EX_CONFIG: u8 = 78;
 
 /// The configuration of a command that is given policies and no configuration: nothing passes unmatched.
 const WITHOUT_CONFIGURATION: &str = "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\n\
@@ -52,11 +52,11 @@ pub struct Arguments {
     output: Output,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(super) enum Output {
     /// For people
     Text,
-    /// One JSON object: `images`, and how many `registryRequests` it took
+    /// One JSON object
     Json,
 }
 
@@ -91,7 +91,11 @@ pub fn verify(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<InForce, String> {
+/// What a command decides by, when it decides by itself.
+///
+/// # Errors
+/// Configuration or policies are bad.
+pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<InForce, String> {
     let config = match (config, policy) {
         (None, Some(_)) => ProxyConfiguration::parse("(none)", WITHOUT_CONFIGURATION.as_bytes())
             .map_err(|error| error.to_string())?,

@@ -69,7 +69,8 @@ impl Control {
         }
     }
 
-    /// What the daemon would decide about a call's images, were everything enforced: one `judged` per image.
+    /// What the daemon would decide about a call's images, were everything enforced: one `judged` per image. Unless
+    /// `keep_nothing`, it keeps the proofs.
     ///
     /// # Errors
     /// It goes away, is another version, or has no vetter.

@@ -152,6 +152,19 @@ impl RuntimeClient {
         Ok(())
     }
 
+    /// Asks for a container as a kubelet does: the canary of `crivet doctor`, which must be refused.
+    ///
+    /// # Errors
+    /// The status' code and message as they came.
+    pub async fn create_container(
+        &self,
+        request: v1::CreateContainerRequest,
+    ) -> Result<String, (Code, String)> {
+        let response = self.pods().create_container(timed(request)).await;
+        let response = response.map_err(|status| (status.code(), status.message().to_owned()))?;
+        Ok(response.into_inner().container_id)
+    }
+
     /// Removes a container that was made and is not what was vetted.
     pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let request = v1::RemoveContainerRequest { container_id: id.to_owned() };

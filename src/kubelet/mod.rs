@@ -98,6 +98,8 @@ pub struct Flags {
     pub config: Option<String>,
     /// `--config-dir`
     pub config_dir: Option<String>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<String>,
 }
 
 /// Reads a command line as the kubelet does: the last of equal flags wins, `_` is `-`.
@@ -117,6 +119,7 @@ pub fn flags(arguments: &[String]) -> Flags {
             "pod-manifest-path" => &mut flags.settings.static_pod_path,
             "config" => &mut flags.config,
             "config-dir" => &mut flags.config_dir,
+            "kubeconfig" => &mut flags.kubeconfig,
             "healthz-port" => {
                 let value = joined.or_else(|| arguments.next().cloned());
                 flags.settings.healthz_port = value.and_then(|value| value.parse().ok());

@@ -1,22 +1,24 @@
 //! Installing, taking back, and the way around in an emergency.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::NodeError;
+use super::api::{self, Access};
 use super::check::{self, Calls, Through};
-use super::detect::{show, unit_files};
-use super::host::{Host, read};
+use super::detect::show;
+use super::host::{Host, read, read_text};
 use super::journal::{
     self, FOLDER, Journal, Part, STATE, Step, UnitState, put_back, remove_file, write_file,
 };
 use super::plan::{self, DROP_IN, Plan, SWITCH, TRIAL, UNITS, VOLATILE, drop_in, trial};
-use super::{NodeError, unit};
+use super::unit::{self, UnitFile};
 
 /// Tells that somebody took the emergency way.
-const MARKER: &str = "/var/lib/crivet/node/bypass.json";
+pub const MARKER: &str = "/var/lib/crivet/node/bypass.json";
 /// How long crivet may take to answer its first call.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -31,9 +33,13 @@ pub struct Bypass {
 
 /// The marker of a bypass, if there is one that can be read.
 pub fn bypassed(host: &dyn Host) -> Option<Bypass> {
-    let bytes = read(host, Path::new(MARKER)).ok().flatten()?;
-    let unreadable = || Bypass { reason: format!("{MARKER} cannot be read"), at: 0 };
-    Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()))
+    Some(marked(&read(host, Path::new(MARKER)).ok().flatten()?))
+}
+
+/// What the marker's bytes say.
+pub fn marked(bytes: &[u8]) -> Bypass {
+    let unreadable = |_| Bypass { reason: format!("{MARKER} cannot be read"), at: 0 };
+    serde_json::from_slice(bytes).unwrap_or_else(unreadable)
 }
 
 /// Does what the plan says. If the kubelet does not come through, everything is taken back, and the error says why.
@@ -76,6 +82,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
     write_file(host, &trial, plan.drop_in.as_bytes(), 0o644, None)?;
     host.systemctl(&["daemon-reload"])?;
     in_force(host, plan, &trial)?;
+    let access = ready_before(host, plan);
     let (old_pid, since) = (show(host, unit)?.pid, host.now());
     host.systemctl(&["restart", "--no-block", unit])?;
     host.say(false, &format!("restarted {unit}; waiting for the kubelet"));
@@ -86,6 +93,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
         flags,
         healthz: plan.pointed.healthz,
         calls: Some(Calls { listen: &plan.listen, connections: plan.pointed.flags.len(), since }),
+        ready: access.as_ref().map(|access| (access, since)),
     };
     for unseen in check::wait(host, &through, plan.timeout, true)? {
         host.say(false, &format!("not seen: {unseen}"));
@@ -167,19 +175,40 @@ fn go_on(host: &dyn Host) -> Result<(), NodeError> {
     }
 }
 
+/// The way to the API server, if it can be asked and calls the Node Ready: then it must do so afterwards.
+fn ready_before(host: &dyn Host, plan: &Plan) -> Option<Access> {
+    let path = plan.found.kubeconfig.as_ref()?;
+    let asked = api::access(host, path).and_then(|access| Ok((host.node(&access)?, access)));
+    match asked {
+        Ok((node, access)) if node.ready => Some(access),
+        Ok((node, access)) => {
+            let text =
+                format!("Node {} is not Ready as it is, so it need not be: {}", access.node, node.message);
+            host.say(true, &text);
+            None
+        }
+        Err(error) => {
+            host.say(false, &format!("not seen: whether the Node is Ready: {error}"));
+            None
+        }
+    }
+}
+
 /// That systemd would run what the drop-in says, and nobody's else.
 fn in_force(host: &dyn Host, plan: &Plan, drop_in: &Path) -> Result<(), NodeError> {
     let unit = &plan.pointed.unit;
     let shown = show(host, unit)?;
-    let mut files = unit_files(host, &shown)?;
-    files.push(unit::UnitFile { path: drop_in.to_owned(), text: plan.drop_in.clone() });
-    let wanted = unit::exec_start(unit, &files)?.value;
-    let last =
-        shown.paths.iter().filter(|path| path.file_name().is_some_and(|name| name >= DROP_IN)).next_back();
-    if last.map(PathBuf::as_path) != Some(drop_in) || !wanted.ends_with(&plan.pointed.flags.join(" ")) {
+    let mut files = Vec::new();
+    for path in &shown.paths {
+        let text = read_text(host, path)?.unwrap_or_default();
+        files.push(UnitFile { path: path.clone(), text });
+    }
+    let command = unit::exec_start(unit, &files)?;
+    if command.path != drop_in || !command.value.ends_with(&plan.pointed.flags.join(" ")) {
         return Err(NodeError::NotThrough(format!(
-            "expected {} to be the last drop-in of {unit}, found others; `systemctl cat {unit}` shows them",
-            drop_in.display()
+            "expected ExecStart= of {unit} to be that of {}, found that of {}; `systemctl cat {unit}` shows them",
+            drop_in.display(),
+            command.path.display()
         )));
     }
     Ok(())
@@ -256,7 +285,7 @@ fn undo(
     kubelet_back(host, journal, &steps, timeout)?;
 
     let mut kept = Vec::new();
-    let (mut reload, mut units) = (false, Vec::new());
+    let (mut changed, mut units) = (false, Vec::new());
     for step in steps.iter().rev() {
         match step {
             Step::Units { before } => {
@@ -267,7 +296,7 @@ fn undo(
                 units.extend(before.iter().filter(|unit| unit.active));
             }
             Step::File { path, before, after, part: Part::Crivet } => {
-                reload |= path.starts_with("/etc/systemd");
+                changed = true;
                 kept.extend(put_back(host, path, before.as_ref(), after, Part::Crivet)?);
             }
             Step::Folder { path } if path != Path::new(STATE) => {
@@ -282,11 +311,11 @@ fn undo(
             Step::Folder { .. } | Step::File { .. } | Step::Restart { .. } => {}
         }
     }
-    if reload {
+    if changed {
         host.systemctl(&["daemon-reload"])?;
     }
-    // They ran before, with other files: on a socket that is theirs again.
-    if reload && !units.is_empty() {
+    // They ran before, with other files: they are theirs again.
+    if changed && !units.is_empty() {
         stop_crivet(host)?;
         for unit in units {
             if show(host, &unit.name)?.loaded {
@@ -343,7 +372,7 @@ fn restart_and_wait(
     let _ = host.systemctl(&["reset-failed", unit]);
     host.systemctl(&["restart", "--no-block", unit])?;
     host.say(false, &format!("restarted {unit}; waiting for the kubelet"));
-    let through = Through { unit, old_pid, flags: &[], healthz, calls: None };
+    let through = Through { unit, old_pid, flags: &[], healthz, calls: None, ready: None };
     check::wait(host, &through, timeout, false).map(drop)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::NodeError;
+use super::api::Access;
 use super::detect::{command_line, show};
 use super::host::Host;
 
@@ -24,6 +25,8 @@ pub struct Through<'a> {
     pub healthz: Option<SocketAddr>,
     /// Where its calls must arrive; none when it is pointed past crivet.
     pub calls: Option<Calls<'a>>,
+    /// The way to the API server, which must call the Node Ready with a word of the kubelet's since then.
+    pub ready: Option<(&'a Access, u64)>,
 }
 
 /// The kubelet's connections to crivet.
@@ -118,6 +121,16 @@ fn look(host: &dyn Host, through: &Through<'_>, unseen: &mut Vec<String>) -> See
                 }
             }
             Err(error) => unseen.push(format!("the kubelet's calls at crivet: {error}")),
+        }
+    }
+    if let Some((access, since)) = through.ready {
+        match host.node(access) {
+            Ok(node) if node.ready && node.heartbeat >= since => {}
+            Ok(node) if node.ready => {
+                return Seen::Not("the kubelet has not reported to the API server".to_owned());
+            }
+            Ok(node) => return Seen::Not(format!("Node {} is not Ready: {}", access.node, node.message)),
+            Err(error) => return Seen::Not(error.to_string()),
         }
     }
     Seen::Through(shown.pid)

@@ -145,6 +145,8 @@ pub struct Found {
     pub runtime: Runtime,
     /// Where the kubelet answers healthz.
     pub healthz: Option<std::net::SocketAddr>,
+    /// The kubelet's kubeconfig; none if it has no API server.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Looks at the node.
@@ -205,6 +207,12 @@ pub fn detect(host: &dyn Host) -> Result<Found, NodeError> {
             quoted(&runtime.name)
         )));
     }
+    let kubeconfig = match kind {
+        Kind::K3s => Some("/var/lib/rancher/k3s/agent/kubelet.kubeconfig".to_owned()),
+        Kind::Rke2 => Some("/var/lib/rancher/rke2/agent/kubelet.kubeconfig".to_owned()),
+        Kind::Kubeadm | Kind::Plain => kubelet::flags(&command_line(host, shown.pid)).kubeconfig,
+    };
+    let kubeconfig = kubeconfig.map(PathBuf::from);
     let (pid, healthz) = (shown.pid, settings.healthz());
     Ok(Found {
         kind,
@@ -216,6 +224,7 @@ pub fn detect(host: &dyn Host) -> Result<Found, NodeError> {
         image_socket,
         runtime,
         healthz,
+        kubeconfig,
     })
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::api::{self, Access, Ready};
 use super::{NodeError, at};
 use crate::config::Endpoint;
 use crate::control::{self, Control};
@@ -52,6 +53,8 @@ pub trait Host {
     fn clients(&self, listen: &Path) -> Result<Vec<Client>, NodeError>;
     /// `GET path`: status and body.
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), NodeError>;
+    /// Asks the API server about this node.
+    fn node(&self, access: &Access) -> Result<Ready, NodeError>;
     /// This program's own file.
     fn program(&self) -> &Path;
     /// Seconds since 1970.
@@ -173,6 +176,10 @@ impl Host for ThisMachine {
         })
     }
 
+    fn node(&self, access: &Access) -> Result<Ready, NodeError> {
+        api::ask(access)
+    }
+
     fn program(&self) -> &Path {
         &self.program
     }
@@ -268,10 +275,15 @@ fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(limits::NODE_FILE_BYTES as u64).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
+    parse_answer(&bytes)
+}
+
+/// Status and body of an HTTP answer that ended with its connection.
+pub fn parse_answer(bytes: &[u8]) -> io::Result<(u16, String)> {
+    let text = String::from_utf8_lossy(bytes);
     let bad = || io::Error::from(io::ErrorKind::InvalidData);
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;

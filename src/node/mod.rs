@@ -6,6 +6,7 @@
 //!
 //! Everything that is done is written into the [`journal`] before it is done, with what was there before.
 
+pub mod api;
 pub mod apply;
 pub mod check;
 pub mod detect;

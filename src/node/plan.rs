@@ -20,10 +20,13 @@ pub const DROP_IN: &str = "90-crivet.conf";
 pub const TRIAL: &str = "91-crivet-trial.conf";
 /// crivet's configuration.
 pub const CONFIG: &str = "/etc/crivet/config.yaml";
+/// The runtime's socket in [`FIRST`].
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const LISTEN: &str = "/run/crivet/crivet.sock";
 /// In front of CRI-O: the kubelet takes a runtime for CRI-O by the end of its endpoint, and counts otherwise.
 const LISTEN_CRIO: &str = "/run/crivet/run/crio/crio.sock";
-const METRICS: &str = "127.0.0.1:9466";
+/// The first configuration, which the package brings: audit only.
+const FIRST: &str = include_str!("../../packaging/config.yaml");
 const SERVICE: &str = include_str!("../../systemd/crivet.service");
 const SOCKET: &str = include_str!("../../systemd/crivet.socket");
 /// crivet's units: the socket first.
@@ -87,7 +90,7 @@ pub struct Plan {
     pub folders: Vec<Folder>,
     /// crivet's own files, in order.
     pub files: Vec<NewFile>,
-    /// crivet runs, and must be started anew because its socket changes.
+    /// crivet runs, and must be started anew because its socket or runtime changes.
     pub restart_crivet: bool,
     /// The drop-in's text.
     pub drop_in: String,
@@ -127,18 +130,25 @@ pub fn plan(
     let installed = journal.installed.as_ref();
     let stage = stage.or(installed.map(|installed| installed.stage)).unwrap_or(Stage::Image);
     let (mut files, folders) = (Vec::new(), folders(host)?);
+    let mut rewritten = false;
     let configuration = match host::read(host, Path::new(CONFIG))? {
-        Some(bytes) => existing(&bytes, &found, stage, &mut notes)?,
-        None => {
+        Some(bytes) if bytes != FIRST.as_bytes() => existing(&bytes, &found, stage, &mut notes)?,
+        // The package's own, which nobody has touched, is fitted to the node like one that is not there.
+        there => {
             let text = first_configuration(host, &found, &mut notes)?;
+            rewritten = there.is_some() && text != FIRST;
             let parsed = ProxyConfiguration::parse(CONFIG, text.as_bytes());
             let parsed = parsed.map_err(|error| NodeError::Refused(error.to_string()))?;
-            files.push(NewFile { path: CONFIG.into(), text });
+            if there.is_none() || rewritten {
+                files.push(NewFile { path: CONFIG.into(), text });
+            }
             parsed
         }
     };
     let listen = configuration.listen.path().to_owned();
-    let restart_crivet = units(host, &listen, &mut files)?;
+    let another_socket = units(host, &listen, &mut files)?;
+    let runs = another_socket || show(host, UNITS[1])?.active == "active";
+    let restart_crivet = (rewritten || another_socket) && runs;
     let flags = flags(found.kind, stage, &listen);
     let pointed = Pointed {
         stage,
@@ -236,43 +246,39 @@ fn is_containerd_2(found: &Found) -> bool {
     found.runtime.name == "containerd" && major.is_none_or(|major| major >= 2)
 }
 
-/// The first configuration: audit only.
+/// The first configuration, fitted to the node.
 fn first_configuration(host: &dyn Host, found: &Found, notes: &mut Vec<String>) -> Result<String, NodeError> {
-    let listen = if is_crio(found) { LISTEN_CRIO } else { LISTEN };
-    let mut text = format!(
-        "# Written by `crivet node install`: audit only, nothing is refused. All keys: docs/configuration.md\n\
-         apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nlisten: unix://{listen}\n\
-         runtimeEndpoint: unix://{}\n",
-        found.runtime_socket.display()
-    );
-    // Writing to a String cannot fail.
-    if found.image_socket != found.runtime_socket {
-        let _ = writeln!(text, "imageEndpoint: unix://{}", found.image_socket.display());
-    }
-    let _ = writeln!(text, "mode: audit\nunmatched: allow\nmetricsAddress: {METRICS}");
     let passwd = read_text(host, Path::new("/etc/passwd"))?.unwrap_or_default();
-    if users::in_passwd(&passwd, "crivet").is_some() {
-        text.push_str("vetterUser: crivet\n");
-    } else {
+    let user = users::in_passwd(&passwd, "crivet");
+    if user.is_none() {
         notes.push(
             "there is no user crivet, so the vetter runs as root: make the user (systemd-sysusers, \
              systemd/sysusers.d/crivet.conf) before the installation, or set vetterUser afterwards"
                 .to_owned(),
         );
     }
-    if is_containerd_2(found) {
-        match pause_image(host, found)? {
-            Some(image) => {
-                let _ = writeln!(
-                    text,
-                    "# containerd 2 says which one it uses only once it is there.\npauseImage: {image}"
-                );
+    let pause_image = if is_containerd_2(found) { pause_image(host, found)? } else { None };
+    if is_containerd_2(found) && pause_image.is_none() {
+        notes.push(
+            "containerd's pause image is neither in its configuration nor pinned: set pauseImage before you enforce"
+                .to_owned(),
+        );
+    }
+    let mut text = String::with_capacity(FIRST.len());
+    for line in FIRST.lines() {
+        // Writing to a String cannot fail.
+        let _ = match (line.split_once(": ").map_or("", |(key, _)| key), &pause_image) {
+            ("listen", _) if is_crio(found) => writeln!(text, "listen: unix://{LISTEN_CRIO}"),
+            ("runtimeEndpoint", _) if !same_socket(&found.runtime_socket, Path::new(CONTAINERD)) => {
+                writeln!(text, "runtimeEndpoint: unix://{}", found.runtime_socket.display())
             }
-            None => notes.push(
-                "containerd's pause image is neither in its configuration nor pinned: set pauseImage before you enforce"
-                    .to_owned(),
-            ),
-        }
+            ("#pauseImage", Some(image)) => writeln!(text, "pauseImage: {image}"),
+            ("vetterUser", _) if user.is_none() => writeln!(text, "#{line}"),
+            _ => writeln!(text, "{line}"),
+        };
+    }
+    if !same_socket(&found.image_socket, &found.runtime_socket) {
+        let _ = writeln!(text, "imageEndpoint: unix://{}", found.image_socket.display());
     }
     Ok(text)
 }

@@ -121,6 +121,24 @@ impl PolicySet {
         &self.policies
     }
 
+    /// A name for each pattern that it could cover, with `word` in place of wildcards, and the policy it is of; sorted.
+    /// Digests are left out.
+    pub fn samples(&self, word: &str) -> Vec<(String, &Policy)> {
+        let native = self
+            .native
+            .entries()
+            .map(|scope| (scope.pattern.to_string().replace("**", word).replace('*', word), scope.policy));
+        let sigstore = self.sigstore.entries().map(|scope| (scope.glob.sample(word), scope.policy));
+        let named = |(text, policy): (String, usize)| {
+            let name = text.split('@').next().unwrap_or_default().to_owned();
+            Some((name, self.policies.get(policy)?))
+        };
+        let mut samples: Vec<_> = native.chain(sigstore).filter_map(named).collect();
+        samples.sort_by(|a, b| (&a.0, a.1.name()).cmp(&(&b.0, b.1.name())));
+        samples.dedup_by(|a, b| a.0 == b.0 && a.1.name() == b.1.name());
+        samples
+    }
+
     /// The policies that all have to hold for an image; none if no policy covers it.
     ///
     /// Of the native ones those with the most specific pattern: several only if they are equally specific in different

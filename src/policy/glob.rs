@@ -80,6 +80,18 @@ impl SigstoreGlob {
         Self(items)
     }
 
+    /// A text that matches, with `word` for each star.
+    pub fn sample(&self, word: &str) -> String {
+        let mut bytes = Vec::new();
+        for item in &self.0 {
+            match item {
+                Item::Byte(byte) => bytes.push(*byte),
+                Item::Within | Item::Across => bytes.extend_from_slice(word.as_bytes()),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Whether `text` matches as a whole.
     pub fn matches(&self, text: &str) -> bool {
         // The positions in the glob that can be reached so far: a star may stay or be left at every step.

@@ -23,6 +23,11 @@ impl<T> PrefixIndex<T> {
         self.by_prefix.entry(prefix).or_default().push(entry);
     }
 
+    /// All entries, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = &T> {
+        self.by_prefix.values().flatten()
+    }
+
     /// The entries whose prefix `name` begins with.
     pub fn candidates<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a T> {
         self.lengths

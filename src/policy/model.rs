@@ -119,6 +119,11 @@ impl Policy {
         matches!(self.rule, Rule::Signed { .. })
     }
 
+    /// The namespaces it is for; `None`: all, and calls without one.
+    pub fn namespaces(&self) -> Option<&BTreeSet<String>> {
+        self.namespaces.as_ref()
+    }
+
     pub(super) fn covers_namespace(&self, namespace: Option<&str>) -> bool {
         match &self.namespaces {
             None => true,

@@ -28,6 +28,8 @@ pub struct Signatures {
 #[derive(Default)]
 pub struct Proofs {
     inner: Mutex<Inner>,
+    /// What is known besides, and not changed from here.
+    under: Option<Arc<Proofs>>,
 }
 
 #[derive(Default)]
@@ -48,6 +50,11 @@ struct Aged<T> {
 }
 
 impl Proofs {
+    /// Proofs that begin with what is known there; what is kept here is not known there.
+    pub fn over(under: Arc<Proofs>) -> Proofs {
+        Proofs { inner: Mutex::default(), under: Some(under) }
+    }
+
     /// Keeps ties that a walk came to.
     pub fn keep_ties(&self, ties: &[Tie], now: Instant) {
         let mut inner = self.lock();
@@ -75,16 +82,28 @@ impl Proofs {
 
     /// Every tie known for a root.
     pub fn ties_of_root(&self, root: &Digest, now: Instant) -> Vec<Tie> {
-        self.lock().ties.get_mut(root).map_or_else(Vec::new, |held| {
+        let held = self.lock().ties.get_mut(root).map(|held| {
             held.used = now;
             held.value.clone()
-        })
+        });
+        // A root held here may have been walked for one ID only.
+        let below = self.under.as_ref().map_or_else(Vec::new, |under| under.ties_of_root(root, now));
+        let mut ties = held.unwrap_or_default();
+        ties.extend(below.into_iter().filter(|tie| !ties.contains(tie)).collect::<Vec<_>>());
+        ties
     }
 
     /// Every tie known for an image ID, one per root.
     pub fn ties_of_id(&self, id: &ImageId, now: Instant) -> Vec<Tie> {
         let roots = self.lock().roots.get(id).cloned().unwrap_or_default();
-        roots.iter().flat_map(|root| self.ties_of_root(root, now)).filter(|tie| tie.id() == *id).collect()
+        let ties = roots.iter().flat_map(|root| self.ties_of_root(root, now)).filter(|tie| tie.id() == *id);
+        let mut ties: Vec<Tie> = ties.collect();
+        for tie in self.under.iter().flat_map(|under| under.ties_of_id(id, now)) {
+            if !ties.contains(&tie) {
+                ties.push(tie);
+            }
+        }
+        ties
     }
 
     /// Keeps signatures found on `digest` in `repository`; shared by all credentials.
@@ -107,9 +126,13 @@ impl Proofs {
     /// The signatures last found on `digest` in `repository`.
     pub fn signatures(&self, digest: &Digest, repository: &str, now: Instant) -> Option<Signatures> {
         let mut inner = self.lock();
-        let held = inner.signatures.get_mut(&(*digest, repository.to_owned()))?;
-        held.used = now;
-        Some(held.value.clone())
+        match inner.signatures.get_mut(&(*digest, repository.to_owned())) {
+            Some(held) => {
+                held.used = now;
+                Some(held.value.clone())
+            }
+            None => self.under.as_ref()?.signatures(digest, repository, now),
+        }
     }
 
     /// Keeps, for seconds, that `credential` was told there are no signatures.

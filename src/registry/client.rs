@@ -223,6 +223,28 @@ impl Client {
             .map_err(|cause| call.failed(cause))
     }
 
+    /// Whether a registry (`host[:port]`) answers as one (spec v1.1, "Determining Support"): a wish for a login is an
+    /// answer.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is none.
+    pub async fn ping(&self, registry: &str, deadline: Instant) -> Result<(), Cause> {
+        let endpoint = self.transport.endpoint(registry);
+        let uri = format!("{}/v2/", endpoint.base()).parse();
+        let uri = uri.map_err(|_| Cause::Protocol(Violation::Name))?;
+        let (method, cap) = (Method::GET, Cap::MANIFEST);
+        let ask = Ask { method, uri, accept: None, authorization: None, form: None, cap, deadline };
+        let answer = self.transport.follow(&endpoint, ask).await?;
+        match answer.status.as_u16() {
+            401 | 403 => Ok(()),
+            200 if answer.is_web_page() => Err(Cause::NotARegistry),
+            200 => Ok(()),
+            429 => Err(Cause::TooManyRequests { retry_after: retry_after(&answer) }),
+            status @ 500..=599 => Err(Cause::ServerError { status }),
+            status => Err(Cause::Protocol(Violation::Status(status))),
+        }
+    }
+
     fn call<'a>(
         &self,
         what: &str,

@@ -192,7 +192,7 @@ impl Gatherer {
         }
         // Lost records may have been of any namespace.
         at.log.lost = at.log.lost.saturating_add(line.lost_before);
-        if self.window.namespace.as_ref().is_some_and(|only| *only != line.namespace) {
+        if line.canary || self.window.namespace.as_ref().is_some_and(|only| *only != line.namespace) {
             return;
         }
         self.count(index, &line);

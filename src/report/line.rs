@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use crate::audit::{Decision, Effective, Kind, Mode, Reason, SCHEMA_VERSION, from_rfc3339};
+use crate::doctor::canary::POD_UID;
 
 /// What a line says that bears on a report. Texts are as long as the line has them.
 pub(super) struct Line<'a> {
@@ -17,6 +18,8 @@ pub(super) struct Line<'a> {
     pub(super) image: Cow<'a, str>,
     pub(super) digest: Cow<'a, str>,
     pub(super) namespace: Cow<'a, str>,
+    /// A try of `crivet doctor`'s, and no pod's.
+    pub(super) canary: bool,
     pub(super) policies: Vec<(Cow<'a, str>, Decision)>,
     pub(super) reason: Option<Reason>,
     pub(super) message: Cow<'a, str>,
@@ -59,6 +62,8 @@ struct Written<'a> {
     digest: Cow<'a, str>,
     #[serde(borrow, default)]
     namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pod_uid: Option<Cow<'a, str>>,
     #[serde(borrow)]
     policies: Vec<WrittenPolicy<'a>>,
     #[serde(borrow, default)]
@@ -115,6 +120,7 @@ impl<'a> Line<'a> {
             image: written.reference.unwrap_or(written.image),
             digest: written.digest,
             namespace: written.namespace,
+            canary: written.pod_uid.as_deref() == Some(POD_UID),
             policies: policies.collect::<Option<_>>()?,
             // A reason this crivet has never heard of is told like none, by its message.
             reason: written.reason.and_then(|reason| Reason::named(&reason)),

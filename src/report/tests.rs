@@ -74,6 +74,14 @@ fn answer(records: &[Value]) -> (Answer, Vec<String>) {
 }
 
 #[test]
+fn the_doctor_s_canary_is_left_out_and_a_pod_that_is_called_like_it_is_not() {
+    let like = json!({"namespace": "crivet-doctor", "pod": "canary", "podUid": "8d0a"});
+    let canary = json!({"namespace": "crivet-doctor", "pod": "canary", "podUid": "crivet-doctor"});
+    assert_eq!(answer(&and(ready(), [denied(9 * DAY, canary)])), answer(&ready()));
+    assert_ne!(answer(&and(ready(), [denied(9 * DAY, like)])), answer(&ready()));
+}
+
+#[test]
 fn a_week_in_which_everything_was_allowed_is_ready() {
     let (answer, because) = answer(&ready());
     assert_eq!(answer, Answer::Yes, "{because:?}");

@@ -13,15 +13,17 @@ use super::wire::{
     self, FromVetter, ImageFacts, Ping, ReadContent, RuntimeAnswer, RuntimeQuestion, from_vetter,
     runtime_question,
 };
+use crate::cri::runtime::RuntimeClient;
 use crate::image::Digest;
 
 /// Longest an answer of the relay is waited for; a little more than the relay's own limit.
 const PATIENCE: Duration = Duration::from_secs(crate::limits::RUNTIME_CALL_SECONDS + 5);
 
-/// The node, by way of the relay; or no node, in a command that runs by itself.
+/// The node, by way of the relay; in a command that runs by itself the runtime, or no node.
 #[derive(Clone, Default)]
 pub struct Node {
     relay: Option<Arc<Questions>>,
+    runtime: Option<RuntimeClient>,
 }
 
 /// Questions to the relay that wait for their answers.
@@ -62,7 +64,12 @@ impl Questions {
 impl Node {
     /// The node behind the relay.
     pub fn new(relay: Arc<Questions>) -> Node {
-        Node { relay: Some(relay) }
+        Node { relay: Some(relay), runtime: None }
+    }
+
+    /// The node of a command that may ask the runtime itself. The vetter never does.
+    pub fn of_runtime(runtime: RuntimeClient) -> Node {
+        Node { relay: None, runtime: Some(runtime) }
     }
 
     /// The image the runtime has under a name; `None` if it has none.
@@ -70,6 +77,14 @@ impl Node {
     /// # Errors
     /// Why it cannot be known, one line.
     pub async fn image_status(&self, name: &str) -> Result<Option<ImageFacts>, String> {
+        if let Some(runtime) = &self.runtime {
+            let image = runtime.image_status(name).await.map_err(|error| error.to_string())?;
+            return Ok(image.map(|image| ImageFacts {
+                id: image.id,
+                repo_tags: image.repo_tags,
+                repo_digests: image.repo_digests,
+            }));
+        }
         let Some(relay) = &self.relay else { return Ok(None) };
         let answer = relay.ask(runtime_question::Question::ImageStatus(name.to_owned())).await?;
         match (answer.image, answer.error.is_empty()) {
@@ -82,6 +97,9 @@ impl Node {
     /// A blob of the runtime's content store, at most `cap` bytes; `None` if it is not to be had. The bytes
     /// prove nothing until they are hashed.
     pub async fn content(&self, digest: &Digest, cap: usize) -> Option<Bytes> {
+        if let Some(runtime) = &self.runtime {
+            return runtime.read_content(&digest.to_string(), cap).await.ok().map(Bytes::from);
+        }
         let read = ReadContent { digest: digest.to_string(), cap: cap as u64 };
         let answer = self.relay.as_ref()?.ask(runtime_question::Question::ReadContent(read)).await.ok()?;
         (answer.error.is_empty() && !answer.not_found).then_some(answer.content)

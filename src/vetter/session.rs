@@ -29,12 +29,17 @@ use crate::registry::Observer;
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How long what is learned aside is known to the next question of the same command.
+const ASIDE_FOR: Duration = Duration::from_secs(60);
+
 /// The end of a call's budget, kept for the answer's way.
 const LEFT_FOR_THE_ANSWER: Duration = Duration::from_millis(500);
 
 /// One vetter process, from the first frame to the last.
 struct Session {
-    vetter: Vetter,
+    vetter: Arc<Vetter>,
+    /// Judges where nothing is to be kept, and when it was last asked.
+    aside: Mutex<Option<(Arc<Vetter>, Instant)>>,
     in_force: RwLock<Option<Arc<InForce>>>,
     audit: RwLock<Option<Arc<AuditLog>>>,
     metrics: Arc<VetterMetrics>,
@@ -56,7 +61,8 @@ pub async fn serve(socket: UnixStream) {
     let questions = Arc::new(Questions::new(outgoing.clone()));
     let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
     let session = Arc::new(Session {
-        vetter: Vetter::new(Node::new(Arc::clone(&questions)), host),
+        vetter: Arc::new(Vetter::new(Node::new(Arc::clone(&questions)), host)),
+        aside: Mutex::default(),
         in_force: RwLock::default(),
         audit: RwLock::default(),
         metrics: Arc::default(),
@@ -94,6 +100,7 @@ pub async fn serve(socket: UnixStream) {
                 if let Some(audit) = session.audit() {
                     audit.tick(SystemTime::now());
                 }
+                session.forget_aside(Instant::now());
             }
         }
     }
@@ -288,14 +295,15 @@ impl Session {
             // Before the relay stops waiting: it could not say for which image, and the record would not know.
             answer_by: Instant::now() + budget - LEFT_FOR_THE_ANSWER.min(budget / 10),
         };
+        let vetter = self.vetter_for(&call);
         let vetting = async {
             let _place = match beside {
-                true => self.vetter.background().place().await,
+                true => vetter.background().place().await,
                 false => None,
             };
             let mut vettings: Vec<Vetting> = Vec::with_capacity(call.images.len());
             for image in &call.images {
-                vettings.push(self.vetter.image(&in_force, context, image).await);
+                vettings.push(vetter.image(&in_force, context, image).await);
             }
             vettings
         };
@@ -323,6 +331,22 @@ impl Session {
             let records = answer::records(&in_force, &call, &vettings, started.elapsed());
             self.record(records);
         }
+    }
+
+    /// Who vets a call: without a trace where nothing is to be kept.
+    fn vetter_for(&self, call: &Call) -> Arc<Vetter> {
+        if !call.keep_nothing || call.kind() != Kind::Inventory {
+            return Arc::clone(&self.vetter);
+        }
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let (vetter, used) = aside.get_or_insert_with(|| (Arc::new(self.vetter.aside()), Instant::now()));
+        *used = Instant::now();
+        Arc::clone(vetter)
+    }
+
+    fn forget_aside(&self, now: Instant) {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.take_if(|(_, used)| now.duration_since(*used) > ASIDE_FOR);
     }
 
     fn decided(&self, decided: wire::Decided) {

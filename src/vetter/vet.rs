@@ -30,9 +30,10 @@ pub struct Vetter {
     evidences: Evidences,
     identities: Identities,
     resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
     background: Arc<Background>,
     node: Node,
+    host: Platform,
 }
 
 /// What a tag points at now, and the document if it was fetched.
@@ -41,15 +42,32 @@ type Resolved = (Digest, Option<Bytes>);
 impl Vetter {
     /// A vetter that knows nothing yet.
     pub fn new(node: Node, host: Platform) -> Vetter {
-        let proofs = Arc::<Proofs>::default();
+        Vetter::with(Arc::default(), Arc::default(), Arc::default(), node, host)
+    }
+
+    /// A vetter that knows what this one does, keeps for itself what it learns, and is a guest within the same budgets.
+    pub fn aside(&self) -> Vetter {
+        let proofs = Arc::new(Proofs::over(Arc::clone(&self.proofs)));
+        let (credentials, background) = (Arc::clone(&self.credentials), Arc::clone(&self.background));
+        Vetter::with(proofs, credentials, background, self.node.clone(), self.host.clone())
+    }
+
+    fn with(
+        proofs: Arc<Proofs>,
+        credentials: Arc<Credentials>,
+        background: Arc<Background>,
+        node: Node,
+        host: Platform,
+    ) -> Vetter {
         Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
-            identities: Identities::new(Arc::clone(&proofs), host),
+            identities: Identities::new(Arc::clone(&proofs), host.clone()),
             proofs,
             resolutions: Flights::default(),
-            credentials: Credentials::default(),
-            background: Arc::default(),
+            credentials,
+            background,
             node,
+            host,
         }
     }
 

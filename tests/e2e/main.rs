@@ -11,9 +11,11 @@
 
 mod crash;
 mod credentials;
+mod doctor;
 mod figures;
 mod gate;
 mod identity;
+mod inventory;
 mod journal;
 mod killing;
 mod metrics;

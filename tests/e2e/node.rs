@@ -163,7 +163,7 @@ impl Node {
 #[test]
 fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
     let Some(peers) = Peers::get() else { return };
-    let node = Node::boot(&peers, "1.7");
+    let mut node = Node::boot(&peers, "1.7");
     let before = node.manifest();
 
     let dry = node.node_ok(&["install", "--stage", "both", "--dry-run"]);
@@ -171,7 +171,7 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
         assert!(dry.contains(said), "{said}: {dry}");
     }
     node.is_as(&before);
-    assert_eq!(node.status().0, false);
+    assert!(!node.status().0);
 
     node.node_ok(&["install"]);
     assert!(node.kubelet().trim_end().ends_with("--image-service-endpoint=unix:///run/crivet/crivet.sock"));
@@ -195,6 +195,12 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
     for pod in ["first", "second", "third"] {
         assert!(node.pods.pod(pod).is_some_and(|pod| pod.ready()), "{pod}");
     }
+    // The kubelet comes up through crivet at a boot, too.
+    node.machine.reboot(&peers);
+    wait_kubelet(&node.machine, &node.pods);
+    let (in_front, status) = node.status();
+    assert!(in_front && status["inFront"] == "both" && status["connections"] == 2, "{status}");
+    node.pods.wait_pod("third", SOON, Pod::ready);
 
     node.node_ok(&["uninstall"]);
     node.is_as(&before);

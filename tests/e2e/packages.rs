@@ -239,7 +239,13 @@ fn a_package_that_the_kubelet_is_pointed_at_is_not_removed() {
     install_containerd(&machine, &peers, "1.7", &registry);
     let pods = install_kubelet(&machine);
     assert_installed(&machine, &install(&machine, &peers, NEW), NEW);
-    point_kubelet_at_crivet(&machine, &pods);
+    // As kubeadm's nodes have it.
+    let settings =
+        machine.read("/var/lib/kubelet/config.yaml").replace("\"healthzPort\":0", "\"healthzPort\":10248");
+    machine.write("/var/lib/kubelet/config.yaml", &settings);
+    machine.ok(["systemctl", "restart", "kubelet.service"]);
+    wait_kubelet(&machine, &pods);
+    machine.ok(["crivet", "node", "install", "--stage", "both"]);
     let app = Image::says(&peers, "hello").push(&registry, "app", "1");
     pods.add_pod("one", &app.reference, &json!({}));
     pods.wait_pod("one", Duration::from_secs(60), Pod::ready);
@@ -261,7 +267,11 @@ fn a_package_that_the_kubelet_is_pointed_at_is_not_removed() {
     pods.add_pod("two", &app.reference, &json!({}));
     pods.wait_pod("two", Duration::from_secs(60), Pod::ready);
 
-    // The drop-in is gone, and the kubelet that runs does not know it yet.
+    machine.ok(["crivet", "node", "uninstall"]);
+    wait_kubelet(&machine, &pods);
+
+    // A drop-in by hand that is gone again, and the kubelet that runs does not know it yet.
+    point_kubelet_at_crivet(&machine, &pods);
     machine.ok(["rm", "/etc/systemd/system/kubelet.service.d/90-crivet.conf"]);
     let refused = machine.run(["apt-get", "remove", "--yes", "crivet"]);
     assert!(said(&refused).contains("(the command line of kubelet)"), "{}", said(&refused));

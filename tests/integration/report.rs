@@ -62,6 +62,18 @@ fn shown(path: &Path) -> &str {
 }
 
 #[test]
+fn the_schema_has_every_call() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let of_findings = &schema["properties"]["findings"]["items"]["properties"];
+    for kinds in [&schema["properties"]["kinds"]["properties"], &of_findings["kinds"]["properties"]] {
+        for kind in Kind::ALL {
+            assert!(kinds.get(kind.as_str()).is_some(), "{}", kind.as_str());
+        }
+        assert_eq!(kinds.as_object().unwrap().len(), Kind::ALL.len());
+    }
+}
+
+#[test]
 fn a_log_and_its_rotated_files_are_all_counted_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");

@@ -4,6 +4,8 @@ mod audit_is_free;
 mod break_glass;
 mod cli;
 mod create;
+mod doctor;
+mod inventory;
 mod leak;
 mod node;
 mod pull;

@@ -196,6 +196,21 @@ impl Crivet {
         vetter_of(self.pid())
     }
 
+    /// Runs a command of crivet's with this daemon's configuration; answers with its exit code and the JSON it prints.
+    pub fn json(&self, command: &str, arguments: &[&str]) -> (Option<i32>, Value) {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_crivet"))
+            .args([command, "-o", "json", "--config"])
+            .arg(self.dir.join("config.yaml"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            panic!("{command} says {}{}", text(&output.stdout), text(&output.stderr))
+        });
+        (output.status.code(), said)
+    }
+
     /// The audit records so far.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("audit.jsonl")).unwrap_or_default();

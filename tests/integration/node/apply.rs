@@ -151,6 +151,26 @@ fn a_kubelet_whose_calls_do_not_arrive_is_taken_back() {
 }
 
 #[test]
+fn a_node_that_was_ready_must_be_so_again() {
+    let node = |ready| {
+        let fake = Fake::plain("/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf");
+        super::api::configure(&fake, &super::api::KUBECONFIG.replace("PORT", "6443"));
+        fake.ready.set(ready);
+        fake
+    };
+    let fake = node(Some(false));
+    let before = fake.manifest();
+    let error = run(&fake, None).unwrap_err().to_string();
+    assert!(error.contains("Node node-1 is not Ready: PLEG is not healthy"), "{error}");
+    fake.is_as(&before, "afterwards");
+    run(&node(Some(true)), None).unwrap();
+    // Nobody can tell: it is said, and not held against it.
+    let fake = node(None);
+    run(&fake, None).unwrap();
+    assert!(fake.said.borrow().join("\n").contains("not seen: whether the Node is Ready"));
+}
+
+#[test]
 fn an_interrupted_installation_is_taken_back() {
     let fake = Fake::kubeadm();
     let before = fake.manifest();
@@ -211,6 +231,18 @@ fn bypass_needs_no_journal_and_no_configuration() {
     assert_eq!((status.in_front, status.bypass.unwrap().reason.as_str()), (None, "it burns"));
     uninstall(&fake, MINUTE).unwrap();
     assert_eq!(fake.manifest().len(), before.len());
+}
+
+#[test]
+fn later_drop_ins_that_do_not_set_the_command_are_in_nobodys_way() {
+    let fake = Fake::kubeadm();
+    fake.write("/etc/systemd/system/kubelet.service.d/95-mine.conf", "[Service]\nRestartSec=1\n");
+    run(&fake, Some(Stage::Both)).unwrap();
+    assert!(status(&fake).unwrap().drift.is_empty());
+    let later = "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --mine\n";
+    fake.write("/etc/systemd/system/kubelet.service.d/95-mine.conf", later);
+    let drift = status(&fake).unwrap().drift;
+    assert!(drift[0].contains("and is /usr/bin/kubelet --mine"), "{drift:?}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn the_first_configuration_is_audit_only_and_starts() {
     // Without the user the vetter is root's, and the operator is told.
     fake.write("/etc/passwd", "root:x:0:0::/:/bin/sh\n");
     let plan = planned(&fake, None).unwrap();
-    assert!(!plan.files[0].text.contains("vetterUser") && plan.notes[0].contains("runs as root"));
+    assert!(!plan.files[0].text.contains("\nvetterUser") && plan.notes[0].contains("runs as root"));
 }
 
 const CONFIG: &str = "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nmode: audit\nunmatched: allow\n\
@@ -90,6 +90,34 @@ fn a_configuration_that_is_there_is_kept_and_must_fit() {
     }
     fake.write("/etc/crivet/config.yaml", &CONFIG.replace("audit", "enforce"));
     assert!(planned(&fake, None).unwrap().notes[0].contains("mode: enforce"));
+}
+
+#[test]
+fn the_packages_configuration_is_fitted_to_the_node_while_nobody_has_touched_it() {
+    let first = include_str!("../../../packaging/config.yaml");
+    let with_package = |fake: Fake| {
+        fake.write("/etc/passwd", "crivet:x:990:989::/:/usr/sbin/nologin\n");
+        fake.write("/etc/crivet/config.yaml", first);
+        fake.write("/lib/systemd/system/crivet.service", "[Service]\nExecStart=/usr/bin/crivet serve\n");
+        fake.write("/lib/systemd/system/crivet.socket", "[Socket]\nListenStream=/run/crivet/crivet.sock\n");
+        fake.start("crivet.service");
+        fake
+    };
+    // It fits containerd 1 as it is.
+    let plan = planned(&with_package(Fake::kubeadm()), None).unwrap();
+    assert!(plan.files.is_empty() && !plan.restart_crivet, "{plan:#}");
+
+    let k3s = with_package(k3s("k3s.service", "/usr/local/bin/k3s server"));
+    let plan = planned(&k3s, None).unwrap();
+    let socket = "unix:///run/k3s/containerd/containerd.sock";
+    let text = first.replace(
+        "\nruntimeEndpoint: unix:///run/containerd/containerd.sock\n",
+        &format!("\nruntimeEndpoint: {socket}\n"),
+    );
+    assert_eq!((plan.files[0].text.as_str(), plan.restart_crivet), (text.as_str(), true));
+    // Touched, if only by a comment: it is the operator's.
+    k3s.write("/etc/crivet/config.yaml", &format!("{first}# ours\n"));
+    assert!(refusal(&k3s).contains("runtimeEndpoint: expected the kubelet's own"), "{}", refusal(&k3s));
 }
 
 #[test]

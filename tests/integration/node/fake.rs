@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crivet::node::NodeError;
+use crivet::node::api::{Access, Ready};
 use crivet::node::host::{Client, Host, Runtime};
 use crivet::node::unit::{UnitFile, exec_start, words};
 
@@ -33,6 +34,8 @@ pub struct Fake {
     pub interrupted: Cell<bool>,
     /// Connections to crivet that the kubelet makes at most.
     pub connections: Cell<usize>,
+    /// Whether the Node is Ready behind crivet; none if nobody can tell.
+    pub ready: Cell<Option<bool>>,
     pub said: RefCell<Vec<String>>,
     pub restarts: Cell<u32>,
 }
@@ -68,6 +71,7 @@ impl Fake {
             refused: Cell::new("nothing"),
             interrupted: Cell::default(),
             connections: Cell::new(2),
+            ready: Cell::new(None),
             said: RefCell::default(),
             restarts: Cell::default(),
         };
@@ -335,6 +339,18 @@ impl Host for Fake {
         match (address.port(), path) {
             (10248, "/healthz") => Ok((200, "ok".to_owned())),
             _ => Err(NodeError::NotThrough(format!("http://{address}{path} does not answer"))),
+        }
+    }
+
+    fn node(&self, access: &Access) -> Result<Ready, NodeError> {
+        let heartbeat = self.now();
+        match self.ready.get() {
+            Some(answers) if !access.node.is_empty() => {
+                let through = self.command_line("kubelet.service").contains("crivet");
+                let ready = answers || !through;
+                Ok(Ready { ready, heartbeat, message: "PLEG is not healthy".to_owned() })
+            }
+            _ => Err(NodeError::NotThrough("the API server does not answer".to_owned())),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `crivet node` on prepared trees: what is found, what is planned, and what is left when it is killed anywhere.
 
+mod api;
 mod apply;
 mod detect;
 mod fake;

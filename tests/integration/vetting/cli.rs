@@ -10,14 +10,14 @@ use super::signer::Signer;
 use crate::registry::fake::reply;
 use crate::support::daemon::CRIVET;
 
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 /// Runs the binary; the runtime's threads go on serving meanwhile.
-async fn crivet(arguments: &[&str]) -> Ended {
+pub async fn crivet(arguments: &[&str]) -> Ended {
     let mut command = Command::new(CRIVET);
     command.args(arguments).env_remove("RUST_LOG");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -25,7 +25,7 @@ async fn crivet(arguments: &[&str]) -> Ended {
     Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-fn shown(path: &Path) -> &str {
+pub fn shown(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -91,7 +91,9 @@ impl Registry {
             }
         })
         .await;
-        Registry { fake, state }
+        let registry = Registry { fake, state };
+        registry.put("/v2/".to_owned(), "{}");
+        registry
     }
 
     pub fn host(&self) -> String {

@@ -17,6 +17,10 @@ pub const SANDBOX: &str = "/runtime.v1.RuntimeService/RunPodSandbox";
 pub const STOP_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
 pub const REMOVE_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
 pub const REMOVE: &str = "/runtime.v1.RuntimeService/RemoveContainer";
+const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
+const CONTAINER_STATUS: &str = "/runtime.v1.RuntimeService/ContainerStatus";
+const VERSION: &str = "/runtime.v1.RuntimeService/Version";
+const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
 const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
@@ -37,6 +41,9 @@ pub struct State {
     chains: HashMap<String, String>,
     containers: BTreeMap<String, String>,
     made: usize,
+    /// Sandboxes and containers that are there already, as they are listed.
+    sandboxes: Vec<v1::PodSandbox>,
+    running: Vec<v1::Container>,
     /// The image that sandboxes are made of, by name.
     pub pause: String,
     /// Puts this under each new container instead of what its image says.
@@ -97,6 +104,30 @@ impl Runtime {
     /// Calls that arrived by this path, in order.
     pub fn calls(&self, path: &str) -> Vec<Seen> {
         self.fake.seen().into_iter().filter(|seen| seen.head.uri.path() == path).collect()
+    }
+
+    /// A container runs already, in a pod that the kubelet has from `source` (`api`, `file`).
+    pub fn runs(&self, namespace: &str, pod: &str, source: &str, image: &Image, reference: &str) {
+        let metadata =
+            v1::PodSandboxMetadata { name: pod.into(), namespace: namespace.into(), ..Default::default() };
+        let spec =
+            v1::ImageSpec { image: image.id(), user_specified_image: reference.into(), ..Default::default() };
+        let mut state = self.state();
+        state.sandboxes.push(v1::PodSandbox {
+            id: pod.into(),
+            metadata: Some(metadata),
+            annotations: [("kubernetes.io/config.source".to_owned(), source.to_owned())].into(),
+            ..Default::default()
+        });
+        state.running.push(v1::Container {
+            id: format!("{pod}-main"),
+            pod_sandbox_id: pod.into(),
+            metadata: Some(v1::ContainerMetadata { name: "main".into() }),
+            image: Some(spec),
+            image_ref: image.id(),
+            state: v1::ContainerState::ContainerRunning.into(),
+            ..Default::default()
+        });
     }
 
     /// Containers that are there.
@@ -162,7 +193,8 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
                 annotations: [("kubernetes.io/config.source".to_owned(), pod.source.to_owned())].into(),
                 ..Default::default()
             });
-            v1::ListPodSandboxResponse { items: items.collect() }.encode_to_vec()
+            let items = items.chain(state.sandboxes.iter().cloned()).collect();
+            v1::ListPodSandboxResponse { items }.encode_to_vec()
         }
         CONTAINERS => {
             let containers = state.pods.iter().map(|pod| v1::Container {
@@ -177,11 +209,26 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
                 state: v1::ContainerState::ContainerRunning.into(),
                 ..Default::default()
             });
-            v1::ListContainersResponse { containers: containers.collect() }.encode_to_vec()
+            let containers = containers.chain(state.running.iter().cloned()).collect();
+            v1::ListContainersResponse { containers }.encode_to_vec()
         }
         IMAGE_STATUS => {
             let name = v1::ImageStatusRequest::decode(body).ok()?.image?.image;
             v1::ImageStatusResponse { image: state.find(&name).cloned() }.encode_to_vec()
+        }
+        LIST_IMAGES => {
+            let images = state.images.values().cloned().collect();
+            v1::ListImagesResponse { images }.encode_to_vec()
+        }
+        CONTAINER_STATUS => v1::ContainerStatusResponse { status: None }.encode_to_vec(),
+        VERSION => v1::VersionResponse {
+            runtime_name: "containerd".to_owned(),
+            runtime_version: "1.7.27".to_owned(),
+        }
+        .encode_to_vec(),
+        STATUS if !state.pause.is_empty() => {
+            let info = [("sandboxImage".to_owned(), state.pause.clone())].into();
+            v1::StatusResponse { info }.encode_to_vec()
         }
         PULL => {
             let name = v1::PullImageRequest::decode(body).ok().and_then(|pull| pull.image);

@@ -1,0 +1,340 @@
+//! Takes the facts: from files, `/proc`, the daemon, the runtime and registries. What cannot be had is a fact too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, timeout};
+
+use super::canary;
+use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
+use crate::config::{self, ProxyConfiguration, Settings, Source};
+use crate::control::wire::Status;
+use crate::control::{self, Control};
+use crate::cri::facts::ROLE_PAUSE;
+use crate::cri::runtime::RuntimeClient;
+use crate::image::{Digest, ImageName, Reference};
+use crate::kubelet::{self, process};
+use crate::limits;
+use crate::node::apply::{MARKER, marked};
+use crate::policy::Subject;
+use crate::relay::clients::millis;
+use crate::users;
+use crate::vetter::case::InForce;
+use crate::vetter::load::{client, from_folder};
+use crate::vetter::wire::{Call, ImageUse, Judged};
+
+const PROC: &str = "/proc";
+/// Where the control socket is if no configuration says.
+const CONTROL: &str = "/run/crivet/control.sock";
+/// Longest a kubelet may take to say its version, and a registry to answer.
+const EACH: Duration = Duration::from_secs(5);
+/// What time services leave while they keep the clock.
+const CLOCK_KEPT: [&str; 4] =
+    ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
+
+/// All facts about this node, by the configuration at `path`.
+pub async fn facts(path: &Path) -> Facts {
+    let loaded = config::load(path);
+    let whole = match &loaded {
+        Ok(loaded) => match &loaded.settings {
+            Settings::Whole(whole) => Some((**whole).clone()),
+            Settings::Salvaged(_) => None,
+        },
+        Err(_) => None,
+    };
+    let endpoints = loaded.as_ref().ok().map(|loaded| match &loaded.settings {
+        Settings::Whole(c) => (c.listen.clone(), c.runtime_endpoint.clone(), c.image_endpoint.clone()),
+        Settings::Salvaged(s) => (s.listen.clone(), s.runtime_endpoint.clone(), s.image_endpoint.clone()),
+    });
+    let control_socket = endpoints
+        .as_ref()
+        .map_or_else(|| CONTROL.into(), |(listen, ..)| control::socket(listen.runtime_dir()));
+    let configuration = loaded
+        .map(|loaded| {
+            let config = described(path, &loaded);
+            (config, loaded)
+        })
+        .map_err(|error| error.to_string());
+    let (configuration, latest_file) = match configuration {
+        Ok((config, _)) => (Ok(config), modified(path)),
+        Err(error) => (Err(error), None),
+    };
+    let in_force = whole.as_ref().map(in_force);
+    let policies = in_force.as_ref().map(|in_force| match in_force {
+        Ok(in_force) => match &in_force.policies {
+            Ok(set) => Ok((set.hash().to_string(), set.len())),
+            Err(error) => Err(error.clone()),
+        },
+        Err(error) => Err(error.clone()),
+    });
+    let mut control = None;
+    let daemon = match Control::connect(&control_socket).await {
+        Ok(mut connected) => {
+            let status = connected.status().await.map_err(|error| error.to_string());
+            control = Some(connected);
+            status
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let status = daemon.as_ref().ok();
+    let good = in_force.as_ref().and_then(|in_force| in_force.as_ref().ok());
+    Facts {
+        now: millis(SystemTime::now()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kubelets: kubelets(configuration.as_ref().ok()).await,
+        names: names(status),
+        sockets: sockets(endpoints.as_ref(), &control_socket),
+        pause_image: pause_image(control.as_mut(), status).await,
+        registries: match (good, endpoints.as_ref()) {
+            (Some(in_force), Some((_, runtime, image))) => {
+                registries(in_force, &RuntimeClient::new(runtime.path(), image.path())).await
+            }
+            _ => Vec::new(),
+        },
+        latest: latest(status, latest_file, whole.as_ref()),
+        clock_kept: Some(CLOCK_KEPT.iter().any(|path| Path::new(path).exists())),
+        bypass: bypass(),
+        canary: canary_of(
+            good,
+            policies.as_ref(),
+            status,
+            control.as_mut(),
+            endpoints.as_ref().map(|e| e.0.path()),
+        )
+        .await,
+        configuration,
+        policies,
+        daemon,
+    }
+}
+
+/// The marker of `crivet node bypass`.
+fn bypass() -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(MARKER).ok()?;
+    file.take(limits::KUBELET_FILE_BYTES as u64).read_to_end(&mut bytes).ok()?;
+    Some(marked(&bytes).reason)
+}
+
+fn described(path: &Path, loaded: &config::Loaded) -> Configuration {
+    let error = loaded.error.clone().unwrap_or_default();
+    let path = path.display().to_string();
+    match &loaded.settings {
+        Settings::Whole(whole) => Configuration {
+            path,
+            error: if loaded.source == Source::Given { String::new() } else { error },
+            whole: true,
+            hash: Digest::of(loaded.text().as_bytes()).to_string(),
+            listen: real(whole.listen.path()),
+            runtime: vec![real(whole.runtime_endpoint.path()), real(whole.image_endpoint.path())],
+            mode: Some(whole.mode),
+            unmatched: Some(whole.unmatched),
+            vetter_user: whole.vetter_user.clone().map(|name| {
+                let found = users::find(&name).map(|(uid, _)| uid).map_err(|error| error.to_string());
+                (name, found)
+            }),
+            allow_unvetted: whole.insecure_allow_unvetted.clone(),
+            metrics: whole.metrics_address.is_some(),
+        },
+        Settings::Salvaged(salvage) => Configuration {
+            path,
+            error,
+            whole: false,
+            hash: String::new(),
+            listen: real(salvage.listen.path()),
+            runtime: vec![real(salvage.runtime_endpoint.path()), real(salvage.image_endpoint.path())],
+            mode: salvage.mode,
+            unmatched: None,
+            vetter_user: None,
+            allow_unvetted: Vec::new(),
+            metrics: false,
+        },
+    }
+}
+
+fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
+    let policies = match from_folder(&config.policy_dir) {
+        Ok((set, _)) => Ok(set),
+        Err(faults) => Err(faults.join("; ")),
+    };
+    let registry = client(config, Arc::new(|_| {}))?;
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry })
+}
+
+/// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.
+fn real(path: &Path) -> String {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    let real = folder.zip(path.file_name()).map(|(folder, name)| folder.join(name));
+    real.unwrap_or_else(|| path.to_owned()).display().to_string()
+}
+
+async fn kubelets(config: Option<&Configuration>) -> Vec<Kubelet> {
+    let proc = Path::new(PROC);
+    let space = |pid: &str| std::fs::read_link(proc.join(pid).join("ns/pid")).ok();
+    let mut kubelets = Vec::new();
+    for running in process::running(proc) {
+        // A node in a container of this node (kind) has a kubelet of its own.
+        if space(&running.pid.to_string()) != space("self") {
+            continue;
+        }
+        let endpoints = running.settings(proc).and_then(|settings| {
+            let (runtime, image) = settings.endpoints();
+            let path = |endpoint: &str| kubelet::socket(endpoint).map(|path| real(Path::new(&path)));
+            Ok((path(&runtime)?, path(&image)?))
+        });
+        let endpoints = endpoints.map_err(|error| error.to_string());
+        let ours = config.is_some_and(|config| {
+            endpoints.as_ref().is_ok_and(|(runtime, image)| {
+                [runtime, image].into_iter().any(|p| *p == config.listen || config.runtime.contains(p))
+            })
+        });
+        let version = if ours { version(running.pid).await } else { None };
+        kubelets.push(Kubelet { pid: running.pid, endpoints, version });
+    }
+    kubelets
+}
+
+/// What the very program that runs says to `--version`.
+async fn version(pid: u32) -> Option<(u32, u32)> {
+    let mut command = tokio::process::Command::new(format!("{PROC}/{pid}/exe"));
+    command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let said = timeout(EACH, command.output()).await.ok()?.ok()?;
+    kubelet::version(&String::from_utf8_lossy(&said.stdout))
+}
+
+fn names(status: Option<&Status>) -> BTreeMap<u32, String> {
+    let clients = status.iter().flat_map(|status| &status.clients);
+    clients.filter_map(|client| Some((client.pid, process::name_of(Path::new(PROC), client.pid)?))).collect()
+}
+
+type Endpoints = (config::Endpoint, config::Endpoint, config::Endpoint);
+
+fn sockets(endpoints: Option<&Endpoints>, control: &Path) -> Vec<Socket> {
+    let Some((listen, runtime, image)) = endpoints else { return Vec::new() };
+    let mut sockets: Vec<(Role, PathBuf)> = vec![
+        (Role::Listen, listen.path().to_owned()),
+        (Role::Control, control.to_owned()),
+        (Role::Runtime, runtime.path().to_owned()),
+    ];
+    if image != runtime {
+        sockets.push((Role::Runtime, image.path().to_owned()));
+    }
+    let looked_at = sockets.into_iter().map(|(role, path)| Socket {
+        role,
+        access: access(&path).map_err(|error| error.to_string()),
+        path: path.display().to_string(),
+    });
+    looked_at.collect()
+}
+
+/// Who but root can connect (unix(7): it takes the right to write to the socket, and to pass through its folders).
+fn access(path: &Path) -> std::io::Result<Access> {
+    let path = path.canonicalize()?;
+    let socket = path.metadata()?;
+    let (mut others, mut group) =
+        (socket.mode() & 0o002 != 0, socket.mode() & 0o020 != 0 && socket.gid() != 0);
+    for folder in path.ancestors().skip(1) {
+        let folder = folder.metadata()?;
+        others &= folder.mode() & 0o001 != 0;
+        let of_group = folder.gid() == socket.gid() && folder.mode() & 0o010 != 0;
+        group &= of_group || folder.mode() & 0o001 != 0;
+    }
+    Ok(Access {
+        others,
+        group: group.then_some(socket.gid()),
+        user: Some(socket.uid()).filter(|uid| *uid != 0),
+    })
+}
+
+async fn pause_image(control: Option<&mut Control>, status: Option<&Status>) -> Option<Judged> {
+    let runtime = status?.runtime.as_ref()?;
+    if runtime.pause_image.is_empty() {
+        return None;
+    }
+    let image = ImageUse {
+        // The vetter asks the runtime for the image of that name where no ID is given.
+        named: runtime.pause_image.clone(),
+        reference: runtime.pause_image.clone(),
+        role: ROLE_PAUSE.to_owned(),
+        vetted_digest: String::new(),
+    };
+    let call = Call { images: vec![image], keep_nothing: true, ..Default::default() };
+    control?.judge(call).await.ok()?.judged.into_iter().next()
+}
+
+/// The registries whose evidence the policies ask for, and whether each answers.
+async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String, Result<(), String>)> {
+    const WORD: &str = "crivet-doctor";
+    let Ok(policies) = &in_force.policies else { return Vec::new() };
+    let samples = policies.samples(WORD).into_iter().filter(|(_, policy)| policy.needs_evidence());
+    let mut hosts: BTreeSet<String> = samples
+        .filter_map(|(sample, _)| Some(Reference::parse(&sample).ok()?.registry().to_owned()))
+        .filter(|host| !host.contains(WORD))
+        .collect();
+    // A pattern for any registry is about those that this node has images of.
+    for image in runtime.list_images().await.unwrap_or_default() {
+        for name in image.repo_tags.iter().chain(&image.repo_digests) {
+            let Ok(name @ ImageName::Reference(_)) = ImageName::parse(name) else { continue };
+            let covering = policies.applicable(&Subject { name: &name, namespace: None });
+            if let (true, ImageName::Reference(reference)) =
+                (covering.iter().any(|policy| policy.needs_evidence()), &name)
+            {
+                hosts.insert(reference.registry().to_owned());
+            }
+        }
+    }
+    let mut answers = Vec::new();
+    for host in hosts.into_iter().take(limits::DOCTOR_REGISTRIES) {
+        let answer = in_force.registry.ping(&host, Instant::now() + EACH).await;
+        answers.push((host, answer.map_err(|cause| cause.to_string())));
+    }
+    answers
+}
+
+fn modified(path: &Path) -> Option<u64> {
+    Some(millis(path.metadata().ok()?.modified().ok()?))
+}
+
+/// The latest time that anything here bears.
+fn latest(
+    status: Option<&Status>,
+    configuration: Option<u64>,
+    config: Option<&ProxyConfiguration>,
+) -> Option<(u64, String)> {
+    let log = config.map(|config| config.audit_log.path.as_path());
+    let times = [
+        status.map(|status| (status.started, "the daemon's start")),
+        status.map(|status| (status.last_call, "the last call")),
+        configuration.map(|time| (time, "the configuration file")),
+        log.and_then(modified).map(|time| (time, "the audit log")),
+    ];
+    let latest = times.into_iter().flatten().max_by_key(|(time, _)| *time);
+    latest.map(|(time, what)| (time, what.to_owned()))
+}
+
+async fn canary_of(
+    in_force: Option<&InForce>,
+    policies: Option<&Result<(String, usize), String>>,
+    status: Option<&Status>,
+    control: Option<&mut Control>,
+    listen: Option<&Path>,
+) -> Canary {
+    let (Some(status), Some(control), Some(listen)) = (status, control, listen) else {
+        return Canary::NotTried("the daemon does not answer".to_owned());
+    };
+    let in_force = match (in_force, policies) {
+        (Some(in_force), Some(Ok(_))) => in_force,
+        (_, Some(Err(error))) => return Canary::NotTried(error.clone()),
+        _ => return Canary::NotTried("the configuration would not load".to_owned()),
+    };
+    let Some(bait) = canary::bait(in_force).await else { return Canary::NothingToRefuse };
+    match status.mode.as_str() {
+        "enforce" => canary::send(&RuntimeClient::new(listen, listen), &bait).await,
+        _ => canary::ask(control, &bait).await,
+    }
+}

@@ -1,0 +1,292 @@
+//! Findings about the daemon: its configuration, mode, policies, vetter, log, and what it sees.
+
+use super::facts::Facts;
+use super::{Findings, age};
+use crate::config::Unmatched;
+use crate::control::wire::Status;
+
+/// Files of the audit log's size that should fit on its disk: the one that is written, and the one it is rotated to.
+const FREE_ENOUGH: u64 = 2;
+
+pub(super) fn configuration(facts: &Facts, findings: &mut Findings) {
+    match &facts.configuration {
+        Err(why) => findings.failure(
+            "configuration-missing",
+            format!("no configuration would load: {why}"),
+            "write one (docs/configuration.md); crivet serve ends with 78 at its next start",
+        ),
+        Ok(config) if !config.whole => findings.failure(
+            "configuration-salvaged",
+            format!("the configuration is bad and no good one was kept: {}", config.error),
+            "correct it and reload crivet: at its next start crivet would not know its policies",
+        ),
+        Ok(config) if !config.error.is_empty() => findings.warning(
+            "configuration-bad",
+            format!("the last good configuration would be used: {}", config.error),
+            "correct the file and reload crivet; until then no change to it arrives",
+        ),
+        Ok(config) => match &facts.daemon {
+            Ok(status) if !running_hash(status).is_empty() && running_hash(status) != config.hash => findings
+                .warning(
+                    "configuration-not-running",
+                    format!("{} is not what the daemon runs with", config.path),
+                    "reload crivet: systemctl reload crivet; listen, the endpoints and vetterUser need a restart",
+                ),
+            _ => findings.ok("configuration", format!("{} loads", config.path)),
+        },
+    }
+    let Ok(config) = &facts.configuration else { return };
+    if !config.metrics && config.whole {
+        findings.note(
+            "metrics-off",
+            "no metricsAddress is set: nobody is alerted when this node loses its protection",
+            "set metricsAddress and take docs/metrics.md's alerts",
+        );
+    }
+}
+
+fn running_hash(status: &Status) -> &str {
+    status.configuration.as_ref().map(|running| running.hash.as_str()).unwrap_or_default()
+}
+
+pub(super) fn running(facts: &Facts, status: &Status, findings: &mut Findings) {
+    let source = status.configuration.as_ref().map(|running| running.source.as_str()).unwrap_or_default();
+    if source == "salvaged" || source == "last_good" {
+        let found = format!("the daemon runs on its {source} configuration");
+        let todo = "correct the configuration file and reload crivet";
+        match source {
+            "salvaged" => findings.failure("daemon-salvaged", found, todo),
+            _ => findings.warning("daemon-last-good", found, todo),
+        }
+    }
+    if status.version == facts.version {
+        findings.ok(
+            "daemon",
+            format!("crivet {} runs since {}", status.version, age(facts.now.saturating_sub(status.started))),
+        );
+    } else {
+        findings.warning(
+            "version-differs",
+            format!("the daemon is {}, this command {}", status.version, facts.version),
+            "restart crivet: systemctl restart crivet",
+        );
+    }
+    let runtime = status.runtime.clone().unwrap_or_default();
+    if runtime.error.is_empty() {
+        findings.ok("runtime", format!("{} {}", runtime.name, runtime.version));
+    } else {
+        findings.failure(
+            "runtime-away",
+            format!("the runtime does not answer crivet: {}", runtime.error),
+            "look at the runtime (systemctl status containerd), and at runtimeEndpoint",
+        );
+    }
+    if runtime.name == "cri-o" {
+        findings.failure(
+            "runtime-not-looked-at",
+            "the runtime is CRI-O: what a container stands on cannot be looked at after it was made, and a proof is asked for, so its creates are undecided in enforce mode",
+            "use mode: audit on CRI-O for now",
+        );
+    }
+    if status.removed_after_look > 0 {
+        findings.warning(
+            "removed-after-look",
+            format!(
+                "{} containers or sandboxes were removed because they did not stand on what was vetted",
+                status.removed_after_look
+            ),
+            "look in crivet's log for which: somebody moves image names on this node",
+        );
+    }
+}
+
+pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
+    match (status.mode.as_str(), status.mode_because.as_str()) {
+        ("enforce", _) => findings.ok("mode", "mode in force: enforce"),
+        ("audit", "") => findings.failure(
+            "mode-audit",
+            "mode: audit: every image runs, vetted or not",
+            "when crivet report and crivet inventory show nothing you need, set mode: enforce (docs/rollout.md)",
+        ),
+        ("audit", because) => findings.failure(
+            "mode-overridden",
+            format!("nothing is enforced although the configuration may say so: {because}"),
+            "end what holds it in audit mode: the break-glass file, or what a refused switch names",
+        ),
+        (_, because) => findings.failure(
+            "mode-unknown",
+            format!("the daemon knows no mode: {because}"),
+            "correct the configuration and reload crivet; until then no container starts",
+        ),
+    }
+    if !status.break_glass_rejected.is_empty() {
+        findings.warning(
+            "break-glass-rejected",
+            format!("a break-glass file is there and not in force: {}", status.break_glass_rejected),
+            "remove it, or write it anew: crivet node break-glass",
+        );
+    }
+    let Ok(config) = &facts.configuration else { return };
+    if !config.allow_unvetted.is_empty() {
+        findings.warning(
+            "insecure-allow-unvetted",
+            format!("let through unvetted: {}", config.allow_unvetted.join(", ")),
+            "take what you do not need out of insecureAllowUnvetted",
+        );
+    }
+    let none = status.policies.as_ref().is_some_and(|policies| policies.count == 0);
+    match config.unmatched {
+        Some(Unmatched::Allow) if none => findings.failure(
+            "nothing-covered",
+            "there are no policies, and unmatched: allow lets every other image through",
+            "write a policy (docs/policy.md), or set unmatched: deny",
+        ),
+        Some(Unmatched::Allow) => findings.warning(
+            "unmatched-allow",
+            "unmatched: allow: an image that no policy covers runs",
+            "cover what this node runs (crivet inventory) and set unmatched: deny",
+        ),
+        Some(Unmatched::Deny) => findings.ok("unmatched", "unmatched: deny"),
+        None => {}
+    }
+}
+
+pub(super) fn policies(facts: &Facts, status: &Status, findings: &mut Findings) {
+    let running = status.policies.clone().unwrap_or_default();
+    if running.set.is_empty() {
+        findings.failure(
+            "policies-missing",
+            format!(
+                "no policies are in force: {}",
+                if running.error.is_empty() { "none were loaded" } else { &running.error }
+            ),
+            "correct them (crivet policy check) and reload crivet; until then every image is undecided",
+        );
+    } else if !running.error.is_empty() {
+        findings.warning(
+            "policies-rejected",
+            format!("older policies are in force: {}", running.error),
+            "correct them (crivet policy check) and reload crivet",
+        );
+    } else {
+        findings.ok(
+            "policies",
+            format!(
+                "policies in force: {}, {}, loaded {} ago",
+                running.count,
+                running.set,
+                age(facts.now.saturating_sub(running.loaded))
+            ),
+        );
+    }
+    if let Some(Ok((hash, count))) = &facts.policies
+        && running.error.is_empty()
+        && *hash != running.set
+    {
+        findings.warning(
+            "policies-not-running",
+            format!("the policies as they are now ({count}, {hash}) are not those in force"),
+            "reload crivet: systemctl reload crivet",
+        );
+    }
+}
+
+pub(super) fn policy_folder(facts: &Facts, findings: &mut Findings) {
+    if let Some(Err(why)) = &facts.policies {
+        findings.warning(
+            "policies-bad",
+            format!("the policies as they are now would not load: {why}"),
+            "correct them: crivet policy check",
+        );
+    }
+}
+
+pub(super) fn vetter(facts: &Facts, status: &Status, findings: &mut Findings) {
+    let vetter = status.vetter.clone().unwrap_or_default();
+    if !status.vetter_living {
+        findings.failure(
+            "vetter-away",
+            "no vetter answers: only what is permitted already starts in enforce mode, nothing is vetted in audit mode",
+            "look in crivet's log (journalctl -u crivet) for why it ends",
+        );
+    }
+    if vetter.restarts > 0 {
+        findings.warning(
+            "vetter-restarted",
+            format!("the vetter was started anew {} times since crivet started", vetter.restarts),
+            "look in crivet's log for why it ended",
+        );
+    }
+    let user = facts.configuration.as_ref().ok().and_then(|config| config.vetter_user.clone());
+    match user {
+        _ if !status.vetter_living => {}
+        None => findings.warning(
+            "vetter-user-not-set",
+            "no vetterUser is set: the vetter, which reads what registries send, runs as root",
+            "set vetterUser: crivet and restart crivet",
+        ),
+        Some((name, Err(why))) => findings.warning(
+            "vetter-user-missing",
+            format!("the vetter runs as root: vetterUser {name}: {why}"),
+            "create the user (systemd-sysusers) and restart crivet",
+        ),
+        Some((name, Ok(uid))) if uid != vetter.uid => findings.warning(
+            "vetter-user-differs",
+            format!("the vetter runs as user {}, vetterUser {name} is {uid}", vetter.uid),
+            "restart crivet",
+        ),
+        Some((name, Ok(_))) => findings.ok("vetter", format!("the vetter runs as {name}")),
+    }
+}
+
+pub(super) fn audit_log(status: &Status, findings: &mut Findings) {
+    let state = status.vetter.as_ref().and_then(|vetter| vetter.state.clone());
+    let Some(log) = state.and_then(|state| state.audit_log) else { return };
+    if log.lost > 0 {
+        findings.warning(
+            "audit-records-lost",
+            format!("{} decisions have no audit record in {}", log.lost, log.path),
+            "make room, or correct auditLog.path and its owner; crivet's log says why",
+        );
+    }
+    match log.free_bytes {
+        None => findings.warning(
+            "audit-log-away",
+            format!("the folder of {} cannot be looked at", log.path),
+            "make it, for vetterUser to write",
+        ),
+        Some(free) if free < FREE_ENOUGH * log.max_bytes => findings.warning(
+            "audit-log-space",
+            format!("{} MiB are free for {}, less than {FREE_ENOUGH} files of maxSize", free >> 20, log.path),
+            "make room, or make auditLog.maxSize smaller",
+        ),
+        Some(free) if log.lost == 0 => findings
+            .ok("audit-log", format!("no record was lost; {} MiB are free for {}", free >> 20, log.path)),
+        Some(_) => {}
+    }
+}
+
+pub(super) fn calls(status: &Status, findings: &mut Findings) {
+    let vetted = || status.calls.iter().filter(|calls| !calls.method.is_empty());
+    let missed: u64 = vetted().map(|calls| calls.seen.saturating_sub(calls.vetted)).sum();
+    let seen: Vec<String> =
+        vetted().map(|calls| format!("{} {} of {}", calls.method, calls.vetted, calls.seen)).collect();
+    let found = format!("decided about since crivet started: {}", seen.join(", "));
+    if missed > 0 {
+        findings.note(
+            "calls-not-vetted",
+            found,
+            "some are under way, or were cut off; if it grows, no vetter answered or too many waited",
+        );
+    } else {
+        findings.ok("calls", found);
+    }
+    let strange: u64 = status.calls.iter().filter(|c| c.class.starts_with("unknown_")).map(|c| c.seen).sum();
+    if strange > 0 {
+        findings.note(
+            "calls-unknown",
+            format!("{strange} calls were of RPCs that this crivet has never heard of"),
+            "look whether crivet is older than the kubelet",
+        );
+    }
+}
