@@ -1,4 +1,4 @@
-//! `crivet break-glass`: writes, removes and shows the file that turns enforcement into audit at once. Needs nothing
+//! `crivet node break-glass`: writes, removes and shows the file that turns enforcement into audit at once. Needs nothing
 //! but the runtime folder: no policies, no network, no daemon, no configuration that can be read.
 
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
 //! The commands, one file each.
 
-pub mod break_glass;
+mod break_glass;
 pub mod doctor;
 pub mod inventory;
 mod logs;
@@ -48,10 +48,6 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Inventory(inventory::Arguments),
-    /// Enforce nothing for a while, at once; show or end it
-    ///
-    /// Writes a file that the daemon looks for twice a second. Needs no policies, no network and no configuration.
-    BreakGlass(break_glass::Arguments),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -74,7 +70,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Inventory(arguments) => inventory::inventory(&arguments),
-        Command::BreakGlass(arguments) => break_glass::run(&arguments),
         Command::Policy(command) => policy::run(&command),
         Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::break_glass;
 use crate::config::duration;
 use crate::node::host::{Host, ThisMachine};
 use crate::node::journal::{Journal, lock};
@@ -54,6 +55,10 @@ pub enum Command {
         #[arg(long, default_value = "60s", value_parser = duration)]
         timeout: Duration,
     },
+    /// In an emergency: enforce nothing for a while, at once; show or end it
+    ///
+    /// Writes a file that the daemon looks for twice a second. Needs no policies, no network and no configuration.
+    BreakGlass(break_glass::Arguments),
     /// Take back an installation that did not end; the dead man's switch runs it
     #[command(hide = true)]
     Rollback,
@@ -92,6 +97,9 @@ fn reason(text: &str) -> Result<String, String> {
 
 /// Runs a command.
 pub fn run(command: &Command) -> ExitCode {
+    if let Command::BreakGlass(arguments) = command {
+        return break_glass::run(arguments);
+    }
     crate::logging::to_stderr();
     let done =
         ThisMachine::new().map_err(|error| NodeError::NotThrough(error.to_string())).and_then(|host| {
@@ -106,6 +114,8 @@ pub fn run(command: &Command) -> ExitCode {
                 Command::Bypass { reason, timeout } => {
                     apply::bypass(host, reason, *timeout).map(|()| ExitCode::SUCCESS)
                 }
+                // Done above: it needs nothing of the host.
+                Command::BreakGlass(arguments) => Ok(break_glass::run(arguments)),
                 Command::Rollback => rollback(host).map(|()| ExitCode::SUCCESS),
             }
         });

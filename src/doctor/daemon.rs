@@ -123,7 +123,7 @@ pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
         findings.warning(
             "break-glass-rejected",
             format!("a break-glass file is there and not in force: {}", status.break_glass_rejected),
-            "remove it, or write it anew: crivet break-glass",
+            "remove it, or write it anew: crivet node break-glass",
         );
     }
     let Ok(config) = &facts.configuration else { return };

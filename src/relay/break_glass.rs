@@ -20,7 +20,7 @@ use crate::yaml::{self, Fault};
 pub const LONGEST: Duration = Duration::from_secs(limits::BREAK_GLASS_SECONDS);
 
 /// What to do about a file that is not taken.
-pub const WRITE_IT_SO: &str = "write it with crivet break-glass --reason TEXT --for 1h";
+pub const WRITE_IT_SO: &str = "write it with crivet node break-glass --reason TEXT --for 1h";
 
 /// What a break-glass file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,8 +213,7 @@ impl Watched {
     }
 }
 
-const EXPIRED: &str =
-    "it has expired; remove it with crivet break-glass --end, or write a new one with --reason TEXT --for 1h";
+const EXPIRED: &str = "it has expired; remove it with crivet node break-glass --end, or write a new one with --reason TEXT --for 1h";
 
 #[cfg(test)]
 #[path = "break_glass_tests.rs"]

@@ -114,3 +114,25 @@ pub fn millis(time: SystemTime) -> u64 {
 fn lock(connected: &Mutex<Connected>) -> MutexGuard<'_, Connected> {
     connected.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_one_that_is_idle_for_longest_is_told_to_go_and_no_other() {
+        let clients = Clients::default();
+        let (one, _peer) = UnixStream::pair().unwrap();
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1000 + seconds);
+        let (forgotten, kubelet) = (clients.connected(&one, at(0)), clients.connected(&one, at(0)));
+        forgotten.called(at(10));
+        kubelet.called(at(60));
+        assert!(!clients.end_idlest(at(69)), "nobody has been idle for a minute");
+        assert!(clients.end_idlest(at(70)));
+        assert!(forgotten.told_to_go().is_cancelled() && !kubelet.told_to_go().is_cancelled());
+        // It may take a moment to go; meanwhile no other has to.
+        assert!(!clients.end_idlest(at(71)));
+    }
+}

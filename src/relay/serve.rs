@@ -1,6 +1,7 @@
 //! Accepts connections, and ends them in order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
@@ -38,7 +39,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     drain: Duration,
 ) {
-    let door = Door { relay, listener, places: Arc::new(Semaphore::new(room)) };
+    let places = Arc::new(Semaphore::new(room));
+    let door = Door { relay, listener, places, complained: AtomicBool::default() };
     let (before, after) = (Stop::default(), Stop::default());
     let (mut connections, mut late) = (JoinSet::new(), JoinSet::new());
     tokio::pin!(stop);
@@ -79,6 +81,8 @@ struct Door {
     relay: Arc<Relay>,
     listener: UnixListener,
     places: Arc<Semaphore>,
+    /// It was said that nobody gets in; not again ten times a second.
+    complained: AtomicBool,
 }
 
 impl Door {
@@ -87,6 +91,7 @@ impl Door {
         match self.listener.accept().await {
             Ok((stream, _)) => match Arc::clone(&self.places).try_acquire_owned() {
                 Ok(place) => {
+                    self.complained.store(false, Ordering::Relaxed);
                     let (relay, stop) = (Arc::clone(&self.relay), stop.clone());
                     return Some(async move {
                         connection(relay, stream, stop).await;
@@ -106,7 +111,9 @@ impl Door {
                 // Out of file descriptors, mostly: the backlog keeps whoever waits.
                 let ended =
                     descriptors::are_exhausted(&error) && self.relay.clients.end_idlest(SystemTime::now());
-                tracing::error!(%error, ended, "cannot accept a connection");
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, ended, "cannot accept connections; those that are there go on");
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Relay, pause};
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
+use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
 
 /// Longest the vetter may take to have the new configuration in force, and to judge one image.
@@ -92,19 +93,14 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
         }
         let pod = sandbox.metadata.clone().unwrap_or_default();
         let spec = container.image.unwrap_or_default();
-        let image = ImageUse {
-            named: if container.image_id.is_empty() { spec.image } else { container.image_id },
-            reference: spec.user_specified_image,
-            role: ROLE_IMAGE.to_owned(),
-            vetted_digest: String::new(),
-        };
+        let named = if container.image_id.is_empty() { spec.image } else { container.image_id };
         calls.push(Call {
             namespace: pod.namespace,
             pod_name: pod.name,
             pod_uid: pod.uid,
             container_name: container.metadata.unwrap_or_default().name,
             labels: sandbox.labels.clone(),
-            images: vec![image],
+            images: uses(relay, &named, spec.user_specified_image).await,
             ..Default::default()
         });
     }
@@ -112,6 +108,27 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
     calls.sort_by(|a, b| place(a).cmp(&place(b)));
     calls.dedup_by(|a, b| place(a) == place(b));
     Ok(calls)
+}
+
+/// The image under the pod's own words. A runtime older than that field (containerd 1.6) does not keep them; then every
+/// name that it has for the image may be the one, and each has to be let through.
+async fn uses(relay: &Relay, named: &str, reference: String) -> Vec<ImageUse> {
+    let mut references = vec![reference];
+    if references.iter().all(String::is_empty)
+        && let Ok(Some(image)) = relay.runtime.image_status(named).await
+    {
+        let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
+        if !names.is_empty() {
+            references = names.into_iter().take(limits::CANDIDATES).collect();
+        }
+    }
+    let image = |reference| ImageUse {
+        named: named.to_owned(),
+        reference,
+        role: ROLE_IMAGE.to_owned(),
+        vetted_digest: String::new(),
+    };
+    references.into_iter().map(image).collect()
 }
 
 fn is_static(sandbox: &PodSandbox) -> bool {
@@ -122,19 +139,19 @@ fn place(call: &Call) -> (&str, &str, &str) {
     (&call.namespace, &call.pod_name, &call.container_name)
 }
 
-/// What an enforcing daemon would say against the image of this call.
+/// What an enforcing daemon would say against an image of this call.
 async fn refusal(relay: &Relay, call: Call) -> Option<String> {
     let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
     let whose = match call.images.first() {
         Some(image) if image.role == ROLE_PAUSE => "the pause image".to_owned(),
         _ => format!("static pod {}/{} container {}", call.namespace, call.pod_name, call.container_name),
     };
+    let images = call.images.len();
     let why = match relay.vetter.ask(call, PATIENCE).await {
-        Ok(verdict) => match verdict.judged.as_slice() {
-            [judged] if !judged.refuses => return None,
-            [judged] => judged.message.clone(),
-            _ => verdict.message,
-        },
+        Ok(verdict) if verdict.judged.len() == images && images > 0 => {
+            verdict.judged.into_iter().find(|judged| judged.refuses)?.message
+        }
+        Ok(verdict) => verdict.message,
         Err(none) => none.to_string(),
     };
     Some(format!("{whose}: {why}"))

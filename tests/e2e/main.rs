@@ -10,6 +10,7 @@
 )]
 
 mod bypass;
+mod crash;
 mod credentials;
 mod doctor;
 mod figures;
@@ -17,7 +18,9 @@ mod gate;
 mod identity;
 mod inventory;
 mod journal;
+mod killing;
 mod metrics;
+mod modes;
 mod monitoring;
 mod names;
 mod node;
@@ -25,5 +28,6 @@ mod packages;
 mod parts;
 mod pause;
 mod report;
+mod restart;
 mod support;
 mod wire;

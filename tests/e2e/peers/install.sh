@@ -31,6 +31,7 @@ socat           | bookworm | socat=1.7.* libwrap0
 nginx           | bookworm | nginx=1.22.*
 cosign-2        | trixie   | cosign=2.5.*
 cosign-3        | sid      | cosign=3.*
+faketime        | bookworm | libfaketime=0.9.*
 promtool        | bookworm | prometheus=2.42.*
 '
 # A browser, which Debian moves to each new version. Its many libraries are those that this machine lacks.
@@ -134,6 +135,7 @@ install_debian() {
         promtool) launcher promtool usr/bin/promtool promtool ;;
         chromium) launcher chromium usr/lib/chromium/chromium chromium ;;
         cosign-2) launcher cosign-2 usr/bin/cosign cosign ;;
+        faketime) ln -sfn "../pkg/$part/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" "$peers/bin/libfaketime.so" ;;
         cosign-3) launcher cosign-3 usr/bin/cosign cosign3 ;;
         *) launcher "$part" "usr/bin/$part" "$part" ;;
     esac

@@ -6,7 +6,10 @@ use super::crictl::Crictl;
 use super::daemon::Daemon;
 use super::peers::Peers;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +18,15 @@ pub struct Crivet {
     dir: PathBuf,
     crictl: Crictl,
     rust_log: String,
+    activation: Activation,
+}
+
+/// What a service manager gives to crivet.
+#[derive(Default)]
+pub struct Activation {
+    /// The listening socket; it stays when crivet goes.
+    pub socket: Option<UnixListener>,
+    pub environment: Vec<(String, OsString)>,
 }
 
 /// A policy document that wants a signature by `key` on the images of `glob`.
@@ -58,7 +70,20 @@ impl Crivet {
         settings: &str,
         rust_log: &str,
     ) -> Self {
-        let dir = peers.path().join("crivet");
+        Self::activated(peers, containerd, mode, policies, settings, rust_log, Activation::default())
+    }
+
+    /// As [`Crivet::start_with`], as a service manager starts it.
+    pub fn activated(
+        peers: &Peers,
+        containerd: &Containerd,
+        mode: &str,
+        policies: &[String],
+        settings: &str,
+        rust_log: &str,
+        activation: Activation,
+    ) -> Self {
+        let dir = Self::dir(peers);
         for sub in ["policies.d", "state"] {
             fs::create_dir_all(dir.join(sub)).unwrap();
         }
@@ -73,27 +98,39 @@ impl Crivet {
         fs::write(dir.join("config.yaml"), config).unwrap();
         let crictl = Crictl::new(peers, &dir.join("crivet.sock"));
         let rust_log = rust_log.to_owned();
-        let mut crivet = Self { daemon: Self::spawn(peers, &dir, &rust_log), dir, crictl, rust_log };
+        let daemon = Self::spawn(peers, &dir, &rust_log, &activation);
+        let mut crivet = Self { daemon, dir, crictl, rust_log, activation };
         crivet.wait_ready();
         crivet
     }
 
     /// Starts a relay that has gone, with the same files.
     pub fn start_again(&mut self, peers: &Peers) {
-        self.daemon = Self::spawn(peers, &self.dir, &self.rust_log);
+        self.daemon = Self::spawn(peers, &self.dir, &self.rust_log, &self.activation);
         self.wait_ready();
     }
 
-    fn spawn(peers: &Peers, dir: &Path, rust_log: &str) -> Daemon {
+    /// The folder of its files.
+    pub fn dir(peers: &Peers) -> PathBuf {
+        peers.path().join("crivet")
+    }
+
+    fn spawn(peers: &Peers, dir: &Path, rust_log: &str, activation: &Activation) -> Daemon {
         let config = dir.join("config.yaml");
-        let program = Path::new(env!("CARGO_BIN_EXE_crivet"));
-        Daemon::start(
-            peers,
-            "crivet",
-            program,
-            ["serve".as_ref(), "--config".as_ref(), config.as_os_str()],
-            &[("RUST_LOG", rust_log.as_ref())],
-        )
+        let crivet = Path::new(env!("CARGO_BIN_EXE_crivet"));
+        let serve = [crivet.as_os_str(), "serve".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let mut environment: Vec<_> =
+            activation.environment.iter().map(|(name, value)| (name.as_str(), value.as_os_str())).collect();
+        environment.push(("RUST_LOG", rust_log.as_ref()));
+        let Some(socket) = &activation.socket else {
+            return Daemon::start(peers, "crivet", crivet, serve.into_iter().skip(1), &environment);
+        };
+        // sh makes descriptor 3 of its standard input, and becomes crivet: LISTEN_PID is crivet's own.
+        let become_it = "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$@\"";
+        let arguments = ["-c".as_ref(), become_it.as_ref(), "sh".as_ref()].into_iter().chain(serve);
+        environment.push(("LISTEN_FDS", "1".as_ref()));
+        let input = OwnedFd::from(socket.try_clone().unwrap()).into();
+        Daemon::start_with_input(peers, "crivet", Path::new("/bin/sh"), arguments, &environment, input)
     }
 
     /// Exchanges the policies, one file per document, and waits until they are in force.
@@ -149,11 +186,14 @@ impl Crivet {
 
     /// Ends the vetter, which the relay starts anew.
     pub fn kill_vetter(&self) {
-        let relay = self.pid();
-        let children = fs::read_to_string(format!("/proc/{relay}/task/{relay}/children")).unwrap();
-        let vetter = children.split_whitespace().next().expect("a vetter is running").parse().unwrap();
+        let vetter = self.vetter().expect("a vetter is running");
         let vetter = rustix::process::Pid::from_raw(vetter).unwrap();
         rustix::process::kill_process(vetter, rustix::process::Signal::KILL).unwrap();
+    }
+
+    /// The vetter's process, if there is one.
+    pub fn vetter(&self) -> Option<i32> {
+        vetter_of(self.pid())
     }
 
     /// Runs a command of crivet's with this daemon's configuration; answers with its exit code and the JSON it prints.
@@ -176,4 +216,10 @@ impl Crivet {
         let text = fs::read_to_string(self.dir.join("audit.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("an audit record is JSON")).collect()
     }
+}
+
+/// The only child that a relay ever has.
+pub fn vetter_of(relay: u32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{relay}/task/{relay}/children")).unwrap_or_default();
+    children.split_whitespace().next()?.parse().ok()
 }

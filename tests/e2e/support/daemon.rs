@@ -26,6 +26,18 @@ impl Daemon {
         args: impl IntoIterator<Item = S>,
         env: &[(&str, &OsStr)],
     ) -> Self {
+        Self::start_with_input(peers, name, program, args, env, std::process::Stdio::null())
+    }
+
+    /// As [`Daemon::start`], with a standard input.
+    pub fn start_with_input<S: AsRef<OsStr>>(
+        peers: &Peers,
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &OsStr)],
+        input: std::process::Stdio,
+    ) -> Self {
         let log = peers.path().join("logs").join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).unwrap();
         let child = Command::new("setpriv")
@@ -34,7 +46,7 @@ impl Daemon {
             .args(args)
             .env(MARK, peers.path())
             .envs(env.iter().copied())
-            .stdin(std::process::Stdio::null())
+            .stdin(input)
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .process_group(0)

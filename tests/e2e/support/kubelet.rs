@@ -99,6 +99,11 @@ impl StaticPods {
         http::request(&self.address, "GET", "/pods", &[], &[]).is_ok_and(|reply| reply.status == 200)
     }
 
+    /// Whether the kubelet takes itself for healthy: among others, its loop over the pods turns.
+    pub fn healthy(&self) -> bool {
+        http::request(&self.address, "GET", "/healthz", &[], &[]).is_ok_and(|reply| reply.status == 200)
+    }
+
     /// Adds a static pod with one container and host networking; `container` adds to the container's fields.
     pub fn add_pod(&self, name: &str, image: &str, container: &Value) {
         let mut fields = json!({"name": "main", "image": image});

@@ -15,6 +15,7 @@ pub mod machine_node;
 pub mod node;
 pub mod package;
 pub mod peers;
+pub mod probe;
 pub mod recorder;
 pub mod registry;
 pub mod scratch;

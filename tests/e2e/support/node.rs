@@ -3,7 +3,7 @@
 use super::containerd::Containerd;
 use super::cosign::{Cosign, Key, Version};
 use super::crictl::Crictl;
-use super::crivet::{Crivet, key_policy};
+use super::crivet::{Activation, Crivet, key_policy};
 use super::image::{Image, Pushed};
 use super::peers::Peers;
 use super::registry::Registry;
@@ -58,7 +58,13 @@ impl Node {
     }
 
     pub fn start(setup: &Setup<'_>) -> Option<Self> {
+        Self::activated(setup, |_| Activation::default())
+    }
+
+    /// As [`Node::start`], with crivet started as a service manager does it.
+    pub fn activated(setup: &Setup<'_>, by: impl FnOnce(&Peers) -> Activation) -> Option<Self> {
         let peers = Peers::get()?;
+        let activation = by(&peers);
         let registry = Registry::start(&peers);
         let containerd = Containerd::start(&peers, setup.containerd, &registry);
         let cosign = Cosign::new(&peers, Version::V2);
@@ -71,7 +77,8 @@ impl Node {
         }
         let all = key_policy("all", &format!("{}/**", registry.address()), &key);
         let settings = setup.settings.replace("REGISTRY", registry.address());
-        let crivet = Crivet::start_with(&peers, &containerd, setup.mode, &[all], &settings, setup.rust_log);
+        let crivet =
+            Crivet::activated(&peers, &containerd, setup.mode, &[all], &settings, setup.rust_log, activation);
         Some(Self { crivet, containerd, registry, cosign, key, peers })
     }
 

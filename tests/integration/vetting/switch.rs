@@ -115,6 +115,19 @@ async fn a_static_pod_that_would_be_denied_refuses_the_switch_until_its_image_is
     assert!(node.kept().contains("mode: enforce"));
 }
 
+/// containerd 1.6 does not keep the pod's own words.
+#[tokio::test]
+async fn a_runtime_that_does_not_say_what_the_pod_said_is_asked_for_all_names_of_the_image() {
+    let (node, etcd) = node(false).await;
+    node.runtime.state().pods[0].reference = String::new();
+    node.runtime.preloaded(&node.named("mirror:1"), &etcd);
+    let _gate = switched(&node).await;
+    let is_refused = |status: &Status| status.mode_because.contains("refused");
+    let status = node.status_like("the refusal", is_refused).await;
+    assert!(status.mode_because.contains("container main: SignatureValidationFailed: image "));
+    assert!(status.mode_because.contains("no signature"), "{}", status.mode_because);
+}
+
 #[tokio::test]
 async fn an_unsigned_pause_image_refuses_the_switch() {
     let (node, _) = node(true).await;
