@@ -29,5 +29,6 @@ mod parts;
 mod pause;
 mod report;
 mod restart;
+mod rollout;
 mod support;
 mod wire;
