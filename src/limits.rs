@@ -52,6 +52,9 @@ pub const QUESTIONS: usize = 4096;
 /// Calls in audit mode that wait for their vetting beside; more are counted and not vetted.
 pub const BESIDE_CALLS: usize = 1024;
 
+/// Bytes of decisions that the relay made while no vetter lived, kept for the next one's audit log: some 1,500.
+pub const UNTOLD_BYTES: usize = 1024 * 1024;
+
 /// Permits the relay holds. A node runs some hundred pods.
 pub const PERMITS: usize = 10_000;
 

@@ -131,6 +131,8 @@ named! {
         ImageUnclear = "ImageUnclear",
         /// Undecided: the runtime could not be asked, or does not have the image.
         Runtime = "Runtime",
+        /// Undecided: no vetter was there to be asked.
+        VetterAway = "VetterAway",
         /// Undecided: vetting did not end in time.
         TooSlow = "TooSlow",
         /// Undecided: nobody waited, and the budget for such work was used up; a live call is vetted all the same.

@@ -14,8 +14,8 @@ use crate::vetter::wire::{Call, Kind, Verdict, frame};
 
 /// Longest the daemon may take to say how it is.
 const STATUS: Duration = Duration::from_secs(5);
-/// Longest a judgement may take: the daemon's own limit for work nobody waits for, and some.
-const JUDGEMENT: Duration = Duration::from_secs(150);
+/// Time for an answer's way, beyond what the daemon may take for it.
+const LEFT_FOR_THE_ANSWER: Duration = Duration::from_secs(5);
 
 /// Why the daemon could not be asked. One line.
 #[derive(Debug, thiserror::Error)]
@@ -69,15 +69,17 @@ impl Control {
         }
     }
 
-    /// What the daemon would decide about a call's images, were everything enforced: one `judged` per image. Unless
+    /// What the daemon would decide about a call's images, were everything enforced: one `judged` per image, undecided
+    /// where that takes longer than `within`. Unless
     /// `keep_nothing`, it keeps the proofs.
     ///
     /// # Errors
     /// It goes away, is another version, or has no vetter.
-    pub async fn judge(&mut self, call: Call) -> Result<Verdict, ControlError> {
-        let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
+    pub async fn judge(&mut self, call: Call, within: Duration) -> Result<Verdict, ControlError> {
+        let budget_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let call = Call { kind: Kind::Inventory.into(), beside: true, budget_ms, ..call };
         let images = call.images.len();
-        match self.ask(request::Body::Judge(call), JUDGEMENT).await? {
+        match self.ask(request::Body::Judge(call), within + LEFT_FOR_THE_ANSWER).await? {
             answer::Body::Judged(verdict) if verdict.judged.len() == images => Ok(verdict),
             _ => Err(ControlError::Unknown),
         }

@@ -117,7 +117,7 @@ pub async fn ask(control: &mut Control, bait: &Bait) -> Canary {
         keep_nothing: true,
         ..Default::default()
     };
-    match control.judge(call).await.map(|verdict| verdict.judged.into_iter().next()) {
+    match control.judge(call, super::collect::JUDGED).await.map(|verdict| verdict.judged.into_iter().next()) {
         Ok(Some(judged)) => {
             Canary::Judged { image: bait.reference.clone(), refused: judged.refuses, message: judged.message }
         }

@@ -8,13 +8,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, timeout};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::canary;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use crate::config::{self, ProxyConfiguration, Settings, Source};
 use crate::control::wire::Status;
-use crate::control::{self, Control};
+use crate::control::{self, Control, ControlError};
 use crate::cri::facts::ROLE_PAUSE;
 use crate::cri::runtime::RuntimeClient;
 use crate::image::{Digest, ImageName, Reference};
@@ -33,6 +34,10 @@ const PROC: &str = "/proc";
 const CONTROL: &str = "/run/crivet/control.sock";
 /// Longest a kubelet may take to say its version, and a registry to answer.
 const EACH: Duration = Duration::from_secs(5);
+/// Longest the daemon may take for one judgement; it waits for its turn in the background.
+pub(super) const JUDGED: Duration = Duration::from_secs(20);
+/// After a start of the daemon's, time for the kubelet to connect anew (it tries within 3 s).
+const SETTLED: Duration = Duration::from_secs(5);
 /// What time services leave while they keep the clock.
 const CLOCK_KEPT: [&str; 4] =
     ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
@@ -75,7 +80,7 @@ pub async fn facts(path: &Path) -> Facts {
     let mut control = None;
     let daemon = match Control::connect(&control_socket).await {
         Ok(mut connected) => {
-            let status = connected.status().await.map_err(|error| error.to_string());
+            let status = settled(&mut connected).await.map_err(|error| error.to_string());
             control = Some(connected);
             status
         }
@@ -110,6 +115,18 @@ pub async fn facts(path: &Path) -> Facts {
         configuration,
         policies,
         daemon,
+    }
+}
+
+/// The daemon's state; of one that was just started, once somebody has connected to it.
+async fn settled(control: &mut Control) -> Result<Status, ControlError> {
+    loop {
+        let status = control.status().await?;
+        let runs = millis(SystemTime::now()).saturating_sub(status.started);
+        if !status.clients.is_empty() || u128::from(runs) > SETTLED.as_millis() {
+            return Ok(status);
+        }
+        sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -264,7 +281,7 @@ async fn pause_image(control: Option<&mut Control>, status: Option<&Status>) -> 
         vetted_digest: String::new(),
     };
     let call = Call { images: vec![image], keep_nothing: true, ..Default::default() };
-    control?.judge(call).await.ok()?.judged.into_iter().next()
+    control?.judge(call, JUDGED).await.ok()?.judged.into_iter().next()
 }
 
 /// The registries whose evidence the policies ask for, and whether each answers.
@@ -288,12 +305,12 @@ async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String,
             }
         }
     }
-    let mut answers = Vec::new();
-    for host in hosts.into_iter().take(limits::DOCTOR_REGISTRIES) {
-        let answer = in_force.registry.ping(&host, Instant::now() + EACH).await;
-        answers.push((host, answer.map_err(|cause| cause.to_string())));
-    }
-    answers
+    let until = Instant::now() + EACH;
+    let asked = hosts.into_iter().take(limits::DOCTOR_REGISTRIES).map(|host| async move {
+        let answer = in_force.registry.ping(&host, until).await;
+        (host, answer.map_err(|cause| cause.to_string()))
+    });
+    join_all(asked).await
 }
 
 fn modified(path: &Path) -> Option<u64> {

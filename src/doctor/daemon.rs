@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::{Findings, age};
 use crate::config::Unmatched;
-use crate::control::wire::Status;
+use crate::control::wire::{FoundContainer, Status};
 
 /// Files of the audit log's size that should fit on its disk: the one that is written, and the one it is rotated to.
 const FREE_ENOUGH: u64 = 2;
@@ -287,6 +287,42 @@ pub(super) fn calls(status: &Status, findings: &mut Findings) {
             "calls-unknown",
             format!("{strange} calls were of RPCs that this crivet has never heard of"),
             "look whether crivet is older than the kubelet",
+        );
+    }
+}
+
+pub(super) fn containers(status: &Status, findings: &mut Findings) {
+    let shown = |found: &FoundContainer| {
+        format!("{}/{} {} ({})", found.namespace, found.pod, found.name, found.image)
+    };
+    let bypasses = status.found.iter().filter(|found| found.bypass).count();
+    let refused = |found: &&FoundContainer| found.running && !found.bypass && found.decision == "denied";
+    if let Some(first) = status.found.iter().find(|found| found.bypass) {
+        findings.failure(
+            "containers-bypassed",
+            format!("{bypasses} containers were made past crivet, {} among them", shown(first)),
+            "find who else calls the runtime (crictl, ctr, a second kubelet), and close its socket to them",
+        );
+    } else if let Some(first) = status.found.iter().find(refused) {
+        findings.warning(
+            "containers-from-before",
+            format!(
+                "{} containers run from before crivet was in the way, {} would be refused",
+                status.found_count,
+                shown(first)
+            ),
+            "crivet inventory lists them; start them anew when their images are covered",
+        );
+    } else {
+        let count = status.found_count;
+        findings
+            .ok("containers", format!("{count} containers are from before crivet, none was made past it"));
+    }
+    if !matches!(status.watching.as_str(), "" | "events" | "polling") {
+        findings.warning(
+            "containers-not-watched",
+            format!("containers are not watched for: {}", status.watching),
+            "see crivet's log",
         );
     }
 }

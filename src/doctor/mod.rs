@@ -90,6 +90,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             daemon::vetter(facts, status, &mut findings);
             daemon::audit_log(status, &mut findings);
             daemon::calls(status, &mut findings);
+            daemon::containers(status, &mut findings);
         }
     }
     kubelet::kubelet(facts, &mut findings);

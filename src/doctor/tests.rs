@@ -56,6 +56,7 @@ fn status() -> Status {
             ..Default::default()
         }),
         last_call: NOW - 500,
+        watching: "events".into(),
         ..Default::default()
     }
 }
@@ -121,6 +122,12 @@ fn vetter(facts: &mut Facts) -> &mut wire::Vetter {
 
 fn log(facts: &mut Facts) -> &mut AuditLog {
     vetter(facts).state.as_mut().unwrap().audit_log.as_mut().unwrap()
+}
+
+fn found(facts: &mut Facts, bypass: bool) {
+    let container =
+        wire::FoundContainer { running: true, decision: "denied".into(), bypass, ..Default::default() };
+    daemon(facts).found = vec![container];
 }
 
 fn access(facts: &mut Facts, at: usize) -> &mut Access {
@@ -200,6 +207,9 @@ const CASES: &[Case] = {
         ("kubelet-not-connected", Failure, |f| daemon(f).clients.iter_mut().for_each(|c| c.pid = 99)),
         ("kubelet-quiet", Failure, |f| daemon(f).clients.iter_mut().for_each(|c| c.last_call = NOW - 61_000)),
         ("kubelet-one-connection", Warning, |f| daemon(f).clients.truncate(1)),
+        ("containers-bypassed", Failure, |f| found(f, true)),
+        ("containers-from-before", Warning, |f| found(f, false)),
+        ("containers-not-watched", Warning, |f| daemon(f).watching = "the runtime does not answer".into()),
         ("socket-open", Failure, |f| access(f, 0).others = true),
         ("socket-group", Warning, |f| access(f, 1).group = Some(999)),
         ("socket-user", Warning, |f| access(f, 1).user = Some(1000)),

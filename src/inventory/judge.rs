@@ -10,6 +10,7 @@ use super::uses::Question;
 use crate::control::{Control, ControlError};
 use crate::cri::runtime::RuntimeClient;
 use crate::image::Platform;
+use crate::limits;
 use crate::telemetry::Trace;
 use crate::vetter::answer;
 use crate::vetter::case::{Context, InForce};
@@ -18,7 +19,7 @@ use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{Judged, Kind, Outcome};
 
 /// Longest one image may take; its requests wait for their turn within the background's budget.
-const EACH: Duration = Duration::from_secs(120);
+const EACH: Duration = Duration::from_secs(limits::BACKGROUND_SECONDS + 60);
 
 /// Who judges.
 pub enum Judge {
@@ -69,7 +70,7 @@ impl Judge {
                         Some(connection) => connection,
                         None => Box::new(Control::connect(socket).await?),
                     };
-                    let verdict = control.insert(connection).judge(call).await;
+                    let verdict = control.insert(connection).judge(call, EACH).await;
                     // What it said is an answer; any other error may have left half of one on the connection.
                     if verdict.as_ref().is_err_and(|error| !matches!(error, ControlError::Refused(_))) {
                         *control = None;

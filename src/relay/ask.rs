@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Relay;
 use super::permits::Age;
+use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::reply::Reply;
 use crate::decision::{NoVerdict, Permit, from_verdict};
@@ -14,8 +15,24 @@ use crate::vetter::wire::{Call, Kind, Outcome, Verdict, VettedImage};
 /// How long after its use a held permit is told to the vetter, for the audit log.
 const RECORDED_AFTER: Duration = Duration::from_millis(100);
 
+/// Why a vetted call was not let through.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The answer for the kubelet.
+    pub reply: Reply,
+    /// Set where the relay refused by itself: nobody has written that down yet.
+    pub unrecorded: Option<Reason>,
+}
+
+impl Refusal {
+    /// The relay's own, undecided.
+    pub fn own(text: &str, reason: Reason) -> Refusal {
+        Refusal { reply: Reply::undecided(text), unrecorded: Some(reason) }
+    }
+}
+
 /// A permit for a call: one that is held, else the vetter's.
-pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Reply> {
+pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit, Refusal> {
     let age = if relay.vetter.is_living() { Age::Fresh } else { Age::UsableWhenVetterDown };
     if let Some(permit) = relay.permits.find(call, age, Instant::now()) {
         return Ok(held(relay, call, permit));
@@ -27,7 +44,13 @@ pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit
     {
         return Ok(held(relay, call, permit));
     }
-    let permit = from_verdict(verdict, call.images.len())?;
+    let unrecorded = match &verdict {
+        Ok(_) => None,
+        Err(NoVerdict::Away) => Some(Reason::VetterAway),
+        Err(NoVerdict::Late) => Some(Reason::TooSlow),
+        Err(NoVerdict::Busy | NoVerdict::TooLarge) => Some(Reason::LimitReached),
+    };
+    let permit = from_verdict(verdict, call.images.len()).map_err(|reply| Refusal { reply, unrecorded })?;
     if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
         relay.permits.hold(call, &permit, generation, Instant::now());
     }

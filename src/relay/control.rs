@@ -17,8 +17,8 @@ use crate::limits;
 use crate::metrics::Counted;
 use crate::vetter::wire::{Call, Kind, frame};
 
-/// Longest a judgement may take. The vetter's budget for work nobody waits for holds beside it.
-const JUDGEMENT: Duration = Duration::from_secs(120);
+/// Longest a judgement may take, whatever is asked for: it waits for its turn in the background.
+const JUDGEMENT: Duration = super::beside::BUDGET;
 /// Longest the runtime is waited for when somebody asks how the daemon is.
 const RUNTIME: Duration = Duration::from_secs(2);
 /// The class whose calls are told by method.
@@ -83,7 +83,8 @@ async fn connection(relay: &Relay, started: &Started, stream: UnixStream) {
 
 async fn judge(relay: &Relay, call: Call) -> answer::Body {
     let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
-    match relay.vetter.ask(call, JUDGEMENT).await {
+    let within = Duration::from_millis(call.budget_ms.into()).min(JUDGEMENT);
+    match relay.vetter.ask(call, within).await {
         Ok(verdict) => answer::Body::Judged(verdict),
         Err(none) => answer::Body::Error(none.to_string()),
     }

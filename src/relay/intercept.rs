@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::ask::decide;
+use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, look, pause};
@@ -36,15 +36,17 @@ pub async fn vet_then_forward(
     let budget = Budget::new(&head.headers, relay.live.borrow().vetting_timeout, Instant::now().into_std());
     let (body, _held) = match read(relay, body).await {
         Ok(read) => read,
-        Err(reply) => return Ok(reply.into_response()),
+        Err(reply) => return Ok(relay.refused(vetted, head.uri.path(), reply)),
     };
     let Facts { mut call, unknown, sandbox } = match facts::facts(vetted, &body) {
         Ok(facts) => facts,
-        Err(error) => return Ok(Reply::undecided(&error.to_string()).into_response()),
+        Err(error) => {
+            return Ok(relay.refused(vetted, head.uri.path(), Reply::undecided(&error.to_string())));
+        }
     };
     call.traceparent = traceparent(&head.headers);
     alert_unknown(relay, &unknown);
-    let result = async {
+    let result: Result<Answer, No> = async {
         let permit = match vetted {
             Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
             Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
@@ -69,8 +71,40 @@ pub async fn vet_then_forward(
             }
         }
         Ok(answer)
-    };
-    result.await.map_or_else(NoAnswer::into_response, |answer| Ok(answer.into_response()))
+    }
+    .await;
+    match result {
+        Ok(answer) => Ok(answer.into_response()),
+        Err(No::Answer(none)) => none.into_response(),
+        Err(No::Refused(Refusal { reply, unrecorded })) => {
+            if let Some(reason) = unrecorded {
+                if call.images.is_empty() {
+                    // What it is about is not known: the pause image's name.
+                    call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
+                }
+                relay.vetter.tell_undecided(&call, &reply, reason);
+            }
+            Ok(reply.into_response())
+        }
+    }
+}
+
+/// Why a vetted call has no answer of the runtime's.
+enum No {
+    Refused(Refusal),
+    Answer(NoAnswer),
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> No {
+        No::Refused(refusal)
+    }
+}
+
+impl From<NoAnswer> for No {
+    fn from(none: NoAnswer) -> No {
+        No::Answer(none)
+    }
 }
 
 /// The runtime's whole answer to a vetted call.
@@ -98,7 +132,7 @@ async fn forward(
     head: Parts,
     body: Bytes,
     _permit: &Permit,
-) -> Result<Answer, NoAnswer> {
+) -> Result<Answer, No> {
     let again = || RequestBody::Whole(Whole::new(body.clone(), None));
     let (head, mut incoming) = upstream.send_whole(service, &head, again).await?.into_parts();
     let socket = Arc::clone(upstream.socket(service));
@@ -112,7 +146,7 @@ async fn forward(
                 let cap = limits::VETTED_ANSWER_BYTES;
                 let text =
                     format!("the runtime's answer is larger than {cap} bytes (limits::VETTED_ANSWER_BYTES)");
-                return Err(Reply::undecided(&text).into());
+                return Err(Refusal::own(&text, Reason::LimitReached).into());
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
@@ -121,12 +155,13 @@ async fn forward(
 }
 
 /// What a pull brought must be what was vetted, or nothing of this call counts as vetted.
-async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) -> Result<(), Reply> {
+async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) -> Result<(), Refusal> {
     let (Some(image), Some(vetted)) = (call.images.first(), permit.images().first()) else { return Ok(()) };
     let Some(digest) = &vetted.digest else { return Ok(()) };
     let arrived = relay.runtime.image_status(&image.named).await;
     let arrived = arrived.map_err(|error| {
-        Reply::undecided(&format!("what {} brought cannot be read back: {error}", image.named))
+        let text = format!("what {} brought cannot be read back: {error}", image.named);
+        Refusal::own(&text, Reason::Runtime)
     })?;
     let id = arrived.map(|image| image.id).unwrap_or_default();
     if vetted.image_ids.iter().any(|known| same_id(known, &id)) {
@@ -154,16 +189,15 @@ async fn look_at_what_was_made(
     call: &Call,
     permit: &Permit,
     answer: &[u8],
-) -> Result<(), Reply> {
+) -> Result<(), Refusal> {
     let mut of_role = call.images.iter().zip(permit.images());
     let container = of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE);
     let Some(chain_id) = container.and_then(|(_, permitted)| permitted.chain_id.as_deref()) else {
         return Ok(());
     };
-    let made = facts::made(vetted, answer).map_err(|error| Reply::undecided(&error.to_string()))?;
-    look::look_or_remove(relay, vetted, &made, chain_id)
-        .await
-        .inspect_err(|reply| relay.vetter.tell_undecided(call, reply, Reason::ContentDiffers))
+    let made =
+        facts::made(vetted, answer).map_err(|error| Refusal::own(&error.to_string(), Reason::Runtime))?;
+    look::look_or_remove(relay, vetted, &made, chain_id).await
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.

@@ -60,6 +60,8 @@ struct Shared {
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     next: AtomicU64,
     about: Mutex<About>,
+    /// Decisions of the relay's own that wait for a vetter, as frames.
+    untold: Mutex<Vec<Bytes>>,
     stop: CancellationToken,
     stopped: CancellationToken,
 }
@@ -222,6 +224,9 @@ impl Keeper {
                     loaded: millis(SystemTime::now()),
                     error: configured.policy_error.clone(),
                 };
+                for untold in std::mem::take(&mut *lock(&shared.untold)) {
+                    let _ = outgoing.try_send(untold);
+                }
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
                 shared.configured.send_replace(Some(configured));
@@ -340,6 +345,17 @@ fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
 }
 
 impl Shared {
+    fn keep_untold(&self, frame: Bytes) {
+        let mut untold = lock(&self.untold);
+        if untold.iter().map(Bytes::len).sum::<usize>() + frame.len() > limits::UNTOLD_BYTES {
+            tracing::warn!(
+                "a decision is not in the audit log: no vetter was there to write it for too long (limits::UNTOLD_BYTES)"
+            );
+        } else {
+            untold.push(frame);
+        }
+    }
+
     fn started(&self, child: &Child, user: Option<(u32, u32)>) {
         let vetter = &mut lock(&self.about).vetter;
         vetter.pid = child.id().unwrap_or_default();
@@ -408,7 +424,7 @@ impl Vetter {
         timeout_at(deadline, verdict).await.map_err(|_| NoVerdict::Late)?.map_err(|_| NoVerdict::Away)
     }
 
-    /// Hands over a decision the relay made by itself, for the audit log. Lost if no vetter lives.
+    /// Hands over a decision the relay made by itself, for the audit log; to the next vetter if none lives.
     pub fn tell(&self, call: &Call, verdict: Verdict) {
         self.tell_why(call, verdict, String::new());
     }
@@ -423,8 +439,13 @@ impl Vetter {
     fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
         let call = Call { auth: None, ..call.clone() };
         let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
-        if let Some(outgoing) = lock(&self.shared.outgoing).as_ref() {
-            post(outgoing, to_vetter::Body::Decided(decided));
+        let Some(frame) = to_vetter(0, to_vetter::Body::Decided(decided)) else { return };
+        let unsent = match lock(&self.shared.outgoing).as_ref() {
+            Some(outgoing) => outgoing.try_send(frame).err().map(mpsc::error::TrySendError::into_inner),
+            None => Some(frame),
+        };
+        if let Some(frame) = unsent {
+            self.shared.keep_untold(frame);
         }
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Relay;
+use super::ask::Refusal;
+use crate::audit::Reason;
 use crate::cri::methods::Vetted;
-use crate::cri::reply::Reply;
 
 /// Holds a new container or sandbox to the chain ID of the vetted image's layers.
 ///
@@ -38,7 +39,7 @@ pub struct Looks {
 }
 
 /// Refuses before anything is made what could not be looked at afterwards: CRI-O has no services to ask.
-pub async fn possible(relay: &Relay) -> Result<(), Reply> {
+pub async fn possible(relay: &Relay) -> Result<(), Refusal> {
     let known = *relay.looks.is_crio.lock().unwrap_or_else(PoisonError::into_inner);
     let believed = known.filter(|(_, since)| since.elapsed() < BELIEVED_FOR).map(|(is_crio, _)| is_crio);
     let is_crio = match believed {
@@ -53,15 +54,16 @@ pub async fn possible(relay: &Relay) -> Result<(), Reply> {
         }
     };
     match is_crio {
-        true => Err(Reply::undecided(
+        true => Err(Refusal::own(
             "the runtime is CRI-O, whose containers this crivet cannot look at after they were made; use mode: audit",
+            Reason::Runtime,
         )),
         false => Ok(()),
     }
 }
 
 /// As [`look`]; removes what does not hold, and answers undecided.
-pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &str) -> Result<(), Reply> {
+pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &str) -> Result<(), Refusal> {
     let Err(text) = look(relay, id, chain_id).await else { return Ok(()) };
     relay.metrics.removed_after_look();
     let removed = match vetted {
@@ -72,5 +74,5 @@ pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &
         tracing::error!(id, %error, "what does not stand on the vetted image could not be removed");
     }
     tracing::warn!(id, reason = %text, "removed what did not stand on the vetted image");
-    Err(Reply::undecided(&text))
+    Err(Refusal::own(&text, Reason::ContentDiffers))
 }

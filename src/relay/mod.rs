@@ -43,7 +43,7 @@ use self::permits::Permits;
 use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
 use crate::audit::Reason;
-use crate::cri::methods::{Class, Service, classify, is_server_stream};
+use crate::cri::methods::{Class, Service, Vetted, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
 use crate::limits;
@@ -215,15 +215,13 @@ impl Relay {
                 let reply = Reply::undecided(&format!(
                     "{path} makes containers that crivet cannot vet; insecureAllowUnvetted lets it through"
                 ));
-                self.refused(Kind::RestorePod, path, &reply);
-                Ok(reply.into_response())
+                Ok(self.refused_unread(Kind::RestorePod, path, reply))
             }
             (Class::UnknownWrite(_), Stance::Enforce | Stance::Unknown(_)) => {
                 let reply = Reply::unimplemented(format!(
                     "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
                 ));
-                self.refused(Kind::Other, path, &reply);
-                Ok(reply.into_response())
+                Ok(self.refused_unread(Kind::Other, path, reply))
             }
             (Class::ForeignService, _) => {
                 let path: String = path.chars().take(limits::QUOTED_CHARS).collect();
@@ -241,12 +239,23 @@ impl Relay {
         method.is_some_and(|method| self.live.borrow().allow_unvetted.iter().any(|allowed| allowed == method))
     }
 
+    /// Refuses a vetted call of which nothing is known but its path.
+    fn refused(&self, vetted: Vetted, path: &str, reply: Reply) -> Response<ResponseBody> {
+        let kind = match vetted {
+            Vetted::PullImage => Kind::PullImage,
+            Vetted::CreateContainer => Kind::CreateContainer,
+            Vetted::RunPodSandbox => Kind::RunPodSandbox,
+        };
+        self.refused_unread(kind, path, reply)
+    }
+
     /// Records a refusal that no vetter was asked about.
-    fn refused(&self, kind: Kind, path: &str, reply: &Reply) {
+    fn refused_unread(&self, kind: Kind, path: &str, reply: Reply) -> Response<ResponseBody> {
         tracing::warn!(path, "refused");
         let image = ImageUse { named: path.to_owned(), ..Default::default() };
         let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
+        self.vetter.tell_undecided(&call, &reply, Reason::CallNotVettable);
+        reply.into_response()
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::ask::Refusal;
 use super::{Relay, ask};
+use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::ROLE_PAUSE;
-use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
 use crate::cri::v1::PodSandboxConfig;
 use crate::decision::Permit;
@@ -102,16 +103,16 @@ pub async fn permit(
     call: &mut Call,
     sandbox: Option<PodSandboxConfig>,
     budget: Budget,
-) -> Result<Permit, Reply> {
+) -> Result<Permit, Refusal> {
     if let Err(name) = within(budget, complete(relay, call)).await? {
         let _one = relay.pause.pulling.lock().await;
         // Whoever waited may find it pulled.
         if within(budget, complete(relay, call)).await?.is_err() {
             pull(relay, call, &name, sandbox, budget).await?;
             within(budget, complete(relay, call)).await?.map_err(|name| {
-                Reply::undecided(&format!(
-                    "the pause image {name} was pulled and the runtime does not have it; try again"
-                ))
+                let text =
+                    format!("the pause image {name} was pulled and the runtime does not have it; try again");
+                Refusal::own(&text, Reason::PauseImage)
             })?;
         }
     }
@@ -119,11 +120,11 @@ pub async fn permit(
 }
 
 /// The runtime's answers about its pause image, within the call's budget.
-async fn within<T>(budget: Budget, asking: impl Future<Output = Result<T, String>>) -> Result<T, Reply> {
+async fn within<T>(budget: Budget, asking: impl Future<Output = Result<T, String>>) -> Result<T, Refusal> {
     let answer = timeout(budget.left(Instant::now().into_std()), asking).await;
     let answer =
         answer.unwrap_or_else(|_| Err("the runtime did not say in time which pause image it has".to_owned()));
-    answer.map_err(|text| Reply::undecided(&text))
+    answer.map_err(|text| Refusal::own(&text, Reason::PauseImage))
 }
 
 async fn pull(
@@ -132,7 +133,7 @@ async fn pull(
     name: &str,
     sandbox: Option<PodSandboxConfig>,
     budget: Budget,
-) -> Result<(), Reply> {
+) -> Result<(), Refusal> {
     let image = ImageUse {
         named: name.to_owned(),
         reference: name.to_owned(),
@@ -141,11 +142,9 @@ async fn pull(
     };
     let pull = Call { kind: Kind::PullImage.into(), images: vec![image], ..call.clone() };
     ask::decide(relay, &pull, budget).await?;
-    relay
-        .runtime
-        .pull_image(name, sandbox)
-        .await
-        .map_err(|error| Reply::undecided(&format!("the pause image {name} cannot be pulled: {error}")))
+    relay.runtime.pull_image(name, sandbox).await.map_err(|error| {
+        Refusal::own(&format!("the pause image {name} cannot be pulled: {error}"), Reason::PauseImage)
+    })
 }
 
 #[cfg(test)]

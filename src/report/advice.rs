@@ -87,6 +87,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The runtime could not be asked, or does not have the image",
             "Look at the runtime's own log; pull the image by its name.",
         ),
+        Some(Reason::VetterAway) => (
+            "No vetter was there to be asked",
+            "It is started anew by itself, and the kubelet tries again. If it happens often, crivet's log says why it ends.",
+        ),
         Some(Reason::TooSlow) => (
             "Vetting did not end in time",
             "It goes on, and the next try finds it done. If it happens often: is the registry slow, or vetting.timeout too short?",

@@ -6,10 +6,10 @@ use crate::support::image::{Image, Pushed};
 use crate::support::kubelet::{Pod, StaticPods};
 use crate::support::machine::{Machine, said};
 use crate::support::machine_node::{install_containerd, install_kubelet, wait_kubelet};
+use crate::support::package::{NEW, OLD, package};
 use crate::support::peers::Peers;
 use crate::support::registry::Registry;
-use crate::support::package::{NEW, OLD, package};
-use crate::support::wait_for;
+use crate::support::{http, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ impl Walk {
         }
         let output = self.machine.command("bash").args(["-euo", "pipefail", "-c", &script]).output().unwrap();
         let said = said(&output);
-        println!("== {name}, at {:.0?}\n{said}\n", self.begun.elapsed());
+        eprintln!("== {name}, at {:.0?}\n{said}\n", self.begun.elapsed());
         assert!(output.status.success(), "step {name} failed: {}\n{said}\n{}", output.status, self.journal());
         said
     }
@@ -58,9 +58,14 @@ impl Walk {
 
     fn is_refused(&self, name: &str, image: &str) {
         self.pods.add_pod(name, image, &json!({}));
-        let refused = |pod: &Pod| pod.waiting().is_some_and(|(reason, _)| reason == "SignatureValidationFailed");
-        let pod = self.pods.wait_pod(name, LONG, refused);
-        println!("{name}: {}", pod.waiting().unwrap().1);
+        let decided =
+            |pod: &Pod| pod.ready() || pod.waiting().is_some_and(|(reason, _)| reason != "ContainerCreating");
+        let waiting = self.pods.wait_pod(name, LONG, decided).waiting().unwrap_or_default();
+        let said = format!("{} {}", waiting.0, waiting.1);
+        let refused = said.contains("SignatureValidationFailed") && said.contains("found no signature");
+        let audit = || self.machine.ok(["tail", "--lines=5", "/var/log/crivet/audit.jsonl"]);
+        assert!(refused, "{name} is not refused: {said}\n{}\n{}", self.journal(), audit());
+        eprintln!("{name}: {said}");
         self.pods.remove_pod(name);
     }
 }
@@ -108,7 +113,10 @@ fn the_rollout_guide_holds_from_an_empty_machine_to_enforcement_and_back() {
     machine.push(&package(&peers, OLD, ".deb"), "/root/old.deb");
     machine.push(&package(&peers, NEW, ".deb"), "/root/new.deb");
     let words = [
-        ("\n          -----BEGIN PUBLIC KEY-----\n          …what `cosign public-key --key cosign.key` prints…\n          -----END PUBLIC KEY-----\n", pem(&key)),
+        (
+            "\n          -----BEGIN PUBLIC KEY-----\n          …what `cosign public-key --key cosign.key` prints…\n          -----END PUBLIC KEY-----\n",
+            pem(&key),
+        ),
         ("registry.example.com", registry.address().to_owned()),
         ("./crivet_0.1.0-1_amd64.deb", "/root/old.deb".to_owned()),
         ("./crivet_0.1.1-1_amd64.deb", "/root/new.deb".to_owned()),
@@ -139,7 +147,10 @@ fn the_rollout_guide_holds_from_an_empty_machine_to_enforcement_and_back() {
     walk.starts("audited-copy", &images.copy.reference);
     walk.step("watch");
     let report = walk.step("report");
-    assert!(report.contains("SignatureMissing") && report.contains("SignatureForOtherRepository"), "{report}");
+    assert!(
+        report.contains("SignatureMissing") && report.contains("SignatureForOtherRepository"),
+        "{report}"
+    );
 
     // What the report asks for: the copy's policy is corrected, what is late gets a policy that only audits.
     let policies = "/etc/crivet/policies.d";
@@ -164,18 +175,18 @@ fn the_rollout_guide_holds_from_an_empty_machine_to_enforcement_and_back() {
     let audits = policy("late", &format!("{host}/team/late"), &key, "  mode: audit\n");
     walk.machine.write(&format!("{policies}/late.yaml"), &audits);
     walk.step("enforce-one");
-    wait_for("enforcement", LONG, || enforces(&walk.machine).then_some(()));
+    wait_for("enforcement", LONG, || enforces().then_some(()));
     walk.is_refused("refused", &images.unsigned.reference);
     walk.starts("enforced", &images.app.reference);
     walk.starts("late", &images.late.reference);
     walk.step("enforced");
 
     walk.step("break-glass");
-    wait_for("the broken glass", LONG, || (!enforces(&walk.machine)).then_some(()));
+    wait_for("the broken glass", LONG, || (!enforces()).then_some(()));
     walk.starts("glass", &images.unsigned.reference);
     walk.pods.remove_pod("glass");
     walk.step("glass-back");
-    wait_for("enforcement", LONG, || enforces(&walk.machine).then_some(()));
+    wait_for("enforcement", LONG, || enforces().then_some(()));
     walk.is_refused("refused-again", &images.unsigned.reference);
     walk.step("bypass");
     wait_kubelet(&walk.machine, &walk.pods);
@@ -239,7 +250,9 @@ fn pem(key: &Key) -> String {
     format!("\n{lines}")
 }
 
-fn enforces(machine: &Machine) -> bool {
-    let page = machine.ok(["curl", "-s", "http://127.0.0.1:9466/metrics"]);
-    page.lines().any(|line| line.starts_with("crivet_mode_info") && line.contains("enforce") && line.ends_with(" 1"))
+fn enforces() -> bool {
+    let Ok(page) = http::request("127.0.0.1:9466", "GET", "/metrics", &[], &[]) else { return false };
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let line = page.lines().find(|line| line.starts_with("crivet_mode_info{") && line.ends_with(" 1"));
+    line.is_some_and(|line| line.contains(",mode=\"enforce\""))
 }

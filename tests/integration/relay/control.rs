@@ -98,7 +98,7 @@ async fn a_judgement_says_what_enforcement_would_do_in_audit_mode_too() {
     let named = format!("sha256:{}", "ab".repeat(32));
     let image = ImageUse { named, reference: "registry.test/app:1".into(), ..Default::default() };
     let call = Call { images: vec![image], namespace: "prod".into(), ..Default::default() };
-    let verdict = control.judge(call).await.unwrap();
+    let verdict = control.judge(call, Duration::from_secs(20)).await.unwrap();
     let [judged] = verdict.judged.as_slice() else { panic!("{verdict:?}") };
     assert_eq!((judged.outcome(), judged.refuses), (Outcome::Denied, true));
     assert!(

@@ -188,3 +188,24 @@ async fn a_call_too_large_for_the_vetter_is_undecided_and_the_next_is_decided() 
     assert_eq!(answer.code(), 2);
     assert!(!answer.message().contains("undecided"), "{}", answer.message());
 }
+
+/// A refusal while no vetter lives is written down by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_without_a_vetter_is_in_the_audit_log() {
+    let place = Place::new();
+    let _runtime = FakeRuntime::echo(place.path());
+    let crivet = Crivet::serve(&place, "mode: enforce\nunmatched: deny\nvetting: {timeout: 1s}\n").await;
+    let client = crivet.client().await;
+    let garbage = client.call(CREATE, &[0xff; 9]).await;
+    assert!(garbage.message().contains("undecided"), "{}", garbage.message());
+    // The pause before the next start doubles, until a call does not wait for it any more.
+    loop {
+        send_signal(living_vetter(&crivet).await, "KILL");
+        let answer = client.call(PULL, &pull()).await;
+        if answer.message().contains("vetter is not running") {
+            break;
+        }
+    }
+    let log = || std::fs::read_to_string(place.path().join("audit.jsonl")).unwrap_or_default();
+    until("both records", 20, || log().contains("VetterAway") && log().contains("CallNotVettable")).await;
+}
