@@ -9,13 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::glob::SigstoreGlob;
 use super::index::PrefixIndex;
-use super::model::{Policy, Rule, SignerKey, SourceFile, Subject};
+use super::model::{Policy, Rule, SourceFile, Subject};
 use super::pattern::{Pattern, Specificity, lookup_key};
 use super::sigstore::{DOCKER_HUB, Glob};
 use super::{native, sigstore};
 use crate::image::{Digest, ImageName, quoted};
 use crate::limits;
-use crate::verify::PublicKey;
 use crate::yaml::{self, Document, Fault};
 
 /// What is wrong with a policy file, in one line: file, line, key, and what to write.
@@ -398,40 +397,6 @@ fn is_name(name: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
     plain && name.len() <= 253 && edge(name.chars().next()) && edge(name.chars().next_back())
-}
-
-/// Reads the keys of one policy: at least one, each once.
-pub(super) fn read_keys<'a>(
-    document: &Document<'_>,
-    key: &str,
-    written: impl Iterator<Item = (Option<String>, &'a Spanned<String>)>,
-    faults: &mut Vec<Fault>,
-) -> Vec<SignerKey> {
-    let mut keys: Vec<SignerKey> = Vec::new();
-    let before = faults.len();
-    for (name, data) in written {
-        let fault = match PublicKey::from_pem(data.value.as_bytes()) {
-            _ if keys.len() == limits::POLICY_KEYS => {
-                format!("expected at most {} keys (limit POLICY_KEYS); split the policy", limits::POLICY_KEYS)
-            }
-            Ok(found) if keys.iter().any(|key| key.key == found) => {
-                "expected each key once, found one twice; remove it".to_owned()
-            }
-            Ok(found) => {
-                let name = name.map(|name| name.chars().filter(|c| !c.is_control()).take(63).collect());
-                keys.push(SignerKey { name, key: found });
-                continue;
-            }
-            Err(error) => error.to_string(),
-        };
-        faults.push(document.fault_at(data, format!("{key}: {fault}")));
-    }
-    if keys.is_empty() && faults.len() == before {
-        faults.push(
-            document.fault_at_start(format!("{key}: expected at least one public key, found none; add one")),
-        );
-    }
-    keys
 }
 
 /// A reason that is there and fits into one line.

@@ -4,19 +4,24 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::model::{ClaimedRepository, Policy, Rule, SignerKey, Subject, comparable_repository};
-use crate::image::{Digest, ImageName, quoted};
-use crate::verify::{Claim, PublicKey, SimpleSigning, VerifyError, verify};
+use super::model::{ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted};
+use super::model::comparable_repository;
+use crate::image::{Digest, ImageName, Reference, quoted};
+use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 
-/// Most keys or digests that one message lists.
+/// Most keys, identities or digests that one message lists.
 const LISTED: usize = 3;
 
+/// Says whether evidence is what is sought, by a signer: [`crate::verify::verify`], or what it said before. It depends on
+/// nothing but these, the image's digests, and the trusted roots.
+pub type Verifies<'a> = dyn FnMut(&Evidence, &Signer, &Sought<'_>) -> Result<Verified, Failure> + 'a;
+
 /// What a policy says about an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Judgement {
     /// It holds.
     Satisfied {
-        /// The signatures that satisfy it, each on its own; none where the policy asks for none.
+        /// What satisfies it, each on its own; none where the policy asks for nothing.
         by: Vec<Verified>,
         /// What was looked at.
         checks: Vec<Check>,
@@ -43,28 +48,24 @@ pub enum Shortfall {
     Denied,
     /// There is no signature.
     NoSignature,
+    /// There is no attestation of the type that is asked for.
+    NoAttestation,
     /// None is by one of the policy's keys.
     OtherKey,
+    /// It is signed with a certificate, for nobody whom the policy names.
+    OtherIdentity,
+    /// Certificate, log entry or timestamp do not hold.
+    Invalid,
     /// One by such a key is no claim about an image.
     Malformed,
     /// One by such a key is about another image.
     OtherImage,
     /// One by such a key is about this image in another repository.
     OtherRepository,
-}
-
-/// A signature that satisfies a policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verified {
-    /// The key's fingerprint.
-    pub key: Digest,
-    /// The key's name in the policy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_name: Option<String>,
-    /// The digest that was signed.
-    pub digest: Digest,
-    /// The repository that was signed for, as signed.
-    pub repository: String,
+    /// A limit was hit before it could be told: undecided.
+    Limit,
+    /// A trusted root is not there: undecided.
+    Trust,
 }
 
 /// One thing that was looked at, as `crivet verify` shows it.
@@ -76,6 +77,32 @@ pub struct Check {
     pub outcome: Outcome,
     /// One line.
     pub detail: String,
+    /// What held, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<CheckStep>,
+}
+
+/// One check of a signature that held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckStep {
+    /// Which.
+    pub name: &'static str,
+    /// Where it is written that it has to hold.
+    pub clause: &'static str,
+    /// What was found, one line.
+    pub detail: String,
+}
+
+impl From<&Checked> for CheckStep {
+    fn from(checked: &Checked) -> Self {
+        Self { name: checked.step.name(), clause: checked.step.clause(), detail: checked.detail.clone() }
+    }
+}
+
+impl Check {
+    fn of(name: String, outcome: Outcome, detail: String) -> Self {
+        Self { name, outcome, detail, steps: Vec::new() }
+    }
 }
 
 impl fmt::Display for Check {
@@ -98,64 +125,85 @@ pub enum Outcome {
     Failed,
 }
 
-/// How far a signature got; the further, the more its failure tells.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Failure {
-    /// No key verifies it.
-    Unverified(String),
-    /// A key made it, but it is no claim about an image.
-    Malformed(String),
-    /// It is about another image.
-    OtherImage(String),
-    /// It is about this image in another repository.
-    OtherRepository(String),
+/// Why one piece of evidence does not do. The further it got, the more its failure tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    /// It does not hold.
+    Verify(Failure),
+    /// It holds, for another repository, or for none.
+    OtherRepository { text: String, unnamed: bool },
 }
 
-impl Failure {
-    fn shortfall(&self) -> Shortfall {
+impl Why {
+    /// Of failures the furthest is told; what might have held comes before all that do not.
+    fn rank(&self) -> (bool, u8, Option<Step>) {
         match self {
-            Self::Unverified(_) => Shortfall::OtherKey,
-            Self::Malformed(_) => Shortfall::Malformed,
-            Self::OtherImage(_) => Shortfall::OtherImage,
-            Self::OtherRepository(_) => Shortfall::OtherRepository,
+            Self::Verify(failure) => (failure.undecided, 0, Some(failure.step)),
+            Self::OtherRepository { .. } => (false, 1, None),
         }
     }
 
-    fn text(&self) -> &str {
+    fn shortfall(&self) -> Shortfall {
         match self {
-            Self::Unverified(text)
-            | Self::Malformed(text)
-            | Self::OtherImage(text)
-            | Self::OtherRepository(text) => text,
+            Self::OtherRepository { .. } => Shortfall::OtherRepository,
+            Self::Verify(failure) if failure.undecided && failure.step == Step::Format => Shortfall::Limit,
+            Self::Verify(failure) if failure.undecided => Shortfall::Trust,
+            Self::Verify(failure) => match failure.step {
+                Step::Format | Step::Claim => Shortfall::Malformed,
+                Step::Kind | Step::Signature => Shortfall::OtherKey,
+                Step::Subject => Shortfall::OtherImage,
+                Step::Type => Shortfall::NoAttestation,
+                Step::Identity => Shortfall::OtherIdentity,
+                Step::Promise
+                | Step::Timestamp
+                | Step::Time
+                | Step::Chain
+                | Step::Sct
+                | Step::Inclusion
+                | Step::Witnesses
+                | Step::Entry => Shortfall::Invalid,
+            },
         }
     }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Verify(failure) => failure.to_string(),
+            Self::OtherRepository { text, .. } => text.clone(),
+        }
+    }
+}
+
+/// What came of one need.
+struct Found {
+    holds: bool,
+    by: Vec<Verified>,
+    checks: Vec<Check>,
+    /// Of what does not hold, what is told.
+    short: Option<Short>,
+}
+
+struct Short {
+    why: Shortfall,
+    expected: String,
+    found: String,
+    remedy: String,
 }
 
 impl Policy {
-    /// Judges an image that has these `digests` (its index and its platform's manifest) by these `signatures`, which
-    /// are not trusted yet. One signature has to meet all that the policy asks for (facts, step 14).
+    /// Judges an image that has these `digests` (its index and its platform's manifest) by this `evidence`, which is not
+    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14).
     pub fn judge(
         &self,
         subject: &Subject<'_>,
         digests: &[Digest],
-        signatures: &[SimpleSigning],
-    ) -> Judgement {
-        self.judge_with(subject, digests, signatures, &mut verify)
-    }
-
-    /// As [`Policy::judge`] with `verify` in the caller's hands, who may remember what it said: it depends on nothing but the
-    /// key and the signature.
-    pub fn judge_with(
-        &self,
-        subject: &Subject<'_>,
-        digests: &[Digest],
-        signatures: &[SimpleSigning],
-        verify: &mut dyn FnMut(&PublicKey, &SimpleSigning) -> Result<Claim, VerifyError>,
+        evidence: &[Evidence],
+        verify: &mut Verifies<'_>,
     ) -> Judgement {
         match &self.rule {
             Rule::Accept { reason } => {
                 let detail = format!("the policy accepts anything: {reason}");
-                let check = Check { name: "policy".to_owned(), outcome: Outcome::Passed, detail };
+                let check = Check::of("policy".to_owned(), Outcome::Passed, detail);
                 Judgement::Satisfied { by: Vec::new(), checks: vec![check] }
             }
             Rule::Deny { reason } => {
@@ -165,12 +213,18 @@ impl Policy {
                     expected: "another image".to_owned(),
                     found: format!("one that the policy denies ({reason})"),
                     remedy: "use another image, or change the policy".to_owned(),
-                    checks: vec![Check { name: "policy".to_owned(), outcome: Outcome::Failed, detail }],
+                    checks: vec![Check::of("policy".to_owned(), Outcome::Failed, detail)],
                 }
             }
-            Rule::Signed { keys, repository } => {
-                let case = Case { subject, digests, keys, repository };
-                case.judge(signatures, verify)
+            Rule::Requires(need) => {
+                let Found { holds, by, checks, short } =
+                    Case { subject, digests, evidence }.need(need, verify);
+                match short.filter(|_| !holds) {
+                    None => Judgement::Satisfied { by, checks },
+                    Some(Short { why, expected, found, remedy }) => {
+                        Judgement::Unsatisfied { why, expected, found, remedy, checks }
+                    }
+                }
             }
         }
     }
@@ -179,103 +233,164 @@ impl Policy {
 struct Case<'a> {
     subject: &'a Subject<'a>,
     digests: &'a [Digest],
-    keys: &'a [SignerKey],
-    repository: &'a ClaimedRepository,
+    evidence: &'a [Evidence],
 }
 
 impl Case<'_> {
-    fn judge(
-        &self,
-        signatures: &[SimpleSigning],
-        verify: &mut dyn FnMut(&PublicKey, &SimpleSigning) -> Result<Claim, VerifyError>,
-    ) -> Judgement {
-        let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-        for (n, signature) in (1..).zip(signatures) {
-            let name = format!("signature {n} of {}", signatures.len());
-            match self.one(signature, verify) {
+    fn need(&self, need: &Need, verify: &mut Verifies<'_>) -> Found {
+        match need {
+            Need::One(requirement) => self.requirement(requirement, verify),
+            Need::All(needs) => {
+                let mut all = Found { holds: true, by: Vec::new(), checks: Vec::new(), short: None };
+                for need in needs {
+                    let found = self.need(need, verify);
+                    all.holds &= found.holds;
+                    all.by.extend(found.by);
+                    all.checks.extend(found.checks);
+                    // What is undecided may be denied by another need: that is told, and is final.
+                    all.short = match (all.short, found.short.filter(|_| !found.holds)) {
+                        (Some(first), Some(other)) if first.why.is_undecided() && !other.why.is_undecided() => {
+                            Some(other)
+                        }
+                        (first, other) => first.or(other),
+                    };
+                }
+                all
+            }
+            Need::Any(needs) => {
+                let (mut checks, mut short) = (Vec::new(), None::<Short>);
+                let mut expected = Vec::new();
+                for need in needs {
+                    let found = self.need(need, verify);
+                    if found.holds {
+                        return found;
+                    }
+                    checks.extend(found.checks);
+                    if let Some(other) = found.short {
+                        expected.push(other.expected.clone());
+                        // As long as one may hold, it is not denied.
+                        let first = short.take().filter(|first| first.why.is_undecided() || !other.why.is_undecided());
+                        short = Some(first.unwrap_or(other));
+                    }
+                }
+                let expected = one_of(expected.into_iter());
+                let short = short.map(|short| Short { expected, ..short });
+                Found { holds: false, by: Vec::new(), checks, short }
+            }
+        }
+    }
+
+    fn requirement(&self, requirement: &Requirement, verify: &mut Verifies<'_>) -> Found {
+        let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::<Why>::new());
+        for (n, evidence) in (1..).zip(self.evidence) {
+            match self.one(requirement, evidence, verify) {
                 Ok(verified) => {
-                    let detail = format!(
-                        "by {}, on {}, for repository {}",
-                        self.key_text(verified.key_name.as_deref(), verified.key),
-                        verified.digest,
-                        quoted(&verified.repository)
-                    );
-                    checks.push(Check { name, outcome: Outcome::Passed, detail });
+                    let detail = told(&verified, requirement);
+                    let steps = verified.checks.iter().map(CheckStep::from).collect();
+                    let name = self.name(requirement, n);
+                    checks.push(Check { name, outcome: Outcome::Passed, detail, steps });
                     by.push(verified);
                 }
-                Err(failure) => {
-                    checks.push(Check { name, outcome: Outcome::Failed, detail: failure.text().to_owned() });
-                    failures.push(failure);
+                // What is of another type says nothing about what is asked for, unless nothing else is there.
+                Err(Why::Verify(failure)) if failure.step == Step::Type && !failure.undecided => {}
+                Err(why) => {
+                    let steps = match &why {
+                        Why::Verify(failure) => failure.checks.iter().map(CheckStep::from).collect(),
+                        Why::OtherRepository { .. } => Vec::new(),
+                    };
+                    let name = self.name(requirement, n);
+                    checks.push(Check { name, outcome: Outcome::Failed, detail: why.text(), steps });
+                    failures.push(why);
                 }
             }
         }
         if !by.is_empty() {
-            return Judgement::Satisfied { by, checks };
+            return Found { holds: true, by, checks, short: None };
         }
-        if signatures.is_empty() {
-            let detail = "there is none".to_owned();
-            checks.push(Check { name: "signatures".to_owned(), outcome: Outcome::Failed, detail });
-        }
-        let found = match (signatures.len(), failures.iter().max()) {
-            (_, None) => "no signature".to_owned(),
+        let what = requirement.wanted.what();
+        let furthest = failures.iter().max_by_key(|why| why.rank());
+        let found = match (failures.len(), furthest) {
+            (_, None) => format!("no {what}"),
             (1, Some(furthest)) => format!("1 signature: {}", furthest.text()),
             (n, Some(furthest)) => format!("{n} signatures, the nearest: {}", furthest.text()),
         };
-        Judgement::Unsatisfied {
-            why: failures.iter().max().map_or(Shortfall::NoSignature, Failure::shortfall),
-            expected: self.expected(),
+        if checks.is_empty() {
+            checks.push(Check::of(format!("{what}s"), Outcome::Failed, "there is none".to_owned()));
+        }
+        let none = match requirement.wanted {
+            Wanted::Signature => Shortfall::NoSignature,
+            Wanted::Attestation(_) => Shortfall::NoAttestation,
+        };
+        let short = Short {
+            why: furthest.map_or(none, Why::shortfall),
+            expected: self.expected(requirement),
             found,
-            remedy: self.remedy(failures.iter().max()),
-            checks,
+            remedy: self.remedy(requirement, furthest),
+        };
+        Found { holds: false, by, checks, short: Some(short) }
+    }
+
+    fn name(&self, requirement: &Requirement, n: usize) -> String {
+        let all = self.evidence.len();
+        match &requirement.wanted {
+            Wanted::Signature => format!("signature {n} of {all}"),
+            Wanted::Attestation(types) => format!("attestation {} {n} of {all}", one_of(types.iter().cloned())),
         }
     }
 
-    /// Holds one signature to everything, with each key.
+    /// Holds one piece of evidence to everything, with each signer.
     fn one(
         &self,
-        signature: &SimpleSigning,
-        verify: &mut dyn FnMut(&PublicKey, &SimpleSigning) -> Result<Claim, VerifyError>,
-    ) -> Result<Verified, Failure> {
-        let mut furthest = Failure::Unverified("made by none of the policy's keys".to_owned());
-        for SignerKey { name, key } in self.keys {
-            let failure = match verify(key, signature) {
-                Ok(claim) => match self.claim(&claim) {
-                    Ok(()) => {
-                        return Ok(Verified {
-                            key: key.fingerprint(),
-                            key_name: name.clone(),
-                            digest: claim.digest(),
-                            repository: claim.docker_reference().to_owned(),
-                        });
-                    }
-                    Err(failure) => failure,
+        requirement: &Requirement,
+        evidence: &Evidence,
+        verify: &mut Verifies<'_>,
+    ) -> Result<Verified, Why> {
+        let sought = requirement.wanted.sought();
+        let mut furthest = None::<Why>;
+        for signer in &requirement.signers {
+            let why = match verify(evidence, signer, &sought) {
+                Ok(verified) => match self.repository(requirement, &verified) {
+                    Ok(()) => return Ok(verified),
+                    Err(why) => why,
                 },
-                Err(VerifyError::Signature { .. }) => continue,
-                Err(error @ VerifyError::Claim { .. }) => Failure::Malformed(error.to_string()),
-                Err(error) => Failure::Unverified(error.to_string()),
+                Err(failure) => Why::Verify(failure),
             };
-            furthest = furthest.max(failure);
+            furthest = match furthest {
+                Some(before) if before.rank() >= why.rank() => Some(before),
+                _ => Some(why),
+            };
         }
-        Err(furthest)
+        Err(furthest.unwrap_or_else(|| {
+            // A policy without signers is none that was compiled.
+            Why::OtherRepository { text: "the policy names no signer".to_owned(), unnamed: false }
+        }))
     }
 
-    fn claim(&self, claim: &Claim) -> Result<(), Failure> {
-        claim
-            .about(self.digests)
-            .map_err(|error| Failure::OtherImage(format!("one made by the policy's key, but {error}")))?;
-        let claimed = claim.repository().map(|reference| comparable_repository(&reference));
-        let allowed = match self.repository {
-            ClaimedRepository::Any => true,
-            ClaimedRepository::OneOf(names) => {
-                claimed.as_ref().is_some_and(|claimed| names.contains(claimed))
+    /// An attestation says something about bytes, wherever they are. A signature says "run this as that".
+    fn repository(&self, requirement: &Requirement, verified: &Verified) -> Result<(), Why> {
+        if matches!(requirement.wanted, Wanted::Attestation(_)) {
+            return Ok(());
+        }
+        let ClaimedRepository { named, unnamed } = &requirement.repository;
+        let Some(docker_reference) = &verified.docker_reference else {
+            if *unnamed || matches!(named, NamedRepository::Any) {
+                return Ok(());
             }
-            ClaimedRepository::Same => claimed.is_some() && claimed == self.own_repository(),
+            let text = format!("one on this image by {}, which names no repository", verified.signer);
+            return Err(Why::OtherRepository { text, unnamed: true });
+        };
+        let claimed = Reference::parse_as_written(docker_reference).ok();
+        let claimed = claimed.map(|reference| comparable_repository(&reference));
+        let allowed = match named {
+            NamedRepository::Any => true,
+            NamedRepository::OneOf(names) => claimed.as_ref().is_some_and(|claimed| names.contains(claimed)),
+            NamedRepository::Same => claimed.is_some() && claimed == self.own_repository(),
         };
         if allowed {
             return Ok(());
         }
-        let claimed = quoted(claim.docker_reference());
-        Err(Failure::OtherRepository(format!("one on this image, but made for repository {claimed}")))
+        let text = format!("one on this image, but made for repository {}", quoted(docker_reference));
+        Err(Why::OtherRepository { text, unnamed: false })
     }
 
     fn own_repository(&self) -> Option<String> {
@@ -285,41 +400,112 @@ impl Case<'_> {
         }
     }
 
-    fn key_text(&self, name: Option<&str>, fingerprint: Digest) -> String {
-        match name {
-            Some(name) => format!("key {name} ({fingerprint})"),
-            None => format!("key {fingerprint}"),
-        }
-    }
-
-    fn expected(&self) -> String {
-        let keys = self.keys.iter().map(|key| self.key_text(key.name.as_deref(), key.key.fingerprint()));
-        let repository = match self.repository {
-            ClaimedRepository::Any => String::new(),
-            ClaimedRepository::OneOf(names) => format!(" for repository {}", one_of(names.iter().cloned())),
-            ClaimedRepository::Same => match self.own_repository() {
+    fn expected(&self, requirement: &Requirement) -> String {
+        let signers = one_of(requirement.signers.iter().map(|signer| authority_text(&signer.authority)));
+        let repository = match (&requirement.wanted, &requirement.repository.named) {
+            (Wanted::Attestation(_), _) | (_, NamedRepository::Any) => String::new(),
+            (_, NamedRepository::OneOf(names)) => {
+                format!(" for repository {}", one_of(names.iter().cloned()))
+            }
+            (_, NamedRepository::Same) => match self.own_repository() {
                 Some(own) => format!(" for repository {own}"),
                 None => " for the image's own repository".to_owned(),
             },
         };
-        format!("a signature by {}{repository}", one_of(keys))
+        format!("{} by {signers}{repository}", requirement.wanted.with_article())
     }
 
-    fn remedy(&self, furthest: Option<&Failure>) -> String {
-        match (self.repository, self.subject.name, furthest) {
-            (ClaimedRepository::Same, ImageName::Id(_) | ImageName::Empty, _) => {
+    fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
+        match (&requirement.repository.named, self.subject.name, furthest) {
+            (_, _, Some(Why::Verify(failure))) if failure.undecided => {
+                "see docs/verification.md for the limits and docs/trust.md for trusted roots".to_owned()
+            }
+            (NamedRepository::Same, ImageName::Id(_) | ImageName::Empty, _)
+                if matches!(requirement.wanted, Wanted::Signature) =>
+            {
                 "name the image by its repository in the pod".to_owned()
             }
-            (_, _, Some(Failure::OtherRepository(_))) => {
+            (_, _, Some(Why::OtherRepository { unnamed: true, .. })) => {
+                "a sigstore bundle has no place for it: write claimedRepository: {unnamed: accept} in the policy if that will do"
+                    .to_owned()
+            }
+            (_, _, Some(Why::OtherRepository { .. })) => {
                 "sign the image in its own repository, or allow the other one in claimedRepository".to_owned()
             }
-            _ => match (self.own_repository(), self.digests.first()) {
-                (Some(own), Some(digest)) => {
-                    format!("sign it with such a key (cosign sign --key KEY {own}@{digest})")
+            _ => {
+                let image = match (self.own_repository(), self.digests.first()) {
+                    (Some(own), Some(digest)) => format!(" {own}@{digest}"),
+                    _ => String::new(),
+                };
+                let by_key = requirement.signers.iter().any(|signer| matches!(signer.authority, Authority::Key(_)));
+                let key = if by_key { " --key KEY" } else { "" };
+                match &requirement.wanted {
+                    Wanted::Signature if by_key => format!("sign it with such a key (cosign sign{key}{image})"),
+                    Wanted::Signature => format!("sign it as such an identity (cosign sign{image})"),
+                    Wanted::Attestation(types) => {
+                        let kind = types.first().map_or("TYPE", String::as_str);
+                        format!("attest it (cosign attest{key} --type {kind} --predicate FILE{image})")
+                    }
                 }
-                _ => "sign it with such a key (cosign sign --key KEY)".to_owned(),
-            },
+            }
         }
+    }
+}
+
+impl Shortfall {
+    /// Whether nothing is known: not denied then.
+    pub fn is_undecided(self) -> bool {
+        matches!(self, Self::Limit | Self::Trust)
+    }
+}
+
+impl Wanted {
+    fn sought(&self) -> Sought<'_> {
+        match self {
+            Self::Signature => Sought::Signature,
+            Self::Attestation(predicate_types) => Sought::Attestation { predicate_types },
+        }
+    }
+
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Signature => "signature",
+            Self::Attestation(_) => "attestation",
+        }
+    }
+
+    fn with_article(&self) -> String {
+        match self {
+            Self::Signature => "a signature".to_owned(),
+            Self::Attestation(types) => format!("an attestation of type {}", one_of(types.iter().cloned())),
+        }
+    }
+}
+
+fn told(verified: &Verified, requirement: &Requirement) -> String {
+    let by = match &verified.authority {
+        Some(name) => format!("{name} ({})", verified.signer),
+        None => verified.signer.to_string(),
+    };
+    let what = match (&requirement.wanted, &verified.docker_reference) {
+        (Wanted::Signature, Some(reference)) => format!(", for repository {}", quoted(reference)),
+        (Wanted::Signature, None) => ", for no repository by name".to_owned(),
+        (Wanted::Attestation(_), _) => match &verified.predicate {
+            Some(predicate) => format!(", {}", quoted(&predicate.predicate_type)),
+            None => String::new(),
+        },
+    };
+    format!("by {by}, on {}{what}", verified.digest)
+}
+
+fn authority_text(authority: &Authority) -> String {
+    let name = authority.name();
+    match (authority, name) {
+        (Authority::Key(key), Some(name)) => format!("key {name} ({})", key.key.fingerprint()),
+        (Authority::Key(key), None) => format!("key {}", key.key.fingerprint()),
+        (Authority::Keyless(_) | Authority::Pki(_), Some(name)) => format!("identity {name}"),
+        (Authority::Keyless(keyless), None) => one_of(keyless.identities.iter().map(ToString::to_string)),
+        (Authority::Pki(pki), None) => one_of(pki.subjects.iter().map(ToString::to_string)),
     }
 }
 

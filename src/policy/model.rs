@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{ImageName, Reference};
-use crate::verify::PublicKey;
+use crate::image::{Digest, ImageName, Reference};
+use crate::verify::Authority;
 
 /// A policy file's name (without its folder) and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct Policy {
     pub(super) source: String,
     pub(super) mode: Option<Mode>,
     pub(super) namespaces: Option<BTreeSet<String>>,
+    /// Where its evidence is; at least one.
+    pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
 }
 
@@ -72,25 +74,84 @@ pub(super) enum Rule {
     Accept { reason: String },
     /// The impossible.
     Deny { reason: String },
-    /// One signature that one of the keys made and whose claim names a repository that is allowed.
-    Signed { keys: Vec<SignerKey>, repository: ClaimedRepository },
+    /// Signatures and attestations.
+    Requires(Need),
 }
 
+/// What has to be there.
 #[derive(Debug, Clone)]
-pub(super) struct SignerKey {
-    pub name: Option<String>,
-    pub key: PublicKey,
+pub(super) enum Need {
+    /// One signature or attestation that is all of this by itself.
+    One(Requirement),
+    /// Each of these.
+    All(Vec<Need>),
+    /// One of these.
+    Any(Vec<Need>),
+}
+
+/// What one signature or attestation has to be (facts, step 14: one satisfies all of it).
+#[derive(Debug, Clone)]
+pub(super) struct Requirement {
+    pub wanted: Wanted,
+    /// Any one of them.
+    pub signers: Vec<Signer>,
+    pub repository: ClaimedRepository,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    Signature,
+    /// An attestation of one of these predicate types.
+    Attestation(Vec<String>),
+}
+
+/// Who may have signed.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// What is asked of the signature.
+    pub authority: Authority,
+    /// Equal for equal authorities: whoever remembers what was verified, remembers it by this.
+    pub fingerprint: Digest,
+}
+
+impl Signer {
+    pub(super) fn new(authority: Authority) -> Self {
+        let fingerprint = Digest::of(format!("{authority:?}").as_bytes());
+        Self { authority, fingerprint }
+    }
 }
 
 /// Which repository a signature may claim.
 #[derive(Debug, Clone)]
-pub(super) enum ClaimedRepository {
+pub(super) struct ClaimedRepository {
+    pub named: NamedRepository,
+    /// Whether one that names none will do: the format has no place for it.
+    pub unnamed: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum NamedRepository {
     /// The image's own.
     Same,
     /// One of these, in comparable form.
     OneOf(Vec<String>),
     /// Any: a signature on the same bytes in another repository counts.
     Any,
+}
+
+/// A repository where evidence is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// `None`: the image's own.
+    pub repository: Option<Reference>,
+    /// What cosign's tags begin with there.
+    pub tag_prefix: String,
+}
+
+impl Place {
+    /// Where evidence is unless the policy says otherwise.
+    pub const OWN: Self = Self { repository: None, tag_prefix: String::new() };
 }
 
 impl Policy {
@@ -114,9 +175,44 @@ impl Policy {
         self.mode
     }
 
-    /// Whether its judgement depends on signatures. Where it does not, none need be fetched.
+    /// Whether its judgement depends on evidence. Where it does not, none need be fetched.
     pub fn needs_evidence(&self) -> bool {
-        matches!(self.rule, Rule::Signed { .. })
+        matches!(self.rule, Rule::Requires(_))
+    }
+
+    /// Where its evidence is looked for.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The requirements it is made of, whatever their combination.
+    pub(super) fn requirements(&self) -> Vec<&Requirement> {
+        let mut found = Vec::new();
+        let mut left: Vec<&Need> = match &self.rule {
+            Rule::Requires(need) => vec![need],
+            Rule::Accept { .. } | Rule::Deny { .. } => Vec::new(),
+        };
+        while let Some(need) = left.pop() {
+            match need {
+                Need::One(requirement) => found.push(requirement),
+                Need::All(needs) | Need::Any(needs) => left.extend(needs.iter().rev()),
+            }
+        }
+        found
+    }
+
+    /// The names of the trusted roots it rests on; none for one of keys alone.
+    pub fn trust_roots(&self) -> BTreeSet<&str> {
+        let authorities = self.requirements().into_iter().flat_map(|requirement| &requirement.signers);
+        let named = authorities.flat_map(|signer| {
+            let witnesses = signer.authority.witnesses();
+            let own = match &signer.authority {
+                Authority::Keyless(keyless) => Some(keyless.root.as_str()),
+                Authority::Key(_) | Authority::Pki(_) => None,
+            };
+            [own, witnesses.logs.root.as_deref(), witnesses.timestamps.root.as_deref()]
+        });
+        named.flatten().collect()
     }
 
     /// The namespaces it is for; `None`: all, and calls without one.

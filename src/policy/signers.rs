@@ -1,0 +1,352 @@
+//! Who may sign, as native policies write it, compiled.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::model::Signer;
+use crate::image::quoted;
+use crate::limits;
+use crate::verify::{
+    Authority, Certificate, FulcioClaim, Identity, KeyAuthority, KeylessAuthority, Matcher, PkiAuthority, PkiSubject,
+    PublicKey, Witness, Witnesses,
+};
+use crate::yaml::{Document, Fault};
+
+pub(super) type Text = Spanned<String>;
+
+/// The trusted root of a signer that names none: sigstore's public good instance.
+pub(super) const PUBLIC_GOOD: &str = "public-good";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Key {
+    pub name: Option<String>,
+    pub data: Text,
+    transparency_logs: Option<Threshold>,
+    timestamps: Option<Threshold>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Keyless {
+    name: Option<String>,
+    trust_root: Option<String>,
+    identities: Vec<WrittenIdentity>,
+    #[serde(rename = "insecureIgnoreSCT")]
+    insecure_ignore_sct: Option<Spanned<bool>>,
+    transparency_logs: Option<Threshold>,
+    timestamps: Option<Threshold>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Certificates {
+    name: Option<String>,
+    roots: Text,
+    intermediates: Option<Text>,
+    subjects: Vec<WrittenSubject>,
+    transparency_logs: Option<Threshold>,
+    timestamps: Option<Threshold>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WrittenIdentity {
+    issuer: Option<Text>,
+    issuer_reg_exp: Option<Text>,
+    subject: Option<Text>,
+    subject_reg_exp: Option<Text>,
+    claims: Option<BTreeMap<String, Spanned<Claim>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Claim {
+    Exact(String),
+    Expression(Expression),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Expression {
+    reg_exp: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenSubject {
+    subject: Option<Text>,
+    subject_reg_exp: Option<Text>,
+    email: Option<String>,
+    hostname: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Threshold {
+    threshold: Spanned<u64>,
+    trust_root: Option<String>,
+}
+
+/// Signers as written under one key: any one of them.
+pub(super) struct Written<'a> {
+    pub keys: &'a [Key],
+    pub keyless: &'a [Keyless],
+    pub certificates: &'a [Certificates],
+}
+
+impl Written<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.keyless.is_empty() && self.certificates.is_empty()
+    }
+}
+
+/// Reads the signers of a policy, which are under the key `at`: each once.
+pub(super) struct Reader<'a> {
+    pub document: &'a Document<'a>,
+    pub at: &'a str,
+    pub faults: &'a mut Vec<Fault>,
+}
+
+impl Reader<'_> {
+    pub fn signers(&mut self, written: &Written<'_>) -> Vec<Signer> {
+        let count = written.keys.len() + written.keyless.len() + written.certificates.len();
+        if count > limits::POLICY_KEYS {
+            self.fault_at_start(
+                "",
+                format!(
+                    "expected at most {} signers (limit POLICY_KEYS), found {count}; split the policy",
+                    limits::POLICY_KEYS
+                ),
+            );
+            return Vec::new();
+        }
+        let mut authorities = Vec::with_capacity(count);
+        for key in written.keys {
+            let more = (key.name.as_ref(), &key.data, Witnesses {
+                logs: self.witness("keys.transparencyLogs", key.transparency_logs.as_ref(), None),
+                timestamps: self.witness("keys.timestamps", key.timestamps.as_ref(), None),
+            });
+            authorities.extend(self.key(more.0, more.1, more.2));
+        }
+        for keyless in written.keyless {
+            authorities.extend(self.keyless(keyless));
+        }
+        for certificates in written.certificates {
+            authorities.extend(self.pki(certificates));
+        }
+        let mut signers: Vec<Signer> = Vec::with_capacity(authorities.len());
+        for authority in authorities {
+            let signer = Signer::new(authority);
+            if signers.iter().any(|known| known.fingerprint == signer.fingerprint) {
+                self.fault_at_start("", "expected each signer once, found one twice; remove it".to_owned());
+            } else {
+                signers.push(signer);
+            }
+        }
+        signers
+    }
+
+    /// A public key, PEM.
+    pub fn key(&mut self, name: Option<&String>, data: &Text, witnesses: Witnesses) -> Option<Authority> {
+        match PublicKey::from_pem(data.value.as_bytes()) {
+            Ok(key) => Some(Authority::Key(KeyAuthority { name: name.map(shown), key, witnesses })),
+            Err(error) => {
+                self.fault_at("keys.data", data, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn keyless(&mut self, written: &Keyless) -> Option<Authority> {
+        let root = written.trust_root.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned());
+        let sct = match &written.insecure_ignore_sct {
+            Some(ignore) if !ignore.value => {
+                self.fault_at("keyless.insecureIgnoreSCT", ignore, "expected true, found false; leave it out".to_owned());
+                true
+            }
+            Some(_) => false,
+            None => true,
+        };
+        if written.identities.is_empty() {
+            self.fault_at_start("keyless.identities", "expected at least one identity, found none; add one".to_owned());
+        }
+        let identities: Vec<_> = written.identities.iter().filter_map(|identity| self.identity(identity)).collect();
+        let logs = written.transparency_logs.as_ref();
+        let witnesses = Witnesses {
+            // As cosign and policy-controller want it unless told otherwise.
+            logs: self.witness("keyless.transparencyLogs", logs, Some(1)),
+            timestamps: self.witness("keyless.timestamps", written.timestamps.as_ref(), None),
+        };
+        if witnesses.logs.count == 0 && witnesses.timestamps.count == 0 {
+            let text = "expected a log or a timestamp authority that has to vouch for the time, found neither; write timestamps: {threshold: 1}";
+            self.fault_at_start("keyless", text.to_owned());
+        }
+        let whole = identities.len() == written.identities.len() && !identities.is_empty();
+        whole.then(|| {
+            let name = written.name.as_ref().map(shown);
+            Authority::Keyless(KeylessAuthority { name, root, identities, sct, witnesses })
+        })
+    }
+
+    /// Issuer and subject, each exactly or by an expression.
+    pub fn identity(&mut self, written: &WrittenIdentity) -> Option<Identity> {
+        let issuer = self.matcher("keyless.identities.issuer", written.issuer.as_ref(), written.issuer_reg_exp.as_ref());
+        let subject =
+            self.matcher("keyless.identities.subject", written.subject.as_ref(), written.subject_reg_exp.as_ref());
+        let mut claims = Vec::new();
+        let mut whole = true;
+        for (name, expected) in written.claims.iter().flatten() {
+            let Some(claim) = FulcioClaim::ALL.iter().find(|claim| claim.name() == name) else {
+                let known: Vec<_> = FulcioClaim::ALL.iter().map(|claim| claim.name()).collect();
+                let text = format!("expected one of {}, found {}", known.join(", "), quoted(name));
+                self.fault_at("keyless.identities.claims", expected, text);
+                whole = false;
+                continue;
+            };
+            let matcher = match &expected.value {
+                Claim::Exact(text) => Ok(Matcher::Exact(text.clone())),
+                Claim::Expression(expression) => Matcher::regex(&expression.reg_exp),
+            };
+            match matcher {
+                Ok(matcher) => claims.push((*claim, matcher)),
+                Err(error) => {
+                    self.fault_at(&format!("keyless.identities.claims.{name}"), expected, error.to_string());
+                    whole = false;
+                }
+            }
+        }
+        let (issuer, subject) = (issuer??, subject??);
+        whole.then_some(Identity { issuer, subject, claims })
+    }
+
+    /// `Some(None)` cannot be: one of both has to be there.
+    fn matcher(&mut self, key: &str, exact: Option<&Text>, expression: Option<&Text>) -> Option<Option<Matcher>> {
+        match self.optional_matcher(key, exact, expression) {
+            Ok(Some(matcher)) => Some(Some(matcher)),
+            Ok(None) => {
+                self.fault_at_start(key, format!("expected it or {}RegExp, found neither; write one", last(key)));
+                None
+            }
+            Err(()) => None,
+        }
+    }
+
+    fn optional_matcher(
+        &mut self,
+        key: &str,
+        exact: Option<&Text>,
+        expression: Option<&Text>,
+    ) -> Result<Option<Matcher>, ()> {
+        match (exact, expression) {
+            (None, None) => Ok(None),
+            (Some(exact), None) if exact.value.is_empty() => {
+                self.fault_at(key, exact, "expected a text, found an empty one".to_owned());
+                Err(())
+            }
+            (Some(exact), None) => Ok(Some(Matcher::Exact(exact.value.clone()))),
+            (None, Some(expression)) => Matcher::regex(&expression.value).map(Some).map_err(|error| {
+                self.fault_at(&format!("{key}RegExp"), expression, error.to_string());
+            }),
+            (Some(_), Some(expression)) => {
+                self.fault_at(key, expression, format!("expected it or {}RegExp, found both; keep one", last(key)));
+                Err(())
+            }
+        }
+    }
+
+    fn pki(&mut self, written: &Certificates) -> Option<Authority> {
+        let roots = self.chain("certificates.roots", &written.roots)?;
+        let intermediates = match &written.intermediates {
+            Some(pem) => self.chain("certificates.intermediates", pem)?,
+            None => Vec::new(),
+        };
+        if written.subjects.is_empty() {
+            self.fault_at_start("certificates.subjects", "expected at least one subject, found none; add one".to_owned());
+        }
+        let mut subjects = Vec::with_capacity(written.subjects.len());
+        for subject in &written.subjects {
+            let matcher = self.optional_matcher(
+                "certificates.subjects.subject",
+                subject.subject.as_ref(),
+                subject.subject_reg_exp.as_ref(),
+            );
+            let Ok(matcher) = matcher else { continue };
+            let compiled =
+                PkiSubject { subject: matcher, email: subject.email.clone(), hostname: subject.hostname.clone() };
+            if compiled == PkiSubject::default() {
+                let text = "expected subject, subjectRegExp, email or hostname, found none; write one";
+                self.fault_at_start("certificates.subjects", text.to_owned());
+            } else {
+                subjects.push(compiled);
+            }
+        }
+        let witnesses = Witnesses {
+            logs: self.witness("certificates.transparencyLogs", written.transparency_logs.as_ref(), None),
+            timestamps: self.witness("certificates.timestamps", written.timestamps.as_ref(), None),
+        };
+        let whole = subjects.len() == written.subjects.len() && !subjects.is_empty();
+        whole.then(|| {
+            let name = written.name.as_ref().map(shown);
+            Authority::Pki(PkiAuthority { name, roots, intermediates, subjects, witnesses })
+        })
+    }
+
+    /// Certificates, PEM, at least one.
+    pub fn chain(&mut self, key: &str, pem: &Text) -> Option<Vec<Certificate>> {
+        match Certificate::chain_from_pem(pem.value.as_bytes()) {
+            Ok(chain) => Some(chain),
+            Err(error) => {
+                self.fault_at(key, pem, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn witness(&mut self, key: &str, written: Option<&Threshold>, default: Option<u8>) -> Witness {
+        let Some(Threshold { threshold, trust_root }) = written else {
+            return Witness { count: default.unwrap_or(0), root: None };
+        };
+        let count = u8::try_from(threshold.value).ok().filter(|count| *count <= limits::WITNESSES);
+        if count.is_none() {
+            let text = format!(
+                "expected a threshold of at most {} (limit WITNESSES), found {}",
+                limits::WITNESSES,
+                threshold.value
+            );
+            self.fault_at(&format!("{key}.threshold"), threshold, text);
+        }
+        // A keyless signer's own root has its logs as well; others have no root of their own.
+        let root = match default {
+            Some(_) => trust_root.clone(),
+            None => Some(trust_root.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned())),
+        };
+        let count = count.unwrap_or(0);
+        Witness { count, root: root.filter(|_| count > 0) }
+    }
+
+    fn fault_at<V>(&mut self, key: &str, value: &Spanned<V>, text: String) {
+        let fault = self.document.fault_at(value, format!("{}: {text}", self.key_of(key)));
+        self.faults.push(fault);
+    }
+
+    fn fault_at_start(&mut self, key: &str, text: String) {
+        let fault = self.document.fault_at_start(format!("{}: {text}", self.key_of(key)));
+        self.faults.push(fault);
+    }
+
+    fn key_of(&self, key: &str) -> String {
+        if key.is_empty() { self.at.to_owned() } else { format!("{}.{key}", self.at) }
+    }
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit_once('.').map_or(key, |(_, last)| last)
+}
+
+/// A name for messages.
+pub(super) fn shown(name: &String) -> String {
+    name.chars().filter(|c| !c.is_control()).take(63).collect()
+}
