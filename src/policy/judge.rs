@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::model::{ClaimedRepository, Policy, Rule, SignerKey, Subject, comparable_repository};
 use crate::image::{Digest, ImageName, quoted};
-use crate::verify::{Claim, PublicKey, SimpleSigning, VerifyError, verify};
+use crate::verify::{Claim, PublicKey, SimpleSigning, VerifyError, verify_simple};
 
 /// Most keys or digests that one message lists.
 const LISTED: usize = 3;
@@ -140,7 +140,7 @@ impl Policy {
         digests: &[Digest],
         signatures: &[SimpleSigning],
     ) -> Judgement {
-        self.judge_with(subject, digests, signatures, &mut verify)
+        self.judge_with(subject, digests, signatures, &mut verify_simple)
     }
 
     /// As [`Policy::judge`] with `verify` in the caller's hands, who may remember what it said: it depends on nothing but the
