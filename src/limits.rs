@@ -282,3 +282,53 @@ pub const OWN_DESCRIPTORS: usize = 64;
 /// File descriptors kept back for when there are none left. Starting a vetter takes some six, a connection to the
 /// runtime one.
 pub const RESERVED_DESCRIPTORS: usize = 16;
+
+/// Largest sigstore bundle or DSSE envelope read, bytes. Signatures have some 10 KiB; what needs the room is the
+/// list of a big image's packages (SBOM).
+pub const BUNDLE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest of cosign's annotations read, bytes: a chain of certificates, or Rekor's promise with the entry in it, which
+/// for attestations may hold the certificate and the whole envelope.
+pub const ANNOTATION_BYTES: usize = 256 * 1024;
+
+/// Most transparency log entries with one signature. Real ones have one; 10,000 took five seconds to verify.
+pub const LOG_ENTRIES: usize = 32;
+
+/// Most timestamps with one signature. Real ones have one or two.
+pub const TIMESTAMPS: usize = 32;
+
+/// Largest RFC 3161 timestamp read, bytes; with its certificates one has some 5 KiB.
+pub const TIMESTAMP_BYTES: usize = 64 * 1024;
+
+/// Most hashes in an inclusion proof: a tree of 2^64 entries has no more.
+pub const INCLUSION_HASHES: usize = 64;
+
+/// Longest checkpoint read, bytes: some 200 and 150 a signature.
+pub const CHECKPOINT_BYTES: usize = 16 * 1024;
+
+/// Largest body of a transparency log's entry, bytes: a hash, a signature and a certificate.
+pub const LOG_ENTRY_BYTES: usize = 256 * 1024;
+
+/// Largest certificate read, bytes. Fulcio's have some 1.5 KiB; one with a post-quantum key would have 10.
+pub const CERTIFICATE_BYTES: usize = 32 * 1024;
+
+/// Most certificates in a chain. Fulcio's has three.
+pub const CHAIN_CERTIFICATES: usize = 10;
+
+/// Most subject alternative names in a certificate. Signers' have one.
+pub const CERTIFICATE_NAMES: usize = 32;
+
+/// Longest name or claim in a certificate, bytes: URIs of workflows with their refs.
+pub const CERTIFICATE_NAME_BYTES: usize = 4 * 1024;
+
+/// Most signed certificate timestamps in a certificate. Fulcio's have one.
+pub const CERTIFICATE_SCTS: usize = 8;
+
+/// Most subjects of an in-toto statement. A build of many artifacts names each.
+pub const STATEMENT_SUBJECTS: usize = 1024;
+
+/// Longest regular expression in a policy, bytes.
+pub const REGEX_BYTES: usize = 2 * 1024;
+
+/// Largest compiled regular expression in a policy, bytes; a big Unicode class repeated would be megabytes.
+pub const REGEX_PROGRAM_BYTES: usize = 256 * 1024;

@@ -125,11 +125,11 @@ impl Reader<'_> {
         }
         let mut authorities = Vec::with_capacity(count);
         for key in written.keys {
-            let more = (key.name.as_ref(), &key.data, Witnesses {
-                logs: self.witness("keys.transparencyLogs", key.transparency_logs.as_ref(), None),
-                timestamps: self.witness("keys.timestamps", key.timestamps.as_ref(), None),
-            });
-            authorities.extend(self.key(more.0, more.1, more.2));
+            let witnesses = Witnesses {
+                logs: self.witness("keys.transparencyLogs", key.transparency_logs.as_ref(), 0, true),
+                timestamps: self.witness("keys.timestamps", key.timestamps.as_ref(), 0, true),
+            };
+            authorities.extend(self.key("keys.data", key.name.as_ref(), &key.data, witnesses));
         }
         for keyless in written.keyless {
             authorities.extend(self.keyless(keyless));
@@ -150,11 +150,17 @@ impl Reader<'_> {
     }
 
     /// A public key, PEM.
-    pub fn key(&mut self, name: Option<&String>, data: &Text, witnesses: Witnesses) -> Option<Authority> {
+    pub fn key(
+        &mut self,
+        key: &str,
+        name: Option<&String>,
+        data: &Text,
+        witnesses: Witnesses,
+    ) -> Option<Authority> {
         match PublicKey::from_pem(data.value.as_bytes()) {
-            Ok(key) => Some(Authority::Key(KeyAuthority { name: name.map(shown), key, witnesses })),
+            Ok(public) => Some(Authority::Key(KeyAuthority { name: name.map(shown), key: public, witnesses })),
             Err(error) => {
-                self.fault_at("keys.data", data, error.to_string());
+                self.fault_at(key, data, error.to_string());
                 None
             }
         }
@@ -177,8 +183,8 @@ impl Reader<'_> {
         let logs = written.transparency_logs.as_ref();
         let witnesses = Witnesses {
             // As cosign and policy-controller want it unless told otherwise.
-            logs: self.witness("keyless.transparencyLogs", logs, Some(1)),
-            timestamps: self.witness("keyless.timestamps", written.timestamps.as_ref(), None),
+            logs: self.witness("keyless.transparencyLogs", logs, 1, false),
+            timestamps: self.witness("keyless.timestamps", written.timestamps.as_ref(), 0, false),
         };
         if witnesses.logs.count == 0 && witnesses.timestamps.count == 0 {
             let text = "expected a log or a timestamp authority that has to vouch for the time, found neither; write timestamps: {threshold: 1}";
@@ -218,20 +224,16 @@ impl Reader<'_> {
                 }
             }
         }
-        let (issuer, subject) = (issuer??, subject??);
+        let (issuer, subject) = (issuer?, subject?);
         whole.then_some(Identity { issuer, subject, claims })
     }
 
-    /// `Some(None)` cannot be: one of both has to be there.
-    fn matcher(&mut self, key: &str, exact: Option<&Text>, expression: Option<&Text>) -> Option<Option<Matcher>> {
-        match self.optional_matcher(key, exact, expression) {
-            Ok(Some(matcher)) => Some(Some(matcher)),
-            Ok(None) => {
-                self.fault_at_start(key, format!("expected it or {}RegExp, found neither; write one", last(key)));
-                None
-            }
-            Err(()) => None,
+    fn matcher(&mut self, key: &str, exact: Option<&Text>, expression: Option<&Text>) -> Option<Matcher> {
+        let found = self.optional_matcher(key, exact, expression).ok()?;
+        if found.is_none() {
+            self.fault_at_start(key, format!("expected it or {}RegExp, found neither; write one", last(key)));
         }
+        found
     }
 
     fn optional_matcher(
@@ -284,8 +286,8 @@ impl Reader<'_> {
             }
         }
         let witnesses = Witnesses {
-            logs: self.witness("certificates.transparencyLogs", written.transparency_logs.as_ref(), None),
-            timestamps: self.witness("certificates.timestamps", written.timestamps.as_ref(), None),
+            logs: self.witness("certificates.transparencyLogs", written.transparency_logs.as_ref(), 0, true),
+            timestamps: self.witness("certificates.timestamps", written.timestamps.as_ref(), 0, true),
         };
         let whole = subjects.len() == written.subjects.len() && !subjects.is_empty();
         whole.then(|| {
@@ -296,7 +298,7 @@ impl Reader<'_> {
 
     /// Certificates, PEM, at least one.
     pub fn chain(&mut self, key: &str, pem: &Text) -> Option<Vec<Certificate>> {
-        match Certificate::chain_from_pem(pem.value.as_bytes()) {
+        match Certificate::from_pem(&pem.value) {
             Ok(chain) => Some(chain),
             Err(error) => {
                 self.fault_at(key, pem, error.to_string());
@@ -305,9 +307,10 @@ impl Reader<'_> {
         }
     }
 
-    fn witness(&mut self, key: &str, written: Option<&Threshold>, default: Option<u8>) -> Witness {
+    /// `rootless` signers have no trusted root of their own, so that the one that witnesses is named or the default.
+    fn witness(&mut self, key: &str, written: Option<&Threshold>, default: u8, rootless: bool) -> Witness {
         let Some(Threshold { threshold, trust_root }) = written else {
-            return Witness { count: default.unwrap_or(0), root: None };
+            return Witness { count: default, root: None };
         };
         let count = u8::try_from(threshold.value).ok().filter(|count| *count <= limits::WITNESSES);
         if count.is_none() {
@@ -318,11 +321,7 @@ impl Reader<'_> {
             );
             self.fault_at(&format!("{key}.threshold"), threshold, text);
         }
-        // A keyless signer's own root has its logs as well; others have no root of their own.
-        let root = match default {
-            Some(_) => trust_root.clone(),
-            None => Some(trust_root.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned())),
-        };
+        let root = trust_root.clone().or_else(|| rootless.then(|| PUBLIC_GOOD.to_owned()));
         let count = count.unwrap_or(0);
         Witness { count, root: root.filter(|_| count > 0) }
     }

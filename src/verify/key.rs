@@ -106,7 +106,8 @@ impl PublicKey {
         Self::from_der(&decode_pem(text.trim())?)
     }
 
-    fn from_der(der: &[u8]) -> Result<Self, KeyError> {
+    /// Reads DER of SubjectPublicKeyInfo (RFC 5280, 4.1).
+    pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
         let (rest, spki) =
             SubjectPublicKeyInfo::from_der(der).map_err(|_| KeyError::Der("something else"))?;
         if !rest.is_empty() {

@@ -1,11 +1,14 @@
-//! What cosign keeps under the tag `sha256-<hex>.sig`.
+//! What cosign keeps under the tags `sha256-<hex>.sig` and `.att`.
 
+use super::evidence::Annotations;
 use crate::image::json::{self, JsonError, Object};
 use crate::image::manifest::{Descriptor, DocumentError, MANIFEST_TYPES};
 use crate::limits;
 
-/// Media type of a layer that holds one signed payload (cosign SIGNATURE_SPEC, "Storage").
+/// Media type of a layer under `.sig` that holds one signed payload (cosign SIGNATURE_SPEC, "Storage").
 pub const SIGNATURE_MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// Media type of a layer under `.att` that holds one attestation (cosign ATTESTATION_SPEC).
+pub const ATTESTATION_MEDIA_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
 /// Annotation of such a layer that holds the signature, base64.
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 
@@ -19,8 +22,11 @@ pub struct SignatureLayer {
     /// Where the signed payload is. Its size is not yet held to [`limits::PAYLOAD_BYTES`]: whoever fetches it does,
     /// and an image with no better signature is then undecided.
     pub descriptor: Descriptor,
-    /// The signature, base64; empty where the annotation is missing, which verifies nothing.
+    /// The signature, base64; empty where the annotation is missing, which verifies nothing. Attestations have it in
+    /// their envelope.
     pub signature: String,
+    /// cosign's other annotations.
+    pub annotations: Annotations,
 }
 
 /// Why a manifest of signatures could not be read. What it holds is unknown: undecided, never unsigned.
@@ -47,9 +53,10 @@ impl From<JsonError> for SignatureManifestError {
 }
 
 impl SignatureManifest {
-    /// The signatures in a manifest of at most [`limits::MANIFEST_BYTES`], in its order; none is a valid answer. Layers of
-    /// other media types share the manifest with some tools and are left out before anything is counted.
-    pub fn parse(bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
+    /// The layers of this media type in a manifest of at most [`limits::MANIFEST_BYTES`], in its order; none is a valid
+    /// answer. Layers of other media types share the manifest with some tools and are left out before anything is
+    /// counted.
+    pub fn parse(wanted: &str, bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
         let value = json::parse(bytes, "MANIFEST_BYTES", limits::MANIFEST_BYTES)?;
         let known = ["schemaVersion", "mediaType", "config", "layers", "manifests"];
         let object = Object::new(&value, "signature manifest", &known)?;
@@ -69,7 +76,7 @@ impl SignatureManifest {
         let mut layers = Vec::new();
         for layer in object.array("layers")? {
             let media_type = Object::new(layer, "layer", &["mediaType"])?.optional_string("mediaType")?;
-            if media_type == Some(SIGNATURE_MEDIA_TYPE) {
+            if media_type == Some(wanted) {
                 layers.push(layer);
             }
         }
@@ -79,9 +86,19 @@ impl SignatureManifest {
         layers
             .into_iter()
             .map(|layer| {
-                let descriptor = Descriptor::read(layer)?;
-                let signature = descriptor.annotations.get(SIGNATURE_ANNOTATION).cloned().unwrap_or_default();
-                Ok(SignatureLayer { descriptor, signature })
+                let mut descriptor = Descriptor::read(layer)?;
+                // Not held to limits::ANNOTATION_BYTES here: one that is too long makes its own signature unreadable, not
+                // those beside it. The manifest's limit bounds all of them together.
+                let mut annotation =
+                    |name| descriptor.annotations.remove(name).filter(|text| !text.is_empty());
+                let signature = annotation(SIGNATURE_ANNOTATION).unwrap_or_default();
+                let annotations = Annotations {
+                    certificate: annotation("dev.sigstore.cosign/certificate"),
+                    chain: annotation("dev.sigstore.cosign/chain"),
+                    bundle: annotation("dev.sigstore.cosign/bundle"),
+                    rfc3161timestamp: annotation("dev.sigstore.cosign/rfc3161timestamp"),
+                };
+                Ok(SignatureLayer { descriptor, signature, annotations })
             })
             .collect()
     }
@@ -108,7 +125,7 @@ mod tests {
 
     #[test]
     fn signatures_made_by_cosign_are_listed() {
-        let layers = SignatureManifest::parse(COSIGN).unwrap();
+        let layers = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, COSIGN).unwrap();
         assert_eq!(layers.len(), 3);
         assert!(layers.iter().all(|layer| !layer.signature.is_empty() && layer.descriptor.size > 0));
     }
@@ -118,35 +135,64 @@ mod tests {
         let many = |media_type: &str, n| vec![layer(media_type); n];
         let mut layers = many("application/vnd.dsse.envelope.v1+json", 10_000);
         layers.extend(many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES));
-        assert_eq!(SignatureManifest::parse(&with_layers(json!(layers))).unwrap().len(), limits::SIGNATURES);
+        assert_eq!(
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap().len(),
+            limits::SIGNATURES
+        );
         let layers = many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES + 1);
-        let error = SignatureManifest::parse(&with_layers(json!(layers))).unwrap_err();
+        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert!(error.to_string().contains("limit SIGNATURES"), "{error}");
     }
 
     #[test]
     fn signature_tag_with_ten_thousand_signatures_is_a_limit_hit_not_unsigned() {
         let layers = vec![layer(SIGNATURE_MEDIA_TYPE); 10_000];
-        let error = SignatureManifest::parse(&with_layers(json!(layers))).unwrap_err();
+        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert_eq!(error, SignatureManifestError::TooMany { found: 10_000 });
     }
 
     #[test]
     fn empty_list_is_valid_and_other_documents_are_not() {
-        assert_eq!(SignatureManifest::parse(&with_layers(json!([]))), Ok(Vec::new()));
+        assert_eq!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!([]))), Ok(Vec::new()));
         let text = |change: &str, to: &str| {
             String::from_utf8(with_layers(json!([]))).unwrap().replace(change, to).into_bytes()
         };
-        assert!(SignatureManifest::parse(&text("\"layers\"", "\"Layers\"")).is_err());
-        assert!(SignatureManifest::parse(&text("\"layers\"", "\"manifests\"")).is_err());
-        assert!(SignatureManifest::parse(&text(":2", ":1")).is_err());
-        assert!(SignatureManifest::parse(&text("image.manifest", "image.index")).is_err());
-        assert!(SignatureManifest::parse(b"<html>").is_err());
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"Layers\"")).is_err());
+        assert!(
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"manifests\"")).is_err()
+        );
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text(":2", ":1")).is_err());
+        assert!(
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("image.manifest", "image.index")).is_err()
+        );
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, b"<html>").is_err());
+    }
+
+    #[test]
+    fn attestations_are_listed_by_their_own_type_with_all_annotations() {
+        let mut attestation = layer(ATTESTATION_MEDIA_TYPE);
+        attestation["annotations"] = json!({
+            "dev.sigstore.cosign/certificate": "C", "dev.sigstore.cosign/chain": "",
+            "dev.sigstore.cosign/bundle": "B", "dev.sigstore.cosign/rfc3161timestamp": "T",
+        });
+        let manifest = with_layers(json!([layer(SIGNATURE_MEDIA_TYPE), attestation]));
+        let found = SignatureManifest::parse(ATTESTATION_MEDIA_TYPE, &manifest).unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let annotations = Annotations {
+            certificate: text("C"),
+            chain: None,
+            bundle: text("B"),
+            rfc3161timestamp: text("T"),
+        };
+        assert_eq!(found.iter().map(|layer| &layer.annotations).collect::<Vec<_>>(), [&annotations]);
     }
 
     #[test]
     fn layer_without_annotation_is_kept_with_an_empty_signature() {
         let bare = json!([{"mediaType": SIGNATURE_MEDIA_TYPE, "digest": Digest::of(b""), "size": 0}]);
-        assert_eq!(SignatureManifest::parse(&with_layers(bare)).unwrap()[0].signature, "");
+        assert_eq!(
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(bare)).unwrap()[0].signature,
+            ""
+        );
     }
 }

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use super::evidence::Annotations;
 use super::key::{Algorithm, PublicKey};
 use crate::image::json::{self, JsonError, Object};
 use crate::image::{Digest, DigestError, Reference, quoted};
@@ -19,9 +20,11 @@ pub struct SimpleSigning {
     pub payload: Vec<u8>,
     /// The signature, base64.
     pub signature: String,
+    /// What cosign wrote beside it.
+    pub annotations: Annotations,
 }
 
-/// What a key has signed. Only [`verify`] makes one.
+/// What a key has signed. Only a verified signature makes one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
     digest: Digest,
@@ -97,7 +100,7 @@ fn list(digests: &[Digest]) -> String {
 /// Verifies a signature and reads what it claims (facts: steps 4 and 9 of "What a verifier must check"; the digest
 /// and type of step 11). Nothing of the payload is looked at before the signature holds. What the claim is worth is decided by
 /// [`Claim::about`] and by the policy's rule on repositories.
-pub fn verify(key: &PublicKey, signing: &SimpleSigning) -> Result<Claim, VerifyError> {
+pub fn verify_simple(key: &PublicKey, signing: &SimpleSigning) -> Result<Claim, VerifyError> {
     if signing.payload.len() > limits::PAYLOAD_BYTES {
         return Err(VerifyError::TooLarge { found: signing.payload.len() });
     }

@@ -6,7 +6,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::json;
 
-use super::{PublicKey, SimpleSigning};
+use super::{Annotations, PublicKey, SimpleSigning};
 use crate::image::Digest;
 
 /// A key that tests sign with.
@@ -37,7 +37,11 @@ impl Signer {
 
     pub fn sign(&self, payload: &[u8]) -> SimpleSigning {
         let signature = self.pair.sign(&self.random, payload).unwrap();
-        SimpleSigning { payload: payload.to_vec(), signature: STANDARD.encode(signature) }
+        SimpleSigning {
+            payload: payload.to_vec(),
+            signature: STANDARD.encode(signature),
+            annotations: Annotations::default(),
+        }
     }
 }
 

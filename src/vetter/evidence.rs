@@ -14,7 +14,7 @@ use crate::limits;
 use crate::proofs::{DENIED_FOR, Proofs};
 use crate::registry::{Cap, Credential};
 use crate::telemetry::Role;
-use crate::verify::{SignatureManifest, SimpleSigning};
+use crate::verify::{SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning};
 
 /// What was found on a digest in a repository.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ impl Fetch {
         };
         let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
         let mut payloads: Vec<(Digest, Bytes)> = Vec::new();
-        for layer in SignatureManifest::parse(&manifest)? {
+        for layer in SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &manifest)? {
             let payload = layer.descriptor.digest;
             // Several signers often sign the same bytes.
             let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
@@ -141,7 +141,8 @@ impl Fetch {
                 },
             };
             payloads.push((payload, bytes.clone()));
-            signatures.push(SimpleSigning { payload: bytes.to_vec(), signature: layer.signature });
+            let SignatureLayer { signature, annotations, .. } = layer;
+            signatures.push(SimpleSigning { payload: bytes.to_vec(), signature, annotations });
         }
         debug_assert!(signatures.len() <= limits::SIGNATURES);
         if signatures.is_empty() && incomplete.is_none() {

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::verify::SignatureManifest;
 use crate::verify::testing::{Signer, claim_of};
+use crate::verify::{SIGNATURE_MEDIA_TYPE, SignatureManifest};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/simple-signing")
@@ -23,12 +23,16 @@ fn signings(case: &Path) -> Vec<SimpleSigning> {
         .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("payload"))
         .map(|path| fs::read(path).unwrap())
         .collect();
-    SignatureManifest::parse(&fs::read(case.join("signatures.json")).unwrap())
+    SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &fs::read(case.join("signatures.json")).unwrap())
         .unwrap()
         .into_iter()
         .map(|layer| {
             let payload = payloads.iter().find(|p| Digest::of(p) == layer.descriptor.digest).unwrap();
-            SimpleSigning { payload: payload.clone(), signature: layer.signature }
+            SimpleSigning {
+                payload: payload.clone(),
+                signature: layer.signature,
+                annotations: layer.annotations,
+            }
         })
         .collect()
 }
@@ -36,7 +40,7 @@ fn signings(case: &Path) -> Vec<SimpleSigning> {
 impl Signer {
     /// The error that verifying a properly signed but broken payload gives.
     fn broken(&self, payload: &str) -> ClaimError {
-        match verify(&self.key(), &self.sign(payload.as_bytes())).unwrap_err() {
+        match verify_simple(&self.key(), &self.sign(payload.as_bytes())).unwrap_err() {
             VerifyError::Claim { key, error } => {
                 assert_eq!(key, self.key().fingerprint());
                 error
@@ -60,7 +64,7 @@ fn signatures_made_by_cosign_verify_and_are_about_their_image() {
         let key = key(&case.join("cosign.pub"));
         let image = Digest::of(&fs::read(case.join("manifest.json")).unwrap());
         for signing in signings(&case) {
-            match verify(&key, &signing) {
+            match verify_simple(&key, &signing) {
                 Ok(claim) => {
                     assert_eq!(claim.about(&[Digest::of(b"other"), image]), Ok(()), "{}", case.display());
                     kinds.push(key.algorithm());
@@ -82,7 +86,7 @@ fn signature_by_another_key_proves_nothing() {
         ["ecdsa-p384", "rsa-2048", "ed25519"].map(|name| key(&fixtures().join(name).join("cosign.pub")));
     for key in others.into_iter().chain([Signer::new().key()]) {
         let (fingerprint, algorithm) = (key.fingerprint(), key.algorithm());
-        assert_eq!(verify(&key, signing), Err(VerifyError::Signature { key: fingerprint, algorithm }));
+        assert_eq!(verify_simple(&key, signing), Err(VerifyError::Signature { key: fingerprint, algorithm }));
     }
 }
 
@@ -93,7 +97,11 @@ fn each_of_three_keys_finds_its_own_signature() {
     for name in ["cosign.pub", "cosign-1.pub", "cosign-2.pub"] {
         let Ok(pem) = fs::read(case.join(name)) else { continue };
         let key = PublicKey::from_pem(&pem).unwrap();
-        assert_eq!(signings.iter().filter(|signing| verify(&key, signing).is_ok()).count(), 1, "{name}");
+        assert_eq!(
+            signings.iter().filter(|signing| verify_simple(&key, signing).is_ok()).count(),
+            1,
+            "{name}"
+        );
     }
 }
 
@@ -101,11 +109,14 @@ fn each_of_three_keys_finds_its_own_signature() {
 fn payload_with_one_bit_changed_is_refused() {
     let signer = Signer::new();
     let good = signer.sign(payload().as_bytes());
-    assert!(verify(&signer.key(), &good).is_ok());
+    assert!(verify_simple(&signer.key(), &good).is_ok());
     for at in 0..good.payload.len() {
         let mut bad = good.clone();
         bad.payload[at] ^= 1;
-        assert!(matches!(verify(&signer.key(), &bad), Err(VerifyError::Signature { .. })), "byte {at}");
+        assert!(
+            matches!(verify_simple(&signer.key(), &bad), Err(VerifyError::Signature { .. })),
+            "byte {at}"
+        );
     }
 }
 
@@ -113,7 +124,7 @@ fn payload_with_one_bit_changed_is_refused() {
 fn signature_that_is_no_signature_is_refused() {
     let signer = Signer::new();
     let good = signer.sign(payload().as_bytes());
-    let with = |signature: String| verify(&signer.key(), &SimpleSigning { signature, ..good.clone() });
+    let with = |signature: String| verify_simple(&signer.key(), &SimpleSigning { signature, ..good.clone() });
     assert!(matches!(with("not base64!".to_owned()), Err(VerifyError::Encoding { .. })));
     assert!(matches!(with(format!("{}\n", good.signature)), Err(VerifyError::Encoding { .. })));
     for nothing in ["", "bm90IGEgc2lnbmF0dXJl"] {
@@ -124,7 +135,7 @@ fn signature_that_is_no_signature_is_refused() {
 #[test]
 fn claim_about_another_image_is_refused_naming_both_digests() {
     let signer = Signer::new();
-    let claim = verify(&signer.key(), &signer.sign(payload().as_bytes())).unwrap();
+    let claim = verify_simple(&signer.key(), &signer.sign(payload().as_bytes())).unwrap();
     assert_eq!(claim.about(&[Digest::of(b"image")]), Ok(()));
     let expected = vec![Digest::of(b"a"), Digest::of(b"b")];
     let error = claim.about(&expected).unwrap_err();
@@ -163,15 +174,19 @@ fn signed_payload_that_can_be_read_two_ways_is_refused() {
 
 #[test]
 fn payload_over_the_limit_is_refused_by_name() {
-    let signing = SimpleSigning { payload: vec![b' '; limits::PAYLOAD_BYTES + 1], signature: String::new() };
-    let error = verify(&Signer::new().key(), &signing).unwrap_err();
+    let signing = SimpleSigning {
+        payload: vec![b' '; limits::PAYLOAD_BYTES + 1],
+        signature: String::new(),
+        annotations: Annotations::default(),
+    };
+    let error = verify_simple(&Signer::new().key(), &signing).unwrap_err();
     assert!(error.to_string().contains("limit PAYLOAD_BYTES"));
 }
 
 #[test]
 fn claim_tells_repository_and_annotations() {
     let signer = Signer::new();
-    let claim = |payload: String| verify(&signer.key(), &signer.sign(payload.as_bytes())).unwrap();
+    let claim = |payload: String| verify_simple(&signer.key(), &signer.sign(payload.as_bytes())).unwrap();
     let good = claim(payload());
     assert_eq!(good.repository().unwrap().repo_name(), "registry.example/team/app");
     assert_eq!(good.optional()["env"], "prod");
