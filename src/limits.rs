@@ -195,6 +195,15 @@ pub const POLICY_PATTERNS: usize = 100_000;
 /// Most keys in one policy. Each signature is tried with each of them.
 pub const POLICY_KEYS: usize = 32;
 
+/// Attestations that one policy asks for; each is looked for among all that an image has.
+pub const POLICY_ATTESTATIONS: usize = 16;
+
+/// Repositories that one policy looks for evidence in; each is asked at each cold vetting.
+pub const POLICY_PLACES: usize = 4;
+
+/// Distinct logs or timestamp authorities that a signer can be asked for; there are two public logs today.
+pub const WITNESSES: u8 = 8;
+
 /// Most errors of a policy set that are told at once.
 pub const POLICY_ERRORS: usize = 50;
 

@@ -7,11 +7,12 @@ mod judge;
 mod model;
 mod native;
 mod pattern;
+mod signers;
 mod sigstore;
 
 pub use compile::{PolicyError, PolicySet};
-pub use judge::{Check, Judgement, Outcome, Shortfall, Verified};
-pub use model::{Kind, Mode, Policy, SourceFile, Subject};
+pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
+pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
 
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,16 @@
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::compile::{Compiled, read_keys, required_reason};
-use super::model::{ClaimedRepository, Kind, Mode, Policy, Rule, comparable_repository};
+use super::compile::{Compiled, required_reason};
+use super::model::{
+    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
+    comparable_repository,
+};
 use super::pattern::Pattern;
+use super::signers::{Certificates, Key, Keyless, Reader, Text, Written as Signers, predicate_type_of};
 use crate::image::{Reference, quoted};
+use crate::limits;
 use crate::yaml::{Document, Fault};
-
-type Text = Spanned<String>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -48,15 +51,16 @@ struct Reason {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Requirements {
+    #[serde(default)]
     keys: Vec<Key>,
+    #[serde(default)]
+    keyless: Vec<Keyless>,
+    #[serde(default)]
+    certificates: Vec<Certificates>,
     claimed_repository: Option<WrittenClaim>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Key {
-    name: Option<String>,
-    data: Text,
+    #[serde(default)]
+    attestations: Vec<Attestation>,
+    evidence: Option<Vec<WrittenPlace>>,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +68,32 @@ struct Key {
 struct WrittenClaim {
     one_of: Option<Vec<Text>>,
     insecure_any: Option<Spanned<bool>>,
+    unnamed: Option<Unnamed>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Unnamed {
+    Accept,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Attestation {
+    predicate_type: Text,
+    #[serde(default)]
+    keys: Vec<Key>,
+    #[serde(default)]
+    keyless: Vec<Keyless>,
+    #[serde(default)]
+    certificates: Vec<Certificates>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenPlace {
+    repository: Option<Text>,
+    tag_prefix: Option<Text>,
 }
 
 pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, Text), Vec<Fault>> {
@@ -101,13 +131,14 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
     };
     let rule = rule(document, spec, &mut faults);
     match rule {
-        Some(rule) if faults.is_empty() => {
+        Some((rule, places)) if faults.is_empty() => {
             let policy = Policy {
                 kind: Kind::ImagePolicy,
                 name: written.metadata.name.value.clone(),
                 source: format!("{file}:{}", document.line()),
                 mode: spec.mode,
                 namespaces,
+                places,
                 rule,
             };
             Ok((Compiled::Native { policy, patterns }, written.metadata.name))
@@ -116,27 +147,139 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
     }
 }
 
-fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option<Rule> {
-    match (&spec.requirements, &spec.insecure_accept_anything, &spec.deny) {
+fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option<(Rule, Vec<Place>)> {
+    let rule = match (&spec.requirements, &spec.insecure_accept_anything, &spec.deny) {
         (Some(requirements), None, None) => {
-            let keys = requirements.keys.iter().map(|key| (key.name.clone(), &key.data));
-            let keys = read_keys(document, "spec.requirements.keys", keys, faults);
-            let repository = claimed_repository(document, requirements.claimed_repository.as_ref(), faults);
-            Some(Rule::Signed { keys, repository: repository? })
+            let need = need(document, requirements, faults);
+            let places = places(document, requirements.evidence.as_deref(), faults);
+            return Some((Rule::Requires(need?), places));
         }
         (None, Some(Reason { reason }), None) => {
             let reason = required_reason(document, "spec.insecureAcceptAnything.reason", reason, faults);
-            Some(Rule::Accept { reason })
+            Rule::Accept { reason }
         }
         (None, None, Some(Reason { reason })) => {
-            Some(Rule::Deny { reason: required_reason(document, "spec.deny.reason", reason, faults) })
+            Rule::Deny { reason: required_reason(document, "spec.deny.reason", reason, faults) }
         }
         _ => {
             let text = "spec: expected exactly one of requirements, deny and insecureAcceptAnything, found none or several; keep one";
             faults.push(document.fault_at_start(text.to_owned()));
-            None
+            return None;
         }
+    };
+    Some((rule, vec![Place::OWN]))
+}
+
+/// A signature by any of the signers, and each of the attestations; without signers the attestations alone.
+fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>) -> Option<Need> {
+    const AT: &str = "spec.requirements";
+    let read = |at: &str, signers: &Signers<'_>, faults: &mut Vec<Fault>| {
+        Reader { document, at, faults }.signers(signers)
+    };
+    let repository = claimed_repository(document, written.claimed_repository.as_ref(), faults);
+    let own = Signers { keys: &written.keys, keyless: &written.keyless, certificates: &written.certificates };
+    let signers: Vec<Signer> = read(AT, &own, faults);
+    let repository = repository?;
+    let mut needs = Vec::new();
+    if own.is_empty() && written.attestations.is_empty() {
+        let text = format!(
+            "{AT}: expected a signer under keys, keyless or certificates, or attestations, found none; add one"
+        );
+        faults.push(document.fault_at_start(text));
     }
+    if !own.is_empty() {
+        let (wanted, signers) = (Wanted::Signature, signers.clone());
+        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone() }));
+    }
+    if written.attestations.len() > limits::POLICY_ATTESTATIONS {
+        let text = format!(
+            "{AT}.attestations: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
+            limits::POLICY_ATTESTATIONS,
+            written.attestations.len()
+        );
+        faults.push(document.fault_at_start(text));
+        return None;
+    }
+    for attestation in &written.attestations {
+        let at = format!("{AT}.attestations");
+        let theirs = Signers {
+            keys: &attestation.keys,
+            keyless: &attestation.keyless,
+            certificates: &attestation.certificates,
+        };
+        let by = if theirs.is_empty() { signers.clone() } else { read(&at, &theirs, faults) };
+        if theirs.is_empty() && own.is_empty() {
+            let text = format!(
+                "{at}: expected a signer under keys, keyless or certificates, here or beside attestations, found none; add one"
+            );
+            faults.push(document.fault_at(&attestation.predicate_type, text));
+        }
+        let predicate_type = attestation.predicate_type.value.clone();
+        let plain = !predicate_type.chars().any(|c| c.is_control() || c.is_whitespace());
+        if !predicate_type.contains(':') || !plain {
+            let meant = predicate_type_of(&predicate_type).map_or(String::new(), |uri| format!("; write {uri}"));
+            let text = format!("{at}.predicateType: expected a URI, found {}{meant}", quoted(&predicate_type));
+            faults.push(document.fault_at(&attestation.predicate_type, text));
+        }
+        let wanted = Wanted::Attestation(vec![predicate_type]);
+        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone() }));
+    }
+    Some(Need::All(needs))
+}
+
+/// Where evidence is; the image's own repository unless the policy says otherwise.
+fn places(document: &Document<'_>, written: Option<&[WrittenPlace]>, faults: &mut Vec<Fault>) -> Vec<Place> {
+    const AT: &str = "spec.requirements.evidence";
+    let Some(written) = written else { return vec![Place::OWN] };
+    if written.is_empty() || written.len() > limits::POLICY_PLACES {
+        let text = format!(
+            "{AT}: expected one to {} repositories (limit POLICY_PLACES), found {}; leave it out for the image's own",
+            limits::POLICY_PLACES,
+            written.len()
+        );
+        faults.push(document.fault_at_start(text));
+        return Vec::new();
+    }
+    let mut places = Vec::with_capacity(written.len());
+    for place in written {
+        let repository = match &place.repository {
+            Some(name) => match repository_named(&name.value) {
+                Some(reference) => Some(reference),
+                None => {
+                    let text = format!("{AT}.repository: {}", not_a_repository(&name.value));
+                    faults.push(document.fault_at(name, text));
+                    continue;
+                }
+            },
+            None => None,
+        };
+        let tag_prefix = place.tag_prefix.as_ref().map_or("", |prefix| &prefix.value);
+        if let Some(written) = place.tag_prefix.as_ref().filter(|_| !is_tag_prefix(tag_prefix)) {
+            let text = format!(
+                "{AT}.tagPrefix: expected at most 40 letters, digits, _, . and -, not beginning with . or -, found {}",
+                quoted(tag_prefix)
+            );
+            faults.push(document.fault_at(written, text));
+        }
+        places.push(Place { repository, tag_prefix: tag_prefix.to_owned() });
+    }
+    places
+}
+
+/// What a tag may begin with, and still leaves room for `sha256-<hex>.sig` (OCI distribution, "Pulling manifests").
+pub(super) fn is_tag_prefix(prefix: &str) -> bool {
+    let plain = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    plain && prefix.len() <= 40 && !prefix.starts_with(['.', '-'])
+}
+
+/// A repository by its name alone.
+pub(super) fn repository_named(name: &str) -> Option<Reference> {
+    let reference = Reference::parse_as_written(name).ok()?;
+    (reference.tag().is_none() && reference.digest().is_none()).then_some(reference)
+}
+
+pub(super) fn not_a_repository(found: &str) -> String {
+    format!("expected a repository without tag, digest and wildcards, found {}", quoted(found))
 }
 
 fn claimed_repository(
@@ -145,42 +288,49 @@ fn claimed_repository(
     faults: &mut Vec<Fault>,
 ) -> Option<ClaimedRepository> {
     const KEY: &str = "spec.requirements.claimedRepository";
-    let Some(written) = written else { return Some(ClaimedRepository::Same) };
-    match (&written.one_of, &written.insecure_any) {
-        (None, Some(any)) if any.value => Some(ClaimedRepository::Any),
+    let Some(written) = written else {
+        return Some(ClaimedRepository { named: NamedRepository::Same, unnamed: false });
+    };
+    let unnamed = matches!(written.unnamed, Some(Unnamed::Accept));
+    let named = match (&written.one_of, &written.insecure_any) {
+        (None, Some(any)) if any.value && !unnamed => NamedRepository::Any,
+        (None, Some(any)) if any.value => {
+            let text = format!(
+                "{KEY}: expected insecureAny alone, found unnamed too; insecureAny accepts those as well"
+            );
+            faults.push(document.fault_at(any, text));
+            return None;
+        }
         (None, Some(any)) => {
             let text = format!(
                 "{KEY}.insecureAny: expected true, found false; leave claimedRepository out to require the image's own repository"
             );
             faults.push(document.fault_at(any, text));
-            None
+            return None;
         }
         (Some(names), None) if !names.is_empty() => {
             let mut repositories = Vec::with_capacity(names.len());
             for name in names {
-                match Reference::parse_as_written(&name.value) {
-                    Ok(reference) if reference.tag().is_none() && reference.digest().is_none() => {
-                        repositories.push(comparable_repository(&reference));
-                    }
-                    _ => {
-                        let text = format!(
-                            "{KEY}.oneOf: expected a repository without tag, digest and wildcards, found {}",
-                            quoted(&name.value)
-                        );
+                match repository_named(&name.value) {
+                    Some(reference) => repositories.push(comparable_repository(&reference)),
+                    None => {
+                        let text = format!("{KEY}.oneOf: {}", not_a_repository(&name.value));
                         faults.push(document.fault_at(name, text));
                     }
                 }
             }
-            Some(ClaimedRepository::OneOf(repositories))
+            NamedRepository::OneOf(repositories)
         }
+        (None, None) if unnamed => NamedRepository::Same,
         _ => {
             let text = format!(
-                "{KEY}: expected either oneOf with at least one repository or insecureAny: true; leave it out to require the image's own repository"
+                "{KEY}: expected oneOf with at least one repository, unnamed: accept, both, or insecureAny: true; leave it out to require the image's own repository"
             );
             faults.push(document.fault_at_start(text));
-            None
+            return None;
         }
-    }
+    };
+    Some(ClaimedRepository { named, unnamed })
 }
 
 /// RFC 1123 label, as Kubernetes names namespaces.

@@ -197,11 +197,10 @@ impl Reader<'_> {
         })
     }
 
-    /// Issuer and subject, each exactly or by an expression.
-    pub fn identity(&mut self, written: &WrittenIdentity) -> Option<Identity> {
-        let issuer = self.matcher("keyless.identities.issuer", written.issuer.as_ref(), written.issuer_reg_exp.as_ref());
-        let subject =
-            self.matcher("keyless.identities.subject", written.subject.as_ref(), written.subject_reg_exp.as_ref());
+    fn identity(&mut self, written: &WrittenIdentity) -> Option<Identity> {
+        let issuer = (written.issuer.as_ref(), written.issuer_reg_exp.as_ref());
+        let named = Reader { document: self.document, at: &self.key_of("keyless"), faults: self.faults }
+            .named(issuer, (written.subject.as_ref(), written.subject_reg_exp.as_ref()));
         let mut claims = Vec::new();
         let mut whole = true;
         for (name, expected) in written.claims.iter().flatten() {
@@ -224,8 +223,19 @@ impl Reader<'_> {
                 }
             }
         }
-        let (issuer, subject) = (issuer?, subject?);
-        whole.then_some(Identity { issuer, subject, claims })
+        let named = named?;
+        whole.then_some(Identity { claims, ..named })
+    }
+
+    /// An identity by issuer and subject, each written exactly or as an expression.
+    pub fn named(
+        &mut self,
+        issuer: (Option<&Text>, Option<&Text>),
+        subject: (Option<&Text>, Option<&Text>),
+    ) -> Option<Identity> {
+        let issuer = self.matcher("identities.issuer", issuer.0, issuer.1);
+        let subject = self.matcher("identities.subject", subject.0, subject.1);
+        Some(Identity { issuer: issuer?, subject: subject?, claims: Vec::new() })
     }
 
     fn matcher(&mut self, key: &str, exact: Option<&Text>, expression: Option<&Text>) -> Option<Matcher> {
@@ -343,6 +353,21 @@ impl Reader<'_> {
 
 fn last(key: &str) -> &str {
     key.rsplit_once('.').map_or(key, |(_, last)| last)
+}
+
+/// The predicate type that cosign's `--type` stands for by a short name.
+pub(super) fn predicate_type_of(short: &str) -> Option<&'static str> {
+    Some(match short {
+        "custom" => "https://cosign.sigstore.dev/attestation/v1",
+        "slsaprovenance" | "slsaprovenance02" => "https://slsa.dev/provenance/v0.2",
+        "slsaprovenance1" => "https://slsa.dev/provenance/v1",
+        "link" => "https://in-toto.io/Link/v1",
+        "spdx" | "spdxjson" => "https://spdx.dev/Document",
+        "cyclonedx" => "https://cyclonedx.org/bom",
+        "vuln" => "https://cosign.sigstore.dev/attestation/vuln/v1",
+        "openvex" => "https://openvex.dev/ns",
+        _ => return None,
+    })
 }
 
 /// A name for messages.

@@ -4,13 +4,18 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_saphyr::Spanned;
 
-use super::compile::{Compiled, read_keys};
+use super::compile::Compiled;
 use super::glob::SigstoreGlob;
-use super::model::{ClaimedRepository, Kind, Mode, Policy, Rule};
+use super::model::{
+    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
+};
+use super::native::{is_tag_prefix, not_a_repository, repository_named};
+use super::signers::{PUBLIC_GOOD, Reader, Text, predicate_type_of, shown};
 use crate::image::quoted;
+use crate::limits;
+use crate::verify::{Authority as Signs, KeylessAuthority, Witness, Witnesses};
 use crate::yaml::{Document, Fault};
 
-type Text = Spanned<String>;
 /// A field that policies may have and crivet does not support.
 type Unsupported = Option<Spanned<IgnoredAny>>;
 
@@ -65,11 +70,65 @@ struct Authority {
     key: Option<KeyRef>,
     r#static: Option<Static>,
     signature_format: Option<Text>,
-    keyless: Unsupported,
-    source: Unsupported,
-    ctlog: Unsupported,
-    attestations: Unsupported,
-    rfc3161timestamp: Unsupported,
+    keyless: Option<KeylessRef>,
+    #[serde(default)]
+    source: Vec<Source>,
+    ctlog: Option<Ctlog>,
+    #[serde(default)]
+    attestations: Vec<Attestation>,
+    rfc3161timestamp: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeylessRef {
+    url: Option<Text>,
+    #[serde(default)]
+    identities: Vec<IdentityRef>,
+    trust_root_ref: Option<String>,
+    #[serde(rename = "ca-cert")]
+    ca_cert: Unsupported,
+    #[serde(rename = "insecureIgnoreSCT")]
+    insecure_ignore_sct: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct IdentityRef {
+    issuer: Option<Text>,
+    issuer_reg_exp: Option<Text>,
+    subject: Option<Text>,
+    subject_reg_exp: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Source {
+    oci: Option<Text>,
+    tag_prefix: Option<Text>,
+    signature_pull_secrets: Unsupported,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Ctlog {
+    url: Option<Text>,
+    trust_root_ref: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Attestation {
+    #[serde(rename = "name")]
+    _name: Option<String>,
+    predicate_type: Text,
+    policy: Unsupported,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Timestamp {
+    trust_root_ref: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +173,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         faults.push(document.fault_at_start(text.to_owned()));
     }
     let rule = rule(document, &spec.authorities, &mut faults);
+    let places = places(document, &spec.authorities, &mut faults);
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -127,6 +187,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
             Some(WrittenMode::Enforce) | None => Mode::Enforce,
         }),
         namespaces: None,
+        places,
         rule,
     };
     Ok((Compiled::Sigstore { policy, globs }, written.metadata.name))
@@ -149,68 +210,231 @@ fn unsupported(
 /// At least one authority has to hold, so one that always passes makes the others moot, and one that always fails
 /// adds nothing beside others.
 fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fault>) -> Rule {
-    let (mut keys, mut passes, mut message) = (Vec::new(), false, None);
+    let (mut signers, mut alternatives, mut passes, mut message) = (Vec::new(), Vec::new(), false, None);
     for authority in authorities {
-        let key = |field: &str| format!("spec.authorities.{field}");
-        let use_a_key = "sign with a key and put its public key into key.data";
-        unsupported(document, &key("keyless"), &authority.keyless, use_a_key, faults);
-        unsupported(document, &key("source"), &authority.source, "keep signatures beside the image", faults);
-        unsupported(document, &key("ctlog"), &authority.ctlog, "leave it out: a key needs no log", faults);
-        unsupported(document, &key("attestations"), &authority.attestations, "leave them out", faults);
-        unsupported(
-            document,
-            &key("rfc3161timestamp"),
-            &authority.rfc3161timestamp,
-            "leave it out: a key needs none",
-            faults,
-        );
-        if let Some(format) = authority.signature_format.as_ref().filter(|format| format.value != "legacy") {
+        let format = authority.signature_format.as_ref();
+        if let Some(format) = format.filter(|format| !["legacy", "bundle"].contains(&format.value.as_str())) {
             let text = format!(
-                "{}: expected legacy, found {}; crivet does not support bundles yet",
-                key("signatureFormat"),
+                "spec.authorities.signatureFormat: expected legacy or bundle, found {}",
                 quoted(&format.value)
             );
             faults.push(document.fault_at(format, text));
         }
-        match (&authority.key, &authority.r#static) {
-            (Some(written), None) => keys.extend(key_data(document, authority, written, faults)),
-            (None, Some(Static { action: Action::Pass, .. })) => passes = true,
-            (None, Some(Static { action: Action::Fail, message: said })) => {
+        let signer = match (&authority.key, &authority.keyless, &authority.r#static) {
+            (Some(written), None, None) => key(document, authority, written, faults),
+            (None, Some(written), None) => keyless(document, authority, written, faults),
+            (None, None, Some(Static { action: Action::Pass, .. })) => {
+                passes = true;
+                continue;
+            }
+            (None, None, Some(Static { action: Action::Fail, message: said })) => {
                 message = Some(said.clone().unwrap_or_default());
+                continue;
             }
-            // keyless has had its error.
-            (None, None) if authority.keyless.is_some() => {}
             _ => {
-                let text = "spec.authorities: expected exactly one of key and static in each, found none or both; keep one";
+                let text = "spec.authorities: expected exactly one of key, keyless and static in each, found none or several; keep one";
                 faults.push(document.fault_at_start(text.to_owned()));
+                continue;
             }
+        };
+        let Some(signer) = signer.map(Signer::new) else { continue };
+        if authority.attestations.is_empty() {
+            signers.push(signer);
+        } else {
+            alternatives.push(attestations(document, authority, &signer, faults));
         }
     }
-    if authorities.is_empty() {
-        let text = "spec.authorities: expected at least one authority, found none; add a key";
-        faults.push(document.fault_at_start(text.to_owned()));
+    if authorities.is_empty() || authorities.len() > limits::POLICY_KEYS {
+        let text = format!(
+            "spec.authorities: expected one to {} authorities (limit POLICY_KEYS), found {}; add a key, or split the policy",
+            limits::POLICY_KEYS,
+            authorities.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+    if !signers.is_empty() {
+        let repository = any_repository();
+        alternatives.insert(0, Need::One(Requirement { wanted: Wanted::Signature, signers, repository }));
     }
     match message {
         _ if passes => Rule::Accept { reason: "static action: pass".to_owned() },
-        Some(message) if keys.is_empty() => {
+        Some(message) if alternatives.is_empty() => {
             let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             let message = Some(message).filter(|message| !message.trim().is_empty());
             Rule::Deny { reason: message.unwrap_or_else(|| "static action: fail".to_owned()) }
         }
-        // policy-controller does not look at the repository a signature claims.
-        _ => Rule::Signed {
-            keys: read_keys(document, "spec.authorities.key.data", keys.into_iter(), faults),
-            repository: ClaimedRepository::Any,
-        },
+        _ => Rule::Requires(Need::Any(alternatives)),
     }
 }
 
-fn key_data<'a>(
+/// policy-controller does not look at the repository a signature claims.
+fn any_repository() -> ClaimedRepository {
+    ClaimedRepository { named: NamedRepository::Any, unnamed: true }
+}
+
+/// Each of the attestations, and no signature.
+fn attestations(
     document: &Document<'_>,
-    authority: &'a Authority,
-    written: &'a KeyRef,
+    authority: &Authority,
+    signer: &Signer,
     faults: &mut Vec<Fault>,
-) -> Option<(Option<String>, &'a Text)> {
+) -> Need {
+    const AT: &str = "spec.authorities.attestations";
+    if authority.attestations.len() > limits::POLICY_ATTESTATIONS {
+        let text = format!(
+            "{AT}: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
+            limits::POLICY_ATTESTATIONS,
+            authority.attestations.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+    let one = |attestation: &Attestation| {
+        let written = attestation.predicate_type.value.as_str();
+        let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
+        let wanted = Wanted::Attestation(vec![predicate_type]);
+        Need::One(Requirement { wanted, signers: vec![signer.clone()], repository: any_repository() })
+    };
+    for attestation in &authority.attestations {
+        let instead = "ask for the predicate type alone, or leave the attestation out";
+        unsupported(document, &format!("{AT}.policy"), &attestation.policy, instead, faults);
+        if attestation.predicate_type.value.is_empty() {
+            let text = format!("{AT}.predicateType: expected a type, found an empty text");
+            faults.push(document.fault_at(&attestation.predicate_type, text));
+        }
+    }
+    Need::All(authority.attestations.iter().take(limits::POLICY_ATTESTATIONS).map(one).collect())
+}
+
+/// Where the policy's evidence is. Wherever one authority looks the others look too: a signature is the same anywhere.
+fn places(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fault>) -> Vec<Place> {
+    const AT: &str = "spec.authorities.source";
+    let mut places: Vec<Place> = Vec::new();
+    let mut add = |place| {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    };
+    for authority in authorities {
+        if authority.source.is_empty() {
+            add(Place::OWN);
+        }
+        for source in &authority.source {
+            let instead = "crivet shows a registry the pull's and the node's credentials";
+            let key = format!("{AT}.signaturePullSecrets");
+            unsupported(document, &key, &source.signature_pull_secrets, instead, faults);
+            let repository = match &source.oci {
+                None => None,
+                Some(oci) => match repository_named(&oci.value) {
+                    Some(repository) => Some(repository),
+                    None => {
+                        faults.push(document.fault_at(oci, format!("{AT}.oci: {}", not_a_repository(&oci.value))));
+                        continue;
+                    }
+                },
+            };
+            let tag_prefix = source.tag_prefix.as_ref().map_or("", |prefix| &prefix.value);
+            if let Some(prefix) = source.tag_prefix.as_ref().filter(|_| !is_tag_prefix(tag_prefix)) {
+                let text = format!("{AT}.tagPrefix: expected what a tag may begin with, found {}", quoted(tag_prefix));
+                faults.push(document.fault_at(prefix, text));
+            }
+            add(Place { repository, tag_prefix: tag_prefix.to_owned() });
+        }
+    }
+    if places.len() > limits::POLICY_PLACES {
+        let text = format!(
+            "{AT}: expected at most {} repositories (limit POLICY_PLACES), found {}; split the policy",
+            limits::POLICY_PLACES,
+            places.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+    places
+}
+
+/// sigstore's public instances, by which policies name them; any other is a TrustRoot's.
+const FULCIO: &str = "https://fulcio.sigstore.dev";
+const REKOR: &str = "https://rekor.sigstore.dev";
+
+/// What an authority asks for besides the signature. `own`: keyless, so that a log is asked for unless told otherwise,
+/// as policy-controller does.
+fn witnesses(document: &Document<'_>, authority: &Authority, own: bool, faults: &mut Vec<Fault>) -> Witnesses {
+    let root = |named: &Option<String>| match named {
+        Some(name) => Some(name.clone()),
+        None => (!own).then(|| PUBLIC_GOOD.to_owned()),
+    };
+    let logs = match &authority.ctlog {
+        Some(Ctlog { url, trust_root_ref }) => {
+            public(document, "spec.authorities.ctlog.url", url.as_ref(), REKOR, trust_root_ref.is_some(), faults);
+            Witness { count: 1, root: root(trust_root_ref) }
+        }
+        None => Witness { count: u8::from(own), root: None },
+    };
+    let timestamps = match &authority.rfc3161timestamp {
+        Some(Timestamp { trust_root_ref }) => Witness { count: 1, root: root(trust_root_ref) },
+        None => Witness::default(),
+    };
+    Witnesses { logs, timestamps }
+}
+
+/// A service that is named by its address has to be the public one: what another's keys are only a TrustRoot says.
+fn public(
+    document: &Document<'_>,
+    key: &str,
+    url: Option<&Text>,
+    known: &str,
+    has_root: bool,
+    faults: &mut Vec<Fault>,
+) {
+    if let Some(url) = url.filter(|url| !has_root && url.value.trim_end_matches('/') != known) {
+        let text = format!(
+            "{key}: expected {known} or a trustRootRef beside it, found {}; write a TrustRoot with its keys, and its name as trustRootRef",
+            quoted(&url.value)
+        );
+        faults.push(document.fault_at(url, text));
+    }
+}
+
+fn keyless(
+    document: &Document<'_>,
+    authority: &Authority,
+    written: &KeylessRef,
+    faults: &mut Vec<Fault>,
+) -> Option<Signs> {
+    const AT: &str = "spec.authorities.keyless";
+    let instead = "write a TrustRoot with the certificate, and its name as trustRootRef";
+    unsupported(document, &format!("{AT}.ca-cert"), &written.ca_cert, instead, faults);
+    let has_root = written.trust_root_ref.is_some();
+    public(document, &format!("{AT}.url"), written.url.as_ref(), FULCIO, has_root, faults);
+    if written.identities.is_empty() {
+        let text = format!("{AT}.identities: expected at least one identity, found none; add one");
+        faults.push(document.fault_at_start(text));
+        return None;
+    }
+    let witnesses = witnesses(document, authority, true, faults);
+    let mut reader = Reader { document, at: AT, faults };
+    let identities: Option<Vec<_>> = written
+        .identities
+        .iter()
+        .map(|identity| {
+            let issuer = (identity.issuer.as_ref(), identity.issuer_reg_exp.as_ref());
+            reader.named(issuer, (identity.subject.as_ref(), identity.subject_reg_exp.as_ref()))
+        })
+        .collect();
+    Some(Signs::Keyless(KeylessAuthority {
+        name: authority.name.as_ref().map(shown),
+        root: written.trust_root_ref.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned()),
+        identities: identities?,
+        sct: written.insecure_ignore_sct != Some(true),
+        witnesses,
+    }))
+}
+
+fn key(
+    document: &Document<'_>,
+    authority: &Authority,
+    written: &KeyRef,
+    faults: &mut Vec<Fault>,
+) -> Option<Signs> {
     let instead = "put the public key itself into key.data";
     unsupported(document, "spec.authorities.key.secretRef", &written.secret_ref, instead, faults);
     unsupported(document, "spec.authorities.key.kms", &written.kms, instead, faults);
@@ -221,16 +445,15 @@ fn key_data<'a>(
         );
         faults.push(document.fault_at(hash, text));
     }
-    match &written.data {
-        Some(data) => Some((authority.name.clone(), data)),
-        None => {
-            if written.secret_ref.is_none() && written.kms.is_none() {
-                let text = "spec.authorities.key: expected data, found none; put the public key there";
-                faults.push(document.fault_at_start(text.to_owned()));
-            }
-            None
+    let witnesses = witnesses(document, authority, false, faults);
+    let Some(data) = &written.data else {
+        if written.secret_ref.is_none() && written.kms.is_none() {
+            let text = "spec.authorities.key: expected data, found none; put the public key there";
+            faults.push(document.fault_at_start(text.to_owned()));
         }
-    }
+        return None;
+    };
+    Reader { document, at: "spec.authorities", faults }.key("key.data", authority.name.as_ref(), data, witnesses)
 }
 
 /// A glob with the literal text that every name it covers begins with.
