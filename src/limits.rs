@@ -282,3 +282,12 @@ pub const OWN_DESCRIPTORS: usize = 64;
 /// File descriptors kept back for when there are none left. Starting a vetter takes some six, a connection to the
 /// runtime one.
 pub const RESERVED_DESCRIPTORS: usize = 16;
+
+/// Largest trusted root read, bytes. The public-good one has 7 KiB, GitHub's 31.
+pub const TRUSTED_ROOT_BYTES: usize = 1024 * 1024;
+
+/// Most logs, certificate authorities or timestamp authorities in one trusted root, each. GitHub's has 20.
+pub const TRUSTED_ROOT_ENTRIES: usize = 128;
+
+/// Most certificates in the chain of one authority. Real chains have one to four.
+pub const TRUSTED_ROOT_CHAIN: usize = 10;
