@@ -20,6 +20,7 @@ pub mod registry;
 pub mod relay;
 pub mod report;
 pub mod telemetry;
+pub mod trust;
 pub mod users;
 pub mod verify;
 pub mod vetter;

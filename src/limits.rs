@@ -341,3 +341,39 @@ pub const REGEX_BYTES: usize = 2 * 1024;
 
 /// Largest compiled regular expression in a policy, bytes; a big Unicode class repeated would be megabytes.
 pub const REGEX_PROGRAM_BYTES: usize = 256 * 1024;
+/// Largest trusted root read, bytes. The public-good one has 7 KiB, GitHub's 31.
+pub const TRUSTED_ROOT_BYTES: usize = 1024 * 1024;
+
+/// Most logs, certificate authorities or timestamp authorities in one trusted root, each. GitHub's has 20.
+pub const TRUSTED_ROOT_ENTRIES: usize = 128;
+
+/// Most certificates in the chain of one authority. Real chains have one to four.
+pub const TRUSTED_ROOT_CHAIN: usize = 10;
+
+/// Most trusted roots, those of TrustRoot documents among them. Each may be asked for in the background.
+pub const TRUST_ROOTS: usize = 32;
+
+/// Largest `root.json` of a TUF repository read, bytes. sigstore's has 6 KiB.
+pub const TUF_ROOT_BYTES: usize = 256 * 1024;
+
+/// Largest `timestamp.json` of a TUF repository read, bytes. It names one file.
+pub const TUF_TIMESTAMP_BYTES: usize = 16 * 1024;
+
+/// Largest `snapshot.json` of a TUF repository read, bytes. sigstore's has 1 KiB.
+pub const TUF_SNAPSHOT_BYTES: usize = 256 * 1024;
+
+/// Largest `targets.json` of a TUF repository read, bytes, or a delegated role's. sigstore's has 6 KiB.
+pub const TUF_TARGETS_BYTES: usize = 1024 * 1024;
+
+/// Most changes of a TUF repository's root followed at once. sigstore's had 15 in five years.
+pub const TUF_ROTATIONS: u32 = 64;
+
+/// Most roles asked for one target of a TUF repository. A trusted root is a target of the first.
+pub const TUF_DELEGATIONS: u32 = 8;
+
+/// Longest that asking a TUF repository may take as a whole, seconds. Nobody waits for it.
+pub const TUF_SECONDS: u64 = 120;
+
+/// Largest file with the last good material of one trusted root, bytes: every TUF file at its limit, encoded, would be
+/// more; sigstore's need 60 KiB.
+pub const TRUST_KEPT_BYTES: usize = 4 * 1024 * 1024;

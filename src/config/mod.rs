@@ -3,10 +3,12 @@
 pub mod files;
 mod load;
 mod settings;
+mod trust;
 mod units;
 
 pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
 pub use settings::{
     AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,
 };
+pub(crate) use units::absolute;
 pub use units::{Endpoint, duration, quantity};

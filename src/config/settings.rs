@@ -7,11 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
+use super::trust::{self, WrittenTrust};
 use super::units::{Endpoint, absolute, duration, quantity};
 use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
 use crate::limits;
 pub use crate::policy::Mode;
+use crate::trust::source::Settings as Trust;
 use crate::yaml::{self, Document, Fault};
 
 /// Where policies are kept unless the configuration says otherwise.
@@ -59,6 +61,8 @@ pub struct ProxyConfiguration {
     pub registry: Registry,
     /// How long vetting and its results last.
     pub vetting: Vetting,
+    /// The trusted roots, and where they come from.
+    pub trust: Trust,
     /// Where traces go; none when absent.
     pub tracing: Option<Tracing>,
     /// The pause image, where the runtime does not say which one it uses.
@@ -134,7 +138,7 @@ enum Kind {
     ProxyConfiguration,
 }
 
-type Text = Spanned<String>;
+pub(super) type Text = Spanned<String>;
 
 /// The file as written.
 #[derive(Deserialize)]
@@ -161,6 +165,8 @@ struct Written {
     registry: WrittenRegistry,
     #[serde(default)]
     vetting: WrittenVetting,
+    #[serde(default)]
+    trust: WrittenTrust,
     tracing: Option<WrittenTracing>,
     pause_image: Option<Text>,
     #[serde(default)]
@@ -294,6 +300,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 day * 365,
             )?,
         },
+        trust: trust::check(&within, &written.trust)?,
         tracing: written.tracing.as_ref().map(|tracing| within.tracing(tracing)).transpose()?,
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())
@@ -317,16 +324,25 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
 }
 
 /// Turns values into runtime types, naming key and line where that fails.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     document: &'a Document<'a>,
 }
 
 impl Check<'_> {
-    fn of<T>(&self, key: &str, value: &Text, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Fault> {
+    pub(super) fn fault_at<V>(&self, value: &Spanned<V>, text: String) -> Fault {
+        self.document.fault_at(value, text)
+    }
+
+    pub(super) fn of<T>(
+        &self,
+        key: &str,
+        value: &Text,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Fault> {
         parse(&value.value).map_err(|why| self.document.fault_at(value, format!("{key}: {why}")))
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &self,
         key: &str,
         value: &Option<Text>,
@@ -348,7 +364,7 @@ impl Check<'_> {
         Ok(Tracing { endpoint, sampling_rate_per_million })
     }
 
-    fn time(
+    pub(super) fn time(
         &self,
         key: &str,
         value: &Option<Text>,

@@ -49,7 +49,7 @@ impl std::fmt::Display for Endpoint {
 }
 
 /// Parses an absolute path without `..` and control characters.
-pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain || text.chars().any(char::is_control) || path.file_name().is_none() {

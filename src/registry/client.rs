@@ -112,7 +112,7 @@ pub struct Fetched {
 /// Fetches from registries. Each call takes the credential for the reference's registry and a deadline for
 /// everything it does: tokens, redirects, retries.
 pub struct Client {
-    transport: Arc<Transport>,
+    pub(super) transport: Arc<Transport>,
     grants: Arc<Grants>,
     /// Nobody waits: nothing is tried again, and no live request waits for a slot.
     guest: bool,

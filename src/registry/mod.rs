@@ -15,6 +15,7 @@ mod challenge;
 mod client;
 mod credential;
 mod error;
+mod file;
 mod host;
 mod resolve;
 mod token;

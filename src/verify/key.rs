@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, VerifyingKey};
-use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use sha2::{Digest as _, Sha512};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
@@ -18,7 +20,7 @@ use crate::image::{Digest, quoted};
 use crate::limits;
 
 /// Smallest and largest RSA modulus taken, bits.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// What kind of key it is, and so which signatures it verifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +29,9 @@ pub enum Algorithm {
     EcdsaP256,
     /// ECDSA over P-384 with SHA-256 (cosign 2) or SHA-384 (cosign 3).
     EcdsaP384,
-    /// RSA PKCS#1 v1.5 with SHA-256, and its modulus in bits.
+    /// ECDSA over P-521 with SHA-256 (cosign 2) or SHA-512 (cosign 3).
+    EcdsaP521,
+    /// RSA PKCS#1 v1.5 or PSS with SHA-256, SHA-384 or SHA-512, and its modulus in bits.
     Rsa(usize),
     /// Ed25519, pure (cosign 2) or over the SHA-512 of the message (Ed25519ph, cosign 3).
     Ed25519,
@@ -38,6 +42,7 @@ impl fmt::Display for Algorithm {
         match self {
             Self::EcdsaP256 => f.write_str("ECDSA P-256"),
             Self::EcdsaP384 => f.write_str("ECDSA P-384"),
+            Self::EcdsaP521 => f.write_str("ECDSA P-521"),
             Self::Rsa(bits) => write!(f, "RSA {bits}"),
             Self::Ed25519 => f.write_str("Ed25519"),
         }
@@ -48,8 +53,10 @@ impl fmt::Display for Algorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     algorithm: Algorithm,
-    /// The subjectPublicKey bits, as ring takes them.
+    /// The subjectPublicKey bits, as aws-lc takes them.
     bits: Vec<u8>,
+    /// All of SubjectPublicKeyInfo.
+    der: Vec<u8>,
     fingerprint: Digest,
 }
 
@@ -86,7 +93,7 @@ pub enum KeyError {
     #[error("expected DER of SubjectPublicKeyInfo (RFC 5280, 4.1), found {0}; export the key anew")]
     Der(&'static str),
     /// An algorithm that is not supported.
-    #[error("expected an ECDSA P-256 or P-384, RSA or Ed25519 key, found {0}; sign with such a key")]
+    #[error("expected an ECDSA P-256, P-384 or P-521, RSA or Ed25519 key, found {0}; sign with such a key")]
     Algorithm(String),
     /// An RSA key outside the bounds.
     #[error("expected an RSA key of {} to {} bits, found {found} bits; sign with a key of that size", RSA_BITS.start(), RSA_BITS.end())]
@@ -115,7 +122,7 @@ impl PublicKey {
         }
         let bits = spki.subject_public_key.data.to_vec();
         let algorithm = algorithm(&spki)?;
-        Ok(Self { algorithm, bits, fingerprint: Digest::of(der) })
+        Ok(Self { algorithm, bits, der: der.to_vec(), fingerprint: Digest::of(der) })
     }
 
     /// `sha256:<hex>` of the key's DER (SubjectPublicKeyInfo): the same as in cosign's key hints.
@@ -128,25 +135,92 @@ impl PublicKey {
         self.algorithm
     }
 
+    /// The key as SubjectPublicKeyInfo, DER.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
     /// Whether `signature` (ECDSA: ASN.1 DER) is this key's over `message`.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        // cosign 2 signs the SHA-256 of the payload with every ECDSA key, cosign 3 takes the curve's own hash; both are
-        // sound, and the key alone does not say which tool signed.
-        let algorithms: &[&'static dyn VerificationAlgorithm] = match self.algorithm {
-            Algorithm::EcdsaP256 => &[&signature::ECDSA_P256_SHA256_ASN1],
-            Algorithm::EcdsaP384 => &[&signature::ECDSA_P384_SHA384_ASN1, &signature::ECDSA_P384_SHA256_ASN1],
-            Algorithm::Rsa(_) => &[&signature::RSA_PKCS1_2048_8192_SHA256],
-            Algorithm::Ed25519 => &[&signature::ED25519],
-        };
+        // cosign 2 signs the SHA-256 of the payload with every ECDSA key, cosign 3 takes the curve's own hash, and key
+        // stores in clouds sign with PSS; all are sound, and the key alone does not say which tool signed.
+        Hash::ALL.into_iter().any(|hash| self.verifies_with(hash, message, signature))
+            || self.algorithm == Algorithm::Ed25519 && verifies_prehashed(&self.bits, message, signature)
+    }
+
+    /// As [`PublicKey::verifies`], with this hash only. Ed25519 has no choice of hashes, and verifies with its own.
+    pub(super) fn verifies_with(&self, hash: Hash, message: &[u8], signature: &[u8]) -> bool {
         let holds = |algorithm: &&'static dyn VerificationAlgorithm| {
             UnparsedPublicKey::new(*algorithm, &self.bits).verify(message, signature).is_ok()
         };
-        algorithms.iter().any(holds)
-            || self.algorithm == Algorithm::Ed25519 && verifies_prehashed(&self.bits, message, signature)
+        self.schemes(hash).iter().any(holds)
+    }
+
+    /// Whether `signature` is this key's over the message that has this SHA-256; the message itself is not at hand.
+    /// Ed25519 signs messages and not digests: never.
+    pub(super) fn verifies_digest(&self, digest: &Digest, signature: &[u8]) -> bool {
+        if self.algorithm == Algorithm::Ed25519 {
+            return false;
+        }
+        let Ok(digest) = digest::Digest::import_less_safe(digest.raw(), &digest::SHA256) else {
+            return false;
+        };
+        let holds = |algorithm: &&'static dyn VerificationAlgorithm| {
+            UnparsedPublicKey::new(*algorithm, &self.bits).verify_digest(&digest, signature).is_ok()
+        };
+        self.schemes(Hash::Sha256).iter().any(holds)
+    }
+
+    /// The ways in which this key may have signed something with this hash. A hash shorter than the curve is sound; one
+    /// that is longer nobody makes.
+    fn schemes(&self, hash: Hash) -> &'static [&'static dyn VerificationAlgorithm] {
+        match (self.algorithm, hash) {
+            (Algorithm::EcdsaP256, Hash::Sha256) => &[&signature::ECDSA_P256_SHA256_ASN1],
+            (Algorithm::EcdsaP256, Hash::Sha384) => &[&signature::ECDSA_P256_SHA384_ASN1],
+            (Algorithm::EcdsaP256, Hash::Sha512) => &[&signature::ECDSA_P256_SHA512_ASN1],
+            (Algorithm::EcdsaP384, Hash::Sha256) => &[&signature::ECDSA_P384_SHA256_ASN1],
+            (Algorithm::EcdsaP384, Hash::Sha384) => &[&signature::ECDSA_P384_SHA384_ASN1],
+            (Algorithm::EcdsaP384, Hash::Sha512) => &[&signature::ECDSA_P384_SHA512_ASN1],
+            (Algorithm::EcdsaP521, Hash::Sha256) => &[&signature::ECDSA_P521_SHA256_ASN1],
+            (Algorithm::EcdsaP521, Hash::Sha384) => &[&signature::ECDSA_P521_SHA384_ASN1],
+            (Algorithm::EcdsaP521, Hash::Sha512) => &[&signature::ECDSA_P521_SHA512_ASN1],
+            (Algorithm::Rsa(_), Hash::Sha256) => {
+                &[&signature::RSA_PKCS1_2048_8192_SHA256, &signature::RSA_PSS_2048_8192_SHA256]
+            }
+            (Algorithm::Rsa(_), Hash::Sha384) => {
+                &[&signature::RSA_PKCS1_2048_8192_SHA384, &signature::RSA_PSS_2048_8192_SHA384]
+            }
+            (Algorithm::Rsa(_), Hash::Sha512) => {
+                &[&signature::RSA_PKCS1_2048_8192_SHA512, &signature::RSA_PSS_2048_8192_SHA512]
+            }
+            // Its hash is its own.
+            (Algorithm::Ed25519, _) => &[&signature::ED25519],
+        }
     }
 }
 
-/// Ed25519ph without context (RFC 8032, 5.1), which ring does not have. Its signatures are never those of pure Ed25519
+/// A hash of the SHA-2 family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl Hash {
+    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// The hash of `message`.
+    pub fn of(self, message: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha256 => Sha256::digest(message).to_vec(),
+            Self::Sha384 => Sha384::digest(message).to_vec(),
+            Self::Sha512 => Sha512::digest(message).to_vec(),
+        }
+    }
+}
+
+/// Ed25519ph without context (RFC 8032, 5.1), which aws-lc-rs does not offer. Its signatures are never those of pure Ed25519
 /// over another message: the hash begins with a prefix of its own.
 fn verifies_prehashed(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let (Ok(key), Ok(signature)) = (VerifyingKey::try_from(key), Signature::from_slice(signature)) else {
@@ -193,10 +267,11 @@ fn algorithm(spki: &SubjectPublicKeyInfo<'_>) -> Result<Algorithm, KeyError> {
         let (algorithm, length) = match curve {
             Some(curve) if curve == OID_EC_P256 => (Algorithm::EcdsaP256, 65),
             Some(curve) if curve == OID_NIST_EC_P384 => (Algorithm::EcdsaP384, 97),
+            Some(curve) if curve == OID_NIST_EC_P521 => (Algorithm::EcdsaP521, 133),
             Some(curve) => return Err(KeyError::Algorithm(format!("ECDSA on the curve {curve}"))),
             None => return Err(KeyError::Algorithm("ECDSA without a named curve".to_owned())),
         };
-        // SEC 1, 2.3.3: 4 stands for an uncompressed point, the only form ring takes.
+        // SEC 1, 2.3.3: 4 stands for an uncompressed point, the only form taken: two would be two names of one key.
         let point = &spki.subject_public_key.data;
         return match point.first() {
             Some(4) if point.len() == length => Ok(algorithm),
@@ -274,14 +349,14 @@ mod tests {
 
     #[test]
     fn rsa_keys_outside_the_bounds_are_refused_by_name() {
-        for bits in [2048, 3072, 4096] {
+        for bits in [2048, 3072, 4096, 8192] {
             let key = PublicKey::from_pem(pem(&rsa(bits)).as_bytes()).unwrap();
             assert_eq!(key.algorithm(), Algorithm::Rsa(bits));
         }
-        for bits in [1024, 2047, 4097, 8192] {
+        for bits in [1024, 2047, 8193, 16384] {
             assert_eq!(error(&pem(&rsa(bits))), KeyError::RsaBits { found: bits });
         }
-        assert!(KeyError::RsaBits { found: 1024 }.to_string().contains("2048 to 4096 bits, found 1024"));
+        assert!(KeyError::RsaBits { found: 1024 }.to_string().contains("2048 to 8192 bits, found 1024"));
     }
 
     #[test]

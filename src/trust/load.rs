@@ -1,0 +1,154 @@
+//! Loads roots from what is at hand: the binary, files, and what was kept. Blocking, and without the network.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::kept::{self, Kept};
+use super::root::Root;
+use super::set::{Origin, State, Trust};
+use super::source::{Anchor, Given, RootSource, TRUSTED_ROOT_TARGET, TufSource};
+use super::tuf::{self, Fetched};
+use crate::config::files;
+use crate::limits;
+
+/// All roots from what is at hand. `state` is the vetter's state folder; `previous` are the roots in force until now.
+/// None of this fails: a root that cannot be had is told as such.
+pub fn load(sources: &[RootSource], state: &Path, previous: Option<&Trust>, now: SystemTime) -> Trust {
+    let one = |source: &RootSource| {
+        let previous = previous.and_then(|trust| trust.state(&source.name));
+        (source.name.clone(), reload(source, state, previous, now))
+    };
+    Trust::new(sources.iter().map(one))
+}
+
+/// One root from what is at hand.
+pub(super) fn reload(source: &RootSource, state: &Path, previous: Option<&State>, now: SystemTime) -> State {
+    let blank = State::of(source);
+    let previous = previous.filter(|previous| previous.root.is_some() && previous.source == blank.source);
+    let loaded = match (&source.tuf, &source.given) {
+        (Some(tuf), given) => repository(source, tuf, given.as_ref(), state, &blank),
+        (None, Some(Given::File(path))) => file(source, path, state, now, &blank),
+        (None, Some(given)) => at_hand(given, state_of(&blank, Origin::Source)),
+        (None, None) => State { error: Some("no source".to_owned()), ..blank },
+    };
+    match previous {
+        // What is in force is at least as good as nothing, and as what was given for the time before it.
+        Some(previous) if matches!(loaded.origin, Origin::Nothing | Origin::Given) => State {
+            origin: if loaded.error.is_some() { Origin::Kept } else { previous.origin },
+            error: loaded.error,
+            ..previous.clone()
+        },
+        _ => loaded,
+    }
+}
+
+fn state_of(blank: &State, origin: Origin) -> State {
+    State { origin, ..blank.clone() }
+}
+
+fn at_hand(given: &Given, state: State) -> State {
+    let parsed = match given {
+        Given::Embedded => Root::embedded().map_err(|error| error.to_string()),
+        Given::Inline(bytes) => Root::parse(bytes).map_err(|error| error.to_string()),
+        Given::File(path) => read(path).and_then(|bytes| parse(&bytes)),
+    };
+    match parsed {
+        Ok(root) => State { root: Some(Arc::new(root)), ..state },
+        Err(error) => State { origin: Origin::Nothing, error: Some(error), ..state },
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Root, String> {
+    Root::parse(bytes).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path) -> Result<Bytes, String> {
+    let read = files::read_guarded(path, "TRUSTED_ROOT_BYTES", limits::TRUSTED_ROOT_BYTES);
+    read.map(Bytes::from).map_err(|error| error.to_string())
+}
+
+fn file(source: &RootSource, path: &Path, state: &Path, now: SystemTime, blank: &State) -> State {
+    let before = kept::read(state, &source.name);
+    let read = read(path).and_then(|bytes| match parse(&bytes) {
+        Ok(root) => Ok((bytes, root)),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    });
+    match read {
+        Ok((bytes, root)) => {
+            let same =
+                |kept: &Kept| kept.files.get(TRUSTED_ROOT_TARGET) == Some(&bytes) && kept.files.len() == 1;
+            if !before.is_ok_and(|before| before.as_ref().is_some_and(same)) {
+                let files = [(TRUSTED_ROOT_TARGET.to_owned(), bytes)].into();
+                keep(state, &source.name, &Kept { at: now, files });
+            }
+            State { root: Some(Arc::new(root)), at: Some(now), ..state_of(blank, Origin::Source) }
+        }
+        Err(error) => {
+            let good = before.ok().flatten().and_then(|kept| {
+                let root = parse(kept.files.get(TRUSTED_ROOT_TARGET)?).ok()?;
+                Some((root, kept.at))
+            });
+            let blank = State { error: Some(error), failures: 1, ..blank.clone() };
+            match good {
+                Some((root, at)) => {
+                    State { root: Some(Arc::new(root)), at: Some(at), ..state_of(&blank, Origin::Kept) }
+                }
+                None => blank,
+            }
+        }
+    }
+}
+
+fn repository(
+    source: &RootSource,
+    tuf: &TufSource,
+    given: Option<&Given>,
+    state: &Path,
+    blank: &State,
+) -> State {
+    let before = anchor(tuf).and_then(|anchor| match kept::read(state, &source.name)? {
+        Some(kept) => tuf::from_kept(&kept, &anchor, &tuf.target).map(Some),
+        None => Ok(None),
+    });
+    match before.and_then(|fetched| fetched.map(|fetched| taken(&fetched, blank)).transpose()) {
+        Ok(Some(loaded)) => loaded,
+        other => {
+            let error = other.err().map(|why| format!("what was kept is of no use: {why}"));
+            let loaded = match given {
+                Some(given) => at_hand(given, state_of(blank, Origin::Given)),
+                None => state_of(blank, Origin::Nothing),
+            };
+            State { error: error.or(loaded.error), ..loaded }
+        }
+    }
+}
+
+/// The pinned `root.json`.
+pub(super) fn anchor(tuf: &TufSource) -> Result<Bytes, String> {
+    match &tuf.anchor {
+        Anchor::Inline(bytes) => Ok(bytes.clone()),
+        Anchor::File(path) => files::read_guarded(path, "TUF_ROOT_BYTES", limits::TUF_ROOT_BYTES)
+            .map(Bytes::from)
+            .map_err(|error| error.to_string()),
+    }
+}
+
+/// What a repository says, as a root in force.
+pub(super) fn taken(fetched: &Fetched, blank: &State) -> Result<State, String> {
+    Ok(State {
+        root: Some(Arc::new(parse(&fetched.target)?)),
+        at: Some(fetched.kept.at),
+        expires: Some(fetched.expires),
+        ..state_of(blank, Origin::Source)
+    })
+}
+
+/// Keeps material; a full disk takes nothing away from it.
+pub(super) fn keep(state: &Path, name: &str, material: &Kept) {
+    if let Err(error) = kept::write(state, name, material) {
+        tracing::error!(%error, root = name, "a trusted root cannot be kept for a start without its source");
+    }
+}
