@@ -201,6 +201,9 @@ pub const POLICY_ATTESTATIONS: usize = 16;
 /// Repositories that one policy looks for evidence in; each is asked at each cold vetting.
 pub const POLICY_PLACES: usize = 4;
 
+/// Results of verifying that the vetter remembers, each of a few KiB: some for each of a node's images.
+pub const VERIFICATIONS: usize = 2_000;
+
 /// Distinct logs or timestamp authorities that a signer can be asked for; there are two public logs today.
 pub const WITNESSES: u8 = 8;
 

@@ -101,6 +101,12 @@ named! {
         SignatureMissing = "SignatureMissing",
         /// Denied: signed, and by none of the policy's keys.
         SignatureByOtherKey = "SignatureByOtherKey",
+        /// Denied: signed with a certificate, for nobody whom the policy names.
+        SignatureByOtherIdentity = "SignatureByOtherIdentity",
+        /// Denied: the signature's certificate, log entry or timestamp does not hold.
+        SignatureInvalid = "SignatureInvalid",
+        /// Denied: it has no attestation of the type that is asked for.
+        AttestationMissing = "AttestationMissing",
         /// Denied: what the policy's key signed is no claim about an image.
         SignatureMalformed = "SignatureMalformed",
         /// Denied: the policy's key signed another image.
@@ -125,6 +131,8 @@ named! {
         ContentDiffers = "ContentDiffers",
         /// Undecided: a limit of crivet's was hit; the message names it.
         LimitReached = "LimitReached",
+        /// Undecided: a trusted root that a policy rests on is not there.
+        TrustMissing = "TrustMissing",
         /// Undecided: what it is made of cannot be vetted: a checkpoint, another platform, a broken manifest.
         ImageUnusable = "ImageUnusable",
         /// Undecided: the call does not say well enough which image is meant.

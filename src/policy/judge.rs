@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::model::{ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use super::model::comparable_repository;
+use super::model::{
+    ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted,
+};
 use crate::image::{Digest, ImageName, Reference, quoted};
 use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 
@@ -172,6 +174,20 @@ impl Why {
             Self::OtherRepository { text, .. } => text.clone(),
         }
     }
+
+    /// As part of the answer's one line. With several signers it says nothing that the last one's key is not the signature's.
+    fn told(&self) -> String {
+        match self {
+            Self::Verify(failure) if self.shortfall() == Shortfall::OtherKey => {
+                let by = failure
+                    .signer
+                    .as_ref()
+                    .map(|claimed| format!("; it says that it is by {}", claimed.signer));
+                format!("made by none of the policy's signers{}", by.unwrap_or_default())
+            }
+            _ => self.text(),
+        }
+    }
 }
 
 /// What came of one need.
@@ -249,7 +265,9 @@ impl Case<'_> {
                     all.checks.extend(found.checks);
                     // What is undecided may be denied by another need: that is told, and is final.
                     all.short = match (all.short, found.short.filter(|_| !found.holds)) {
-                        (Some(first), Some(other)) if first.why.is_undecided() && !other.why.is_undecided() => {
+                        (Some(first), Some(other))
+                            if first.why.is_undecided() && !other.why.is_undecided() =>
+                        {
                             Some(other)
                         }
                         (first, other) => first.or(other),
@@ -269,7 +287,9 @@ impl Case<'_> {
                     if let Some(other) = found.short {
                         expected.push(other.expected.clone());
                         // As long as one may hold, it is not denied.
-                        let first = short.take().filter(|first| first.why.is_undecided() || !other.why.is_undecided());
+                        let first = short
+                            .take()
+                            .filter(|first| first.why.is_undecided() || !other.why.is_undecided());
                         short = Some(first.unwrap_or(other));
                     }
                 }
@@ -311,8 +331,8 @@ impl Case<'_> {
         let furthest = failures.iter().max_by_key(|why| why.rank());
         let found = match (failures.len(), furthest) {
             (_, None) => format!("no {what}"),
-            (1, Some(furthest)) => format!("1 signature: {}", furthest.text()),
-            (n, Some(furthest)) => format!("{n} signatures, the nearest: {}", furthest.text()),
+            (1, Some(furthest)) => format!("1 {what}: {}", furthest.told()),
+            (n, Some(furthest)) => format!("{n} {what}s, the nearest: {}", furthest.told()),
         };
         if checks.is_empty() {
             checks.push(Check::of(format!("{what}s"), Outcome::Failed, "there is none".to_owned()));
@@ -334,7 +354,9 @@ impl Case<'_> {
         let all = self.evidence.len();
         match &requirement.wanted {
             Wanted::Signature => format!("signature {n} of {all}"),
-            Wanted::Attestation(types) => format!("attestation {} {n} of {all}", one_of(types.iter().cloned())),
+            Wanted::Attestation(types) => {
+                format!("attestation {} {n} of {all}", one_of(types.iter().cloned()))
+            }
         }
     }
 

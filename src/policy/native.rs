@@ -217,8 +217,10 @@ fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>
         let predicate_type = attestation.predicate_type.value.clone();
         let plain = !predicate_type.chars().any(|c| c.is_control() || c.is_whitespace());
         if !predicate_type.contains(':') || !plain {
-            let meant = predicate_type_of(&predicate_type).map_or(String::new(), |uri| format!("; write {uri}"));
-            let text = format!("{at}.predicateType: expected a URI, found {}{meant}", quoted(&predicate_type));
+            let meant =
+                predicate_type_of(&predicate_type).map_or(String::new(), |uri| format!("; write {uri}"));
+            let text =
+                format!("{at}.predicateType: expected a URI, found {}{meant}", quoted(&predicate_type));
             faults.push(document.fault_at(&attestation.predicate_type, text));
         }
         let wanted = Wanted::Attestation(vec![predicate_type]);

@@ -9,8 +9,8 @@ use super::model::Signer;
 use crate::image::quoted;
 use crate::limits;
 use crate::verify::{
-    Authority, Certificate, FulcioClaim, Identity, KeyAuthority, KeylessAuthority, Matcher, PkiAuthority, PkiSubject,
-    PublicKey, Witness, Witnesses,
+    Authority, Certificate, FulcioClaim, Identity, KeyAuthority, KeylessAuthority, Matcher, PkiAuthority,
+    PkiSubject, PublicKey, Witness, Witnesses,
 };
 use crate::yaml::{Document, Fault};
 
@@ -123,27 +123,28 @@ impl Reader<'_> {
             );
             return Vec::new();
         }
-        let mut authorities = Vec::with_capacity(count);
+        let mut signers: Vec<Signer> = Vec::with_capacity(count);
         for key in written.keys {
             let witnesses = Witnesses {
                 logs: self.witness("keys.transparencyLogs", key.transparency_logs.as_ref(), 0, true),
                 timestamps: self.witness("keys.timestamps", key.timestamps.as_ref(), 0, true),
             };
-            authorities.extend(self.key("keys.data", key.name.as_ref(), &key.data, witnesses));
-        }
-        for keyless in written.keyless {
-            authorities.extend(self.keyless(keyless));
-        }
-        for certificates in written.certificates {
-            authorities.extend(self.pki(certificates));
-        }
-        let mut signers: Vec<Signer> = Vec::with_capacity(authorities.len());
-        for authority in authorities {
-            let signer = Signer::new(authority);
-            if signers.iter().any(|known| known.fingerprint == signer.fingerprint) {
-                self.fault_at_start("", "expected each signer once, found one twice; remove it".to_owned());
+            let Some(authority) = self.key("keys.data", key.name.as_ref(), &key.data, witnesses) else {
+                continue;
+            };
+            if is_among(&signers, &authority) {
+                self.fault_at("keys", &key.data, TWICE.to_owned());
             } else {
-                signers.push(signer);
+                signers.push(Signer::new(authority));
+            }
+        }
+        let keyless: Vec<_> = written.keyless.iter().filter_map(|keyless| self.keyless(keyless)).collect();
+        let pki: Vec<_> = written.certificates.iter().filter_map(|written| self.pki(written)).collect();
+        for authority in keyless.into_iter().chain(pki) {
+            if is_among(&signers, &authority) {
+                self.fault_at_start("", TWICE.to_owned());
+            } else {
+                signers.push(Signer::new(authority));
             }
         }
         signers
@@ -158,7 +159,9 @@ impl Reader<'_> {
         witnesses: Witnesses,
     ) -> Option<Authority> {
         match PublicKey::from_pem(data.value.as_bytes()) {
-            Ok(public) => Some(Authority::Key(KeyAuthority { name: name.map(shown), key: public, witnesses })),
+            Ok(public) => {
+                Some(Authority::Key(KeyAuthority { name: name.map(shown), key: public, witnesses }))
+            }
             Err(error) => {
                 self.fault_at(key, data, error.to_string());
                 None
@@ -170,16 +173,24 @@ impl Reader<'_> {
         let root = written.trust_root.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned());
         let sct = match &written.insecure_ignore_sct {
             Some(ignore) if !ignore.value => {
-                self.fault_at("keyless.insecureIgnoreSCT", ignore, "expected true, found false; leave it out".to_owned());
+                self.fault_at(
+                    "keyless.insecureIgnoreSCT",
+                    ignore,
+                    "expected true, found false; leave it out".to_owned(),
+                );
                 true
             }
             Some(_) => false,
             None => true,
         };
         if written.identities.is_empty() {
-            self.fault_at_start("keyless.identities", "expected at least one identity, found none; add one".to_owned());
+            self.fault_at_start(
+                "keyless.identities",
+                "expected at least one identity, found none; add one".to_owned(),
+            );
         }
-        let identities: Vec<_> = written.identities.iter().filter_map(|identity| self.identity(identity)).collect();
+        let identities: Vec<_> =
+            written.identities.iter().filter_map(|identity| self.identity(identity)).collect();
         let logs = written.transparency_logs.as_ref();
         let witnesses = Witnesses {
             // As cosign and policy-controller want it unless told otherwise.
@@ -263,7 +274,11 @@ impl Reader<'_> {
                 self.fault_at(&format!("{key}RegExp"), expression, error.to_string());
             }),
             (Some(_), Some(expression)) => {
-                self.fault_at(key, expression, format!("expected it or {}RegExp, found both; keep one", last(key)));
+                self.fault_at(
+                    key,
+                    expression,
+                    format!("expected it or {}RegExp, found both; keep one", last(key)),
+                );
                 Err(())
             }
         }
@@ -276,7 +291,10 @@ impl Reader<'_> {
             None => Vec::new(),
         };
         if written.subjects.is_empty() {
-            self.fault_at_start("certificates.subjects", "expected at least one subject, found none; add one".to_owned());
+            self.fault_at_start(
+                "certificates.subjects",
+                "expected at least one subject, found none; add one".to_owned(),
+            );
         }
         let mut subjects = Vec::with_capacity(written.subjects.len());
         for subject in &written.subjects {
@@ -286,8 +304,11 @@ impl Reader<'_> {
                 subject.subject_reg_exp.as_ref(),
             );
             let Ok(matcher) = matcher else { continue };
-            let compiled =
-                PkiSubject { subject: matcher, email: subject.email.clone(), hostname: subject.hostname.clone() };
+            let compiled = PkiSubject {
+                subject: matcher,
+                email: subject.email.clone(),
+                hostname: subject.hostname.clone(),
+            };
             if compiled == PkiSubject::default() {
                 let text = "expected subject, subjectRegExp, email or hostname, found none; write one";
                 self.fault_at_start("certificates.subjects", text.to_owned());
@@ -349,6 +370,22 @@ impl Reader<'_> {
     fn key_of(&self, key: &str) -> String {
         if key.is_empty() { self.at.to_owned() } else { format!("{}.{key}", self.at) }
     }
+}
+
+const TWICE: &str = "expected each signer once, found one twice; remove it";
+
+/// Whether one of them is the same but for its name.
+fn is_among(signers: &[Signer], authority: &Authority) -> bool {
+    let nameless = |authority: &Authority| {
+        let mut authority = authority.clone();
+        match &mut authority {
+            Authority::Key(KeyAuthority { name, .. })
+            | Authority::Keyless(KeylessAuthority { name, .. })
+            | Authority::Pki(PkiAuthority { name, .. }) => *name = None,
+        }
+        authority
+    };
+    signers.iter().any(|signer| nameless(&signer.authority) == nameless(authority))
 }
 
 fn last(key: &str) -> &str {

@@ -327,14 +327,19 @@ fn places(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<F
                 Some(oci) => match repository_named(&oci.value) {
                     Some(repository) => Some(repository),
                     None => {
-                        faults.push(document.fault_at(oci, format!("{AT}.oci: {}", not_a_repository(&oci.value))));
+                        faults.push(
+                            document.fault_at(oci, format!("{AT}.oci: {}", not_a_repository(&oci.value))),
+                        );
                         continue;
                     }
                 },
             };
             let tag_prefix = source.tag_prefix.as_ref().map_or("", |prefix| &prefix.value);
             if let Some(prefix) = source.tag_prefix.as_ref().filter(|_| !is_tag_prefix(tag_prefix)) {
-                let text = format!("{AT}.tagPrefix: expected what a tag may begin with, found {}", quoted(tag_prefix));
+                let text = format!(
+                    "{AT}.tagPrefix: expected what a tag may begin with, found {}",
+                    quoted(tag_prefix)
+                );
                 faults.push(document.fault_at(prefix, text));
             }
             add(Place { repository, tag_prefix: tag_prefix.to_owned() });
@@ -357,14 +362,26 @@ const REKOR: &str = "https://rekor.sigstore.dev";
 
 /// What an authority asks for besides the signature. `own`: keyless, so that a log is asked for unless told otherwise,
 /// as policy-controller does.
-fn witnesses(document: &Document<'_>, authority: &Authority, own: bool, faults: &mut Vec<Fault>) -> Witnesses {
+fn witnesses(
+    document: &Document<'_>,
+    authority: &Authority,
+    own: bool,
+    faults: &mut Vec<Fault>,
+) -> Witnesses {
     let root = |named: &Option<String>| match named {
         Some(name) => Some(name.clone()),
         None => (!own).then(|| PUBLIC_GOOD.to_owned()),
     };
     let logs = match &authority.ctlog {
         Some(Ctlog { url, trust_root_ref }) => {
-            public(document, "spec.authorities.ctlog.url", url.as_ref(), REKOR, trust_root_ref.is_some(), faults);
+            public(
+                document,
+                "spec.authorities.ctlog.url",
+                url.as_ref(),
+                REKOR,
+                trust_root_ref.is_some(),
+                faults,
+            );
             Witness { count: 1, root: root(trust_root_ref) }
         }
         None => Witness { count: u8::from(own), root: None },
@@ -453,7 +470,12 @@ fn key(
         }
         return None;
     };
-    Reader { document, at: "spec.authorities", faults }.key("key.data", authority.name.as_ref(), data, witnesses)
+    Reader { document, at: "spec.authorities", faults }.key(
+        "key.data",
+        authority.name.as_ref(),
+        data,
+        witnesses,
+    )
 }
 
 /// A glob with the literal text that every name it covers begins with.
@@ -468,7 +490,7 @@ pub(super) const DOCKER_HUB: &str = "index.docker.io/";
 
 fn read_glob(written: &str) -> Result<Glob, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_:/*.@".contains(&b);
-    if written.is_empty() || written.len() > crate::limits::REFERENCE_BYTES || !written.bytes().all(plain) {
+    if written.is_empty() || written.len() > limits::REFERENCE_BYTES || !written.bytes().all(plain) {
         return Err(format!("expected a glob of letters, digits and -_:/*.@, found {}", quoted(written)));
     }
     let glob = match written {

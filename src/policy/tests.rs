@@ -1,12 +1,15 @@
 //! Policies from documents to judgements.
 
+mod signers;
 mod sigstore;
+
+use std::time::SystemTime;
 
 use super::*;
 use crate::image::{Digest, ImageName, json};
 use crate::limits;
-use crate::verify::SimpleSigning;
 use crate::verify::testing::{Signer, claim_of};
+use crate::verify::{self, Evidence, SimpleSigning};
 
 fn file(name: &str, text: &str) -> SourceFile {
     SourceFile { name: name.to_owned(), bytes: text.as_bytes().to_vec() }
@@ -42,11 +45,20 @@ fn applicable(set: &PolicySet, image: &str, namespace: Option<&str>) -> Vec<Stri
     found.iter().map(|policy| policy.name().to_owned()).collect()
 }
 
+/// By signatures with keys, which need no trusted root.
 fn judge(set: &PolicySet, image: &str, signatures: &[SimpleSigning]) -> Judgement {
+    let evidence: Vec<Evidence> = signatures.iter().cloned().map(Evidence::Simple).collect();
+    judge_evidence(set, image, &evidence)
+}
+
+fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgement {
     let name = ImageName::parse(image).unwrap();
     let subject = Subject { name: &name, namespace: Some("default") };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
-    policy.judge(&subject, &[index(), manifest()], signatures)
+    let digests = [index(), manifest()];
+    policy.judge(&subject, &digests, evidence, &mut |evidence, signer, sought| {
+        verify::verify(evidence, &signer.authority, sought, &digests, &(), SystemTime::UNIX_EPOCH)
+    })
 }
 
 fn index() -> Digest {
@@ -100,13 +112,26 @@ fn schema_has_the_keys_that_are_read() {
         ("/properties/metadata", signed(&pem, "").replace("name: signed", "name: signed, unknown: 1")),
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
         ("/properties/spec/properties/requirements", signed(&pem, "    unknown: 1\n")),
-        (
-            "/properties/spec/properties/requirements/properties/keys/items",
-            signed(&pem, "      unknown: 1\n"),
-        ),
+        ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
             "/properties/spec/properties/requirements/properties/claimedRepository",
             signed(&pem, "    claimedRepository: {unknown: 1}\n"),
+        ),
+        ("/$defs/keys/items/properties/timestamps", signed(&pem, "      timestamps: {unknown: 1}\n")),
+        ("/$defs/keyless/items", signed(&pem, "    keyless: [{unknown: 1}]\n")),
+        ("/$defs/identity", signed(&pem, "    keyless: [{identities: [{unknown: 1}]}]\n")),
+        ("/$defs/certificates/items", signed(&pem, "    certificates: [{unknown: 1}]\n")),
+        (
+            "/$defs/certificates/items/properties/subjects/items",
+            signed(&pem, "    certificates: [{roots: a, subjects: [{unknown: 1}]}]\n"),
+        ),
+        (
+            "/properties/spec/properties/requirements/properties/attestations/items",
+            signed(&pem, "    attestations: [{unknown: 1}]\n"),
+        ),
+        (
+            "/properties/spec/properties/requirements/properties/evidence/items",
+            signed(&pem, "    evidence: [{unknown: 1}]\n"),
         ),
         (
             "/properties/spec/properties/deny",
@@ -119,6 +144,8 @@ fn schema_has_the_keys_that_are_read() {
         let mut read: Vec<&str> = read.split(", ").map(str::trim).collect();
         read.sort_unstable();
         let object = schema.pointer(place).unwrap();
+        let meant = object["$ref"].as_str().map(|to| schema.pointer(to.trim_start_matches('#')).unwrap());
+        let object = meant.unwrap_or(object);
         let keys: Vec<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, read, "{place}");
         assert_eq!(object["additionalProperties"], false, "{place}");
@@ -139,9 +166,10 @@ fn one_signature_that_meets_everything_satisfies() {
         let Judgement::Satisfied { by, checks } = judge(&set, "r.io/team/app:v1", &[junk, signature]) else {
             panic!("unsatisfied")
         };
-        let key = signer.key().fingerprint();
-        let repository = "r.io/team/app".to_owned();
-        assert_eq!(by, [Verified { key, key_name: Some("release".to_owned()), digest, repository }]);
+        let [by] = &by[..] else { panic!("{by:?}") };
+        assert_eq!(by.signer, verify::Signer::Key(signer.key().fingerprint()));
+        assert_eq!((by.authority.as_deref(), by.digest), (Some("release"), digest));
+        assert_eq!(by.docker_reference.as_deref(), Some("r.io/team/app"));
         assert_eq!(checks.iter().map(|c| c.outcome).collect::<Vec<_>>(), [Outcome::Failed, Outcome::Passed]);
     }
 }
@@ -153,7 +181,7 @@ fn image_without_a_good_signature_does_not_satisfy() {
     let judged = |signature| found(judge(&set, "r.io/team/app", &[signature]));
     let good = claim_of(index(), "r.io/team/app");
     assert_eq!(found(judge(&set, "r.io/team/app", &[])), "no signature");
-    assert_eq!(judged(stranger.sign(good.as_bytes())), "1 signature: made by none of the policy's keys");
+    assert_eq!(judged(stranger.sign(good.as_bytes())), "1 signature: made by none of the policy's signers");
     let other = claim_of(Digest::of(b"other"), "r.io/team/app");
     assert!(judged(signer.sign(other.as_bytes())).contains(&format!("it is about {}", Digest::of(b"other"))));
     let elsewhere = claim_of(index(), "r.io/team/other");
@@ -197,22 +225,6 @@ fn claimed_repository_is_the_images_own_unless_the_policy_says_otherwise() {
         assert!(!judged("", nameless, "") && !judged("", nameless, "r.io/a"));
         assert!(judged(any, nameless, "r.io/a"));
     }
-}
-
-#[test]
-fn remembered_verification_is_asked_instead() {
-    let signer = Signer::new();
-    let set = compile(&signed(&signer.pem(), "")).unwrap();
-    let signature = signer.sign(claim_of(index(), "r.io/team/app").as_bytes());
-    let name = ImageName::parse("r.io/team/app").unwrap();
-    let subject = Subject { name: &name, namespace: None };
-    let mut asked = 0;
-    let judgement =
-        set.applicable(&subject)[0].judge_with(&subject, &[index()], &[signature], &mut |key, signing| {
-            asked += 1;
-            crate::verify::verify_simple(key, signing)
-        });
-    assert!(is_satisfied(&judgement) && asked == 1);
 }
 
 #[test]
@@ -346,7 +358,7 @@ fn each_break_of_a_valid_policy_is_named_with_file_line_and_key() {
         (
             "PUBLIC KEY",
             "PRIVATE KEY",
-            "p.yaml:10: spec.requirements.keys: expected a public key, found a PRIVATE KEY",
+            "p.yaml:10: spec.requirements.keys.data: expected a public key, found a PRIVATE KEY",
         ),
         ("PUBLIC KEY", "CERTIFICATE", "found a CERTIFICATE"),
     ] {
@@ -355,21 +367,21 @@ fn each_break_of_a_valid_policy_is_named_with_file_line_and_key() {
         assert!(!error.contains(&signer.pem().lines().nth(1).unwrap()[20..]), "{error}");
     }
     for (more, expected) in [
-        ("    claimedRepository: {}\n", "expected either oneOf"),
-        ("    claimedRepository: {oneOf: []}\n", "expected either oneOf"),
+        ("    claimedRepository: {}\n", "expected oneOf with at least one"),
+        ("    claimedRepository: {oneOf: []}\n", "expected oneOf with at least one"),
         ("    claimedRepository: {oneOf: ['r.io/*']}\n", "expected a repository without tag"),
         ("    claimedRepository: {oneOf: [r.io/a:t]}\n", "expected a repository without tag"),
         ("    claimedRepository: {insecureAny: false}\n", "expected true, found false"),
-        ("    claimedRepository: {insecureAny: true, oneOf: [a]}\n", "expected either oneOf"),
+        ("    claimedRepository: {insecureAny: true, oneOf: [a]}\n", "expected oneOf with at least one"),
         ("    claimedRepository: any\n", "p.yaml:"),
     ] {
         let error = compile(&signed(&signer.pem(), more)).unwrap_err();
         assert!(error.contains(expected), "{more}: {error}");
     }
     let twice = format!("{valid}    - data: |\n{}", indented(&signer.pem(), 8));
-    assert!(compile(&twice).unwrap_err().contains("expected each key once"));
+    assert!(compile(&twice).unwrap_err().contains("expected each signer once"));
     let none = format!("{}    keys: []\n", valid.split("    keys").next().unwrap());
-    assert!(compile(&none).unwrap_err().contains("expected at least one public key"));
+    assert!(compile(&none).unwrap_err().contains("found none; add one"));
     assert!(compile(&denying("a", "images: [a]").replace("reason: test", "reason: ' '")).is_err());
 }
 

@@ -27,6 +27,18 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The image is signed, but by none of the policy's keys",
             "Find out who signed it. If that key is to be trusted, add it to the policy; otherwise sign the image with a key the policy has.",
         ),
+        Some(Reason::SignatureByOtherIdentity) => (
+            "The image is signed with a certificate, for nobody whom the policy names",
+            "See in the message who signed it. If that identity is to be trusted, add it to the policy; otherwise sign the image where the policy expects it.",
+        ),
+        Some(Reason::SignatureInvalid) => (
+            "The signature's certificate, log entry or timestamp does not hold",
+            "Sign the image anew; the message says which check failed. If it was signed by a private instance of sigstore, name its trusted root in the policy.",
+        ),
+        Some(Reason::AttestationMissing) => (
+            "The image has no attestation of the type that the policy asks for",
+            "Attest it in the pipeline that builds it (cosign attest --type TYPE). A signature is no attestation.",
+        ),
         Some(Reason::SignatureMalformed) => (
             "A trusted key signed something that is no claim about an image",
             "Sign the image anew with cosign. If nobody can say what was signed, look into how that key is used.",
@@ -98,6 +110,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         Some(Reason::BackgroundBudget) => (
             "Not looked at: the budget for work that nobody waits for was used up",
             "Nothing is wrong with the image. It will be looked at when it is used again; crivet verify tells now.",
+        ),
+        Some(Reason::TrustMissing) => (
+            "A trusted root that a policy rests on is not there",
+            "See `crivet doctor`: add the root to trust.roots, or mend where it comes from.",
         ),
         Some(Reason::PoliciesNotLoaded) => (
             "There were no policies to decide by",

@@ -11,10 +11,10 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Subject};
+use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
 use crate::registry::Client;
 use crate::telemetry::Trace;
-use crate::verify::SimpleSigning;
+use crate::verify::{Evidence, Failure, Sought, Step, Verified};
 
 /// What decisions are made by; exchanged whole at a reload.
 pub struct InForce {
@@ -144,7 +144,7 @@ impl<'a> Case<'a> {
         let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         let policy = self.in_force.policies.as_ref().ok()?.denies(&subject, &digests)?;
-        Some(Vetting { digest: digests.first().copied(), ..self.judge(&[policy], &digests, &[]) })
+        Some(Vetting { digest: digests.first().copied(), ..self.judge_by_name(&[policy], &digests) })
     }
 
     /// Work goes on after its answer is due, so that the next try finds it done; but not for ever.
@@ -207,23 +207,39 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// As [`Case::judge`], of policies that need no evidence.
+    pub fn judge_by_name(&self, policies: &[&'a Policy], digests: &[Digest]) -> Vetting {
+        // Without evidence nothing is asked.
+        let mut unasked = |_: &Evidence, _: &Signer, _: &Sought<'_>| -> Result<Verified, Failure> {
+            let text = "there is no evidence".to_owned();
+            Err(Failure { step: Step::Format, text, undecided: true, signer: None, checks: Vec::new() })
+        };
+        self.judge(policies, digests, &[], &mut unasked)
+    }
+
     /// All of these policies must hold; the first that does not is the answer's reason.
     pub fn judge(
         &self,
         policies: &[&'a Policy],
         digests: &[Digest],
-        signatures: &[SimpleSigning],
+        evidence: &[Evidence],
+        verify: &mut Verifies<'_>,
     ) -> Vetting {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {
-            let (decision, checks) = match policy.judge(&subject, digests, signatures) {
+            let (decision, checks) = match policy.judge(&subject, digests, evidence, verify) {
                 Judgement::Satisfied { checks, .. } => (Decision::Allowed, checks),
                 Judgement::Unsatisfied { why, expected, found, remedy, checks } => {
                     let enforced = self.in_force.enforces(policy.mode());
-                    // A policy that refuses gives the reason before one that only audits.
-                    if vetting.decision == Decision::Allowed || (enforced && !vetting.enforced) {
+                    let decision = if why.is_undecided() { Decision::Undecided } else { Decision::Denied };
+                    // A policy that refuses gives the reason before one that only audits, and one that denies before
+                    // one that cannot tell.
+                    let told = (vetting.enforced, vetting.decision == Decision::Denied);
+                    if vetting.decision == Decision::Allowed
+                        || (enforced, decision == Decision::Denied) > told
+                    {
                         let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
                         vetting.reason = Some(reason(why));
                         vetting.text = format!(
@@ -233,9 +249,11 @@ impl<'a> Case<'a> {
                             policy.source()
                         );
                     }
-                    vetting.decision = Decision::Denied;
+                    if vetting.decision != Decision::Denied {
+                        vetting.decision = decision;
+                    }
                     vetting.enforced |= enforced;
-                    (Decision::Denied, checks)
+                    (decision, checks)
                 }
             };
             let (name, source) = (policy.name().to_owned(), policy.source());
@@ -253,6 +271,11 @@ fn reason(why: Shortfall) -> Reason {
     match why {
         Shortfall::Denied => Reason::DeniedByPolicy,
         Shortfall::NoSignature => Reason::SignatureMissing,
+        Shortfall::NoAttestation => Reason::AttestationMissing,
+        Shortfall::OtherIdentity => Reason::SignatureByOtherIdentity,
+        Shortfall::Invalid => Reason::SignatureInvalid,
+        Shortfall::Limit => Reason::LimitReached,
+        Shortfall::Trust => Reason::TrustMissing,
         Shortfall::OtherKey => Reason::SignatureByOtherKey,
         Shortfall::Malformed => Reason::SignatureMalformed,
         Shortfall::OtherImage => Reason::SignatureForOtherImage,

@@ -15,6 +15,7 @@ pub mod load;
 pub mod node;
 pub mod session;
 pub mod trouble;
+pub mod verifications;
 pub mod vet;
 pub mod visit;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! The order of work for one image: name → policies → digest → image ID → evidence → decision.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use super::flight::Flights;
 use super::identity::{Identities, Sources};
 use super::node::Node;
 use super::trouble::Trouble;
+use super::verifications::Verifications;
 use super::visit::Visit;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
@@ -22,13 +24,14 @@ use crate::policy::Subject;
 use crate::proofs::Proofs;
 use crate::registry::{AuthFields, Credential};
 use crate::telemetry::Role;
-use crate::verify::SimpleSigning;
+use crate::verify::Evidence;
 
 /// What stays when policies change: proofs, work under way, held credentials.
 pub struct Vetter {
     /// What is known about digests.
     pub proofs: Arc<Proofs>,
     evidences: Evidences,
+    verifications: Arc<Verifications>,
     identities: Identities,
     resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
     credentials: Arc<Credentials>,
@@ -63,6 +66,7 @@ impl Vetter {
     ) -> Vetter {
         Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
+            verifications: Arc::default(),
             identities: Identities::new(Arc::clone(&proofs), host.clone()),
             proofs,
             resolutions: Flights::default(),
@@ -135,7 +139,7 @@ impl Vetter {
     async fn decide(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
         // What needs no evidence is said first: a deny rule beats every proof.
         let plain: Vec<_> = case.policies.iter().copied().filter(|policy| !policy.needs_evidence()).collect();
-        let said = if case.policies.is_empty() { case.unmatched() } else { case.judge(&plain, &[], &[]) };
+        let said = if case.policies.is_empty() { case.unmatched() } else { case.judge_by_name(&plain, &[]) };
         let needs_no_evidence = plain.len() == case.policies.len();
         if said.decision != Decision::Allowed || (needs_no_evidence && !case.may_be_denied()) {
             return said;
@@ -361,10 +365,10 @@ impl Vetter {
     ) -> Result<(Vetting, bool), Trouble> {
         let digests = tie.digests();
         if !case.policies.iter().any(|policy| policy.needs_evidence()) {
-            let plain = || case.judge(&case.policies, &digests, &[]);
+            let plain = || case.judge_by_name(&case.policies, &digests);
             return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
         }
-        let (mut signatures, mut trouble, mut held) = (Vec::<SimpleSigning>::new(), None, false);
+        let (mut evidence, mut trouble, mut held) = (Vec::<Evidence>::new(), None, false);
         let mut vetting = None;
         // `cosign sign` signs the digest it is given, usually the index: that is asked for first.
         for digest in &digests {
@@ -379,11 +383,11 @@ impl Vetter {
             if let Ok(found) = found {
                 held |= found.held_since.is_some();
                 trouble = trouble.or(found.incomplete);
-                signatures.extend(found.signatures.iter().cloned());
+                evidence.extend(found.signatures.iter().cloned().map(Evidence::Simple));
             }
             let mut span = case.context.trace.span("verify", Role::Internal);
             span.set("crivet.digest", &digest.to_string());
-            let judged = case.judge(&case.policies, &digests, &signatures);
+            let judged = self.judge(case, &digests, &evidence).await;
             span.set("crivet.decision", judged.decision.as_str());
             drop(span);
             let allowed = judged.decision == Decision::Allowed;
@@ -398,6 +402,28 @@ impl Vetter {
             (Some(vetting), None) => Ok((vetting, held)),
             (None, None) => Err(Trouble::Late),
         }
+    }
+}
+
+impl Vetter {
+    /// Verifies one piece of evidence after the other, and lets others work in between: a single one takes a millisecond
+    /// or a few, and whoever can push to a registry may have left many.
+    async fn judge(&self, case: &Case<'_>, digests: &[Digest], evidence: &[Evidence]) -> Vetting {
+        let verifier = self.verifications.about(digests, &(), Digest::of(b""), SystemTime::now());
+        let judge = |evidence: &[Evidence]| {
+            case.judge(&case.policies, digests, evidence, &mut |evidence, signer, sought| {
+                verifier.verify(evidence, signer, sought)
+            })
+        };
+        for one in evidence {
+            let judged = judge(std::slice::from_ref(one));
+            if judged.decision == Decision::Allowed {
+                return judged;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Several together may satisfy what none does; what each came to is known by now.
+        judge(evidence)
     }
 }
 

@@ -1,6 +1,8 @@
 //! ClusterImagePolicies.
 
 use super::*;
+use crate::image::Reference;
+use crate::verify::Authority;
 
 fn sigstore(pem: &str) -> String {
     format!(
@@ -76,12 +78,16 @@ fn what_sigstore_policies_have_and_crivet_has_not_is_an_error_with_its_line() {
     let valid = sigstore(&Signer::new().pem());
     let line = valid.lines().count() + 1;
     for (more, key) in [
-        ("    keyless: {identities: []}\n", "spec.authorities.keyless"),
-        ("    ctlog: {}\n", "spec.authorities.ctlog"),
-        ("    source: [{oci: x}]\n", "spec.authorities.source"),
-        ("    attestations: []\n", "spec.authorities.attestations"),
-        ("    rfc3161timestamp: {}\n", "spec.authorities.rfc3161timestamp"),
-        ("    signatureFormat: bundle\n", "spec.authorities.signatureFormat"),
+        ("    ctlog: {url: 'https://rekor.example'}\n", "spec.authorities.ctlog.url"),
+        ("    source: [{oci: 'x:1'}]\n", "spec.authorities.source.oci"),
+        ("    source: [{tagPrefix: -x}]\n", "spec.authorities.source.tagPrefix"),
+        (
+            "    source: [{oci: x, signaturePullSecrets: []}]\n",
+            "spec.authorities.source.signaturePullSecrets",
+        ),
+        ("    attestations: [{predicateType: vuln, policy: {}}]\n", "spec.authorities.attestations.policy"),
+        ("    attestations: [{predicateType: ''}]\n", "spec.authorities.attestations.predicateType"),
+        ("    signatureFormat: other\n", "spec.authorities.signatureFormat"),
         ("      kms: x\n", "spec.authorities.key.kms"),
         ("      secretRef: {name: x}\n", "spec.authorities.key.secretRef"),
         ("  policy: {type: cue}\n", "spec.policy"),
@@ -98,5 +104,90 @@ fn what_sigstore_policies_have_and_crivet_has_not_is_an_error_with_its_line() {
     assert!(compile(&valid.replace("r.io/team/**", "nginx*")).unwrap_err().contains("index.docker.io/"));
     assert!(compile(&valid.replace("- glob: r.io/team/**", "[]")).is_err());
     let (head, _) = valid.split_once("  authorities:").unwrap();
-    assert!(compile(head).unwrap_err().contains("expected at least one authority"));
+    assert!(
+        compile(head).unwrap_err().contains("expected one to 32 authorities (limit POLICY_KEYS), found 0")
+    );
+}
+
+/// A keyless authority of a ClusterImagePolicy with these fields.
+fn keyless(fields: &str) -> String {
+    format!(
+        "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: cip}}\nspec:\n  \
+         images: [{{glob: '**'}}]\n  authorities:\n  - keyless: {{{fields}}}\n"
+    )
+}
+
+const IDENTITY: &str = "identities: [{issuer: https://i.example, subjectRegExp: 'https://i.example/org/.*'}]";
+
+fn authorities(set: &PolicySet) -> Vec<Authority> {
+    let requirements = set.policies()[0].requirements();
+    requirements.iter().flat_map(|one| &one.signers).map(|signer| signer.authority.clone()).collect()
+}
+
+#[test]
+fn keyless_authority_wants_a_log_and_an_sct_by_the_public_root_unless_told_otherwise() {
+    let [Authority::Keyless(plain)] = &authorities(&compile(&keyless(IDENTITY)).unwrap())[..] else {
+        panic!()
+    };
+    assert_eq!((plain.root.as_str(), plain.sct), ("public-good", true));
+    assert_eq!((plain.witnesses.logs.count, plain.witnesses.timestamps.count), (1, 0));
+    assert!(plain.identities[0].subject.matches("https://i.example/org/x"));
+    assert!(!plain.identities[0].subject.matches("evil https://i.example/org/x"));
+    let more =
+        format!("url: https://fulcio.example, trustRootRef: corp, insecureIgnoreSCT: true, {IDENTITY}");
+    let text = format!("{}    rfc3161timestamp: {{trustRootRef: tsa}}\n", keyless(&more));
+    let set = compile(&text).unwrap();
+    let [Authority::Keyless(corp)] = &authorities(&set)[..] else { panic!() };
+    assert_eq!((corp.root.as_str(), corp.sct), ("corp", false));
+    assert_eq!(corp.witnesses.timestamps.root.as_deref(), Some("tsa"));
+    assert_eq!(set.policies()[0].trust_roots().into_iter().collect::<Vec<_>>(), ["corp", "tsa"]);
+}
+
+#[test]
+fn keyless_authority_that_leaves_something_open_is_an_error() {
+    for (fields, expected) in [
+        ("identities: []", "expected at least one identity"),
+        ("identities: [{issuer: a}]", "identities.subject: expected it or subjectRegExp, found neither"),
+        ("identities: [{issuer: a, issuerRegExp: a, subject: b}]", "found both"),
+        ("identities: [{issuer: '', subject: b}]", "found an empty one"),
+        ("identities: [{issuer: a, subjectRegExp: '('}]", "regular expression"),
+        ("url: https://fulcio.example, identities: [{issuer: a, subject: b}]", "TrustRoot"),
+        ("ca-cert: {data: x}, identities: [{issuer: a, subject: b}]", "keyless.ca-cert"),
+        ("identities: [{issuer: a, subject: b, claims: {}}]", "unknown field `claims`"),
+    ] {
+        let error = compile(&keyless(fields)).unwrap_err();
+        assert!(error.contains(expected), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn authority_with_attestations_asks_for_each_and_for_no_signature() {
+    let text = format!(
+        "{}    attestations: [{{predicateType: vuln}}, {{predicateType: 'https://x/y'}}]\n",
+        keyless(IDENTITY)
+    );
+    let set = compile(&text).unwrap();
+    let wanted: Vec<_> =
+        set.policies()[0].requirements().iter().map(|one| format!("{:?}", one.wanted)).collect();
+    assert_eq!(
+        wanted,
+        [
+            "Attestation([\"https://cosign.sigstore.dev/attestation/vuln/v1\"])",
+            "Attestation([\"https://x/y\"])",
+        ]
+    );
+}
+
+#[test]
+fn sources_are_where_evidence_is_looked_for() {
+    let places = |more: &str| {
+        let set = compile(&format!("{}{more}", keyless(IDENTITY))).unwrap();
+        let shown = |place: &Place| {
+            let repository = place.repository.as_ref().map_or("own".to_owned(), Reference::repo_name);
+            format!("{repository} {}", place.tag_prefix)
+        };
+        set.policies()[0].places().iter().map(shown).collect::<Vec<_>>()
+    };
+    assert_eq!(places(""), ["own "]);
+    assert_eq!(places("    source: [{oci: r.io/sigs}, {tagPrefix: p_}]\n"), ["r.io/sigs ", "own p_"]);
 }

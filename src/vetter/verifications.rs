@@ -1,0 +1,142 @@
+//! What verifying came to, remembered: it depends on the evidence, the signer, what is sought, the image's digests and
+//! the trusted roots, and on nothing else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use crate::image::Digest;
+use crate::limits;
+use crate::policy::Signer;
+use crate::verify::{self, Annotations, Authority, Evidence, Failure, Roots, Sought, Verified};
+
+/// What verifying came to.
+type Outcome = Arc<Result<Verified, Failure>>;
+
+/// Remembers at most [`limits::VERIFICATIONS`].
+#[derive(Default)]
+pub struct Verifications {
+    held: Mutex<HashMap<Digest, (Outcome, Instant)>>,
+}
+
+/// Verifies for one image, by the trusted roots of one moment.
+pub struct Verifier<'a> {
+    held: &'a Verifications,
+    digests: &'a [Digest],
+    roots: &'a (dyn Roots + Sync),
+    /// What the roots are made of: another is another answer.
+    trust: Digest,
+    now: SystemTime,
+}
+
+impl Verifications {
+    /// For an image that has these digests.
+    pub fn about<'a>(
+        &'a self,
+        digests: &'a [Digest],
+        roots: &'a (dyn Roots + Sync),
+        trust: Digest,
+        now: SystemTime,
+    ) -> Verifier<'a> {
+        Verifier { held: self, digests, roots, trust, now }
+    }
+
+    fn find(&self, key: &Digest, now: SystemTime) -> Option<Outcome> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcome, used) = held.get_mut(key)?;
+        // A certificate that the clock vouched for ends, and then this is no longer so.
+        if outcome.as_ref().as_ref().is_ok_and(|verified| verified.until.is_some_and(|until| until <= now)) {
+            held.remove(key);
+            return None;
+        }
+        *used = Instant::now();
+        Some(Arc::clone(outcome))
+    }
+
+    fn keep(&self, key: Digest, outcome: &Outcome) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(key, (Arc::clone(outcome), Instant::now()));
+        if held.len() > limits::VERIFICATIONS {
+            let mut ages: Vec<_> = held.values().map(|(_, used)| *used).collect();
+            ages.sort_unstable();
+            // Half at once, so that this is rare.
+            if let Some(middle) = ages.get(ages.len() / 2) {
+                held.retain(|_, (_, used)| *used > *middle);
+            }
+        }
+    }
+}
+
+impl Verifier<'_> {
+    /// As [`verify::verify`], or what it said before.
+    pub fn verify(
+        &self,
+        evidence: &Evidence,
+        signer: &Signer,
+        sought: &Sought<'_>,
+    ) -> Result<Verified, Failure> {
+        let key = self.key(evidence, signer, sought);
+        if let Some(outcome) = self.held.find(&key, self.now) {
+            return outcome.as_ref().clone();
+        }
+        let outcome = verify::verify(evidence, &signer.authority, sought, self.digests, self.roots, self.now);
+        let keeps = match &outcome {
+            Ok(_) => true,
+            // What is not known, or what the clock has refused, may be so no more the next time.
+            Err(failure) => !failure.undecided && !matches!(signer.authority, Authority::Pki(_)),
+        };
+        if keeps {
+            self.held.keep(key, &Arc::new(outcome.clone()));
+        }
+        outcome
+    }
+
+    fn key(&self, evidence: &Evidence, signer: &Signer, sought: &Sought<'_>) -> Digest {
+        let mut hash = Sha256::new();
+        // With their lengths, so that no two questions have one key.
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(self.trust.to_string().as_bytes());
+        part(signer.fingerprint.to_string().as_bytes());
+        let annotations = match evidence {
+            Evidence::Simple(signing) => {
+                part(b"simple");
+                part(&signing.payload);
+                part(signing.signature.as_bytes());
+                Some(&signing.annotations)
+            }
+            Evidence::Attached(attached) => {
+                part(b"attached");
+                part(&attached.envelope);
+                Some(&attached.annotations)
+            }
+            Evidence::Bundle(bundle) => {
+                part(b"bundle");
+                part(bundle);
+                None
+            }
+        };
+        if let Some(Annotations { certificate, chain, bundle, rfc3161timestamp }) = annotations {
+            for annotation in [certificate, chain, bundle, rfc3161timestamp] {
+                part(annotation.as_deref().unwrap_or_default().as_bytes());
+            }
+        }
+        match sought {
+            Sought::Signature => part(b"signature"),
+            Sought::Attestation { predicate_types } => {
+                for predicate_type in *predicate_types {
+                    part(predicate_type.as_bytes());
+                }
+            }
+        }
+        for digest in self.digests {
+            part(digest.to_string().as_bytes());
+        }
+        Digest::from_raw(hash.finalize().into())
+    }
+}
