@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vetter = protox::compile(["vetter.proto"], ["proto"])?;
     let control = protox::compile(["control.proto"], ["proto"])?;
     let otlp = protox::compile(["otlp.proto"], ["proto"])?;
+    let proofs = protox::compile(["proofs.proto"], ["proto"])?;
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");
 
@@ -23,12 +24,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .compile_fds(control)?;
     // A credential must not reach a log by way of a debug format.
     let secrets = ["runtime.v1.AuthConfig", "crivet.vetter.Auth"];
-    for set in [cri, containerd, vetter, otlp] {
+    for set in [cri, containerd, vetter, otlp, proofs] {
         tonic_prost_build::configure()
             .build_server(false)
             .build_transport(false)
             .btree_map(".")
             .bytes(".crivet.vetter")
+            .bytes(".crivet.proofs")
             .skip_debug(secrets)
             .compile_fds(set)?;
     }

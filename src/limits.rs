@@ -167,6 +167,34 @@ pub const PROOFS: usize = 10_000;
 /// Bytes of evidence held, all digests together. 10,000 digests with one signature each need 5 MiB.
 pub const PROOF_BYTES: usize = 32 * 1024 * 1024;
 
+/// Bytes of evidence about one digest in one repository that are kept; what is over makes the set incomplete. Whoever can
+/// push to one repository must not be able to push all other proofs out of [`PROOF_BYTES`].
+pub const PROOF_SET_BYTES: usize = 4 * 1024 * 1024;
+
+/// Changes that wait to be written to the proofs' store, by key; with more the store is written anew, whole.
+pub const PROOFS_UNWRITTEN: usize = 4 * PROOFS;
+
+/// Changes written to the proofs' store at once. A pull makes two or three.
+pub const PROOFS_PER_WRITE: usize = 256;
+
+/// Largest file taken for the proofs' store, bytes. What it holds is bounded by [`PROOFS`] and [`PROOF_BYTES`]; the store
+/// needs up to four times that while all of it is written anew.
+pub const PROOF_STORE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Memory for pages of the proofs' store, bytes. Nothing is looked up in it: it is read once and then written.
+pub const PROOF_STORE_CACHE_BYTES: usize = 1024 * 1024;
+
+/// Damaged stores of proofs that are kept for whoever wants to look at them. The oldest goes first.
+pub const PROOF_STORES_ASIDE: usize = 2;
+
+/// Times in a row that the vetter may end while it reads the proofs' store, before that is set aside unread: it must not
+/// be what keeps the vetter from ever starting.
+pub const PROOF_STORE_TRIES: u32 = 3;
+
+/// Longest that vetting waits at the start for the proofs to be read from disk, seconds. Ten thousand take some tenths
+/// of a second; a disk that hangs must not hold up vetting, which can ask the registry.
+pub const PROOFS_LOADING_SECONDS: u64 = 2;
+
 /// Credentials of pulls held for later vetting of the same repository and namespace.
 pub const CREDENTIALS: usize = 1024;
 

@@ -144,12 +144,37 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     Ok(files)
 }
 
+/// Makes a folder of state if need be, and refuses it if others could write it.
+fn state_folder(dir: &Path) -> Result<(), FileError> {
+    // Others may pass through: part of the relay's state folder is the vetter's.
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(at(dir))?;
+    guard(dir, &dir.metadata().map_err(at(dir))?, "folder")
+}
+
+/// Opens a file of the state folder to be read and written in place; it is made if need be, for this user alone. A link
+/// is not followed: there is no reason for one.
+///
+/// # Errors
+/// [`FileError::Guard`] also where the file is there and others could have written it.
+pub fn open_state(dir: &Path, name: &str) -> Result<File, FileError> {
+    state_folder(dir)?;
+    let path = dir.join(name);
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.custom_flags(flags.bits().cast_signed()).open(&path).map_err(at(&path))?;
+    let metadata = file.metadata().map_err(at(&path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path });
+    }
+    guard(&path, &metadata, "file")?;
+    Ok(file)
+}
+
 /// Writes a file of the state or runtime folder so that it is there whole or not at all, also after a power cut. The folder is
 /// made if need be, and refused if others could write it.
 pub fn write_state(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
-    // Others may pass through: part of the relay's state folder is the vetter's.
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(at(dir))?;
-    guard(dir, &dir.metadata().map_err(at(dir))?, "folder")?;
+    state_folder(dir)?;
     let (path, temporary) = (dir.join(name), dir.join(format!(".{name}.new")));
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&temporary)(error)),
@@ -278,6 +303,31 @@ mod tests {
         fs::remove_file(dir.path().join("b.yaml")).unwrap();
         symlink("nowhere", dir.path().join("c.yaml")).unwrap();
         assert!(read_policy_dir(dir.path()).unwrap_err().to_string().contains("c.yaml"));
+    }
+
+    #[test]
+    fn state_that_is_written_in_place_is_this_user_s_alone() {
+        let dir = folder();
+        open_state(&dir.path().join("state"), "x").unwrap().write_all(b"text").unwrap();
+        let path = dir.path().join("state/x");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let mut text = String::new();
+        open_state(&dir.path().join("state"), "x").unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        write(&path, "", 0o660);
+        assert!(matches!(
+            open_state(&dir.path().join("state"), "x"),
+            Err(FileError::Guard { kind: "file", .. })
+        ));
+        write(&path, "", 0o600);
+        symlink("x", dir.path().join("state/link")).unwrap();
+        assert!(matches!(open_state(&dir.path().join("state"), "link"), Err(FileError::Io { .. })));
+        assert!(matches!(open_state(dir.path(), "state"), Err(FileError::Io { .. })));
+        fs::set_permissions(dir.path().join("state"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(
+            open_state(&dir.path().join("state"), "y"),
+            Err(FileError::Guard { kind: "folder", .. })
+        ));
     }
 
     #[test]

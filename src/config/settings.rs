@@ -102,6 +102,8 @@ pub struct Vetting {
     pub timeout: Duration,
     /// How long a proof is used before evidence is fetched anew; default 1h.
     pub fresh_for: Duration,
+    /// How old evidence may be that is used while it cannot be fetched anew; without end when absent.
+    pub usable_when_registry_down: Option<Duration>,
     /// How long the relay uses a permit it holds while the vetter does not answer; default 24h.
     pub usable_when_vetter_down: Duration,
 }
@@ -197,6 +199,7 @@ struct WrittenRegistry {
 struct WrittenVetting {
     timeout: Option<Text>,
     fresh_for: Option<Text>,
+    usable_when_registry_down: Option<Text>,
     usable_when_vetter_down: Option<Text>,
 }
 
@@ -292,6 +295,12 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 second,
                 day * 365,
             )?,
+            usable_when_registry_down: within.some_time(
+                "vetting.usableWhenRegistryDown",
+                &written.vetting.usable_when_registry_down,
+                Duration::ZERO,
+                day * 365,
+            )?,
             usable_when_vetter_down: within.time(
                 "vetting.usableWhenVetterDown",
                 &written.vetting.usable_when_vetter_down,
@@ -372,11 +381,20 @@ impl Check<'_> {
         least: Duration,
         most: Duration,
     ) -> Result<Duration, Fault> {
-        let parse = |text: &str| match duration(text)? {
+        Ok(self.some_time(key, value, least, most)?.unwrap_or(default))
+    }
+
+    fn some_time(
+        &self,
+        key: &str,
+        value: &Option<Text>,
+        least: Duration,
+        most: Duration,
+    ) -> Result<Option<Duration>, Fault> {
+        self.optional(key, value, |text| match duration(text)? {
             time if (least..=most).contains(&time) => Ok(time),
             _ => Err(format!("expected {} to {} seconds, found {text}", least.as_secs(), most.as_secs())),
-        };
-        Ok(self.optional(key, value, parse)?.unwrap_or(default))
+        })
     }
 }
 
@@ -442,6 +460,7 @@ unmatched: allow
         assert!(!read.audit_log.journal);
         assert_eq!(read.registry.plain_http, Vec::<String>::new());
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(3600));
+        assert_eq!(read.vetting.usable_when_registry_down, None);
         assert_eq!(read.drain_timeout, Duration::from_secs(5));
     }
 
@@ -451,7 +470,7 @@ unmatched: allow
             "{VALID}imageEndpoint: unix:///run/images.sock\npolicyDir: /p\nstateDir: /s\nmetricsAddress: 127.0.0.1:9466\n\
              auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
              registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s}}\n\
-             vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h}}\n\
+             vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h, usableWhenRegistryDown: 0s}}\n\
              pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n\
              tracing: {{endpoint: 'otel:4317', samplingRatePerMillion: 7}}\n"
         ))
@@ -467,6 +486,7 @@ unmatched: allow
         assert_eq!(read.vetting.timeout, Duration::from_secs(20));
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(7200));
         assert_eq!(read.vetting.usable_when_vetter_down, Duration::from_secs(3600));
+        assert_eq!(read.vetting.usable_when_registry_down, Some(Duration::ZERO));
         assert_eq!(read.pause_image.unwrap().to_string(), "registry.k8s.io/pause:3.10");
         assert_eq!(read.drain_timeout, Duration::from_secs(10));
         let tracing = Tracing { endpoint: "otel:4317".to_owned(), sampling_rate_per_million: 7 };
@@ -516,6 +536,7 @@ unmatched: allow
             ("auditLog: {maxBackups: 1001}", "auditLog.maxBackups: expected at most 1000"),
             ("registry: {plainHTTP: ['http://x']}", "registry.plainHTTP: expected a registry"),
             ("vetting: {timeout: 0s}", "vetting.timeout: expected 1 to 3600 seconds"),
+            ("vetting: {usableWhenRegistryDown: 8761h}", "vetting.usableWhenRegistryDown: expected 0 to"),
             ("vetting: {other: 0s}", "unknown field `other`"),
             ("tracing: {endpoint: 'http://x:1'}", "tracing.endpoint: expected a collector's"),
             ("tracing: {endpoint: x}", "tracing.endpoint: expected a collector's"),

@@ -266,6 +266,33 @@ pub(super) fn audit_log(status: &Status, findings: &mut Findings) {
     }
 }
 
+pub(super) fn proofs(status: &Status, findings: &mut Findings) {
+    let state = status.vetter.as_ref().and_then(|vetter| vetter.state.clone());
+    let Some((proofs, store)) = state.and_then(|state| Some((state.proofs, state.proof_store?))) else {
+        return;
+    };
+    if store.set_aside > 0 {
+        let because = match store.set_aside_because.as_str() {
+            "" => String::new(),
+            why => format!(", the last one because {why}"),
+        };
+        findings.warning(
+            "proofs-set-aside",
+            format!("{} damaged stores of proofs were set aside{because}", store.set_aside),
+            "look at the disk; then remove stateDir/vetter/proofs.redb.aside-*",
+        );
+    }
+    match store.kept.as_str() {
+        "memory_only" => findings.warning(
+            "proofs-not-kept",
+            format!("proofs are in memory only: {}", store.why),
+            "make room, or correct the owner and mode of stateDir/vetter; until then a restart has to ask the registries",
+        ),
+        "persistent" => findings.ok("proofs", format!("{proofs} digests are known, and kept on disk")),
+        _ => {}
+    }
+}
+
 pub(super) fn calls(status: &Status, findings: &mut Findings) {
     let vetted = || status.calls.iter().filter(|calls| !calls.method.is_empty());
     let missed: u64 = vetted().map(|calls| calls.seen.saturating_sub(calls.vetted)).sum();

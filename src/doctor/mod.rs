@@ -89,6 +89,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             daemon::policies(facts, status, &mut findings);
             daemon::vetter(facts, status, &mut findings);
             daemon::audit_log(status, &mut findings);
+            daemon::proofs(status, &mut findings);
             daemon::calls(status, &mut findings);
             daemon::containers(status, &mut findings);
         }

@@ -6,7 +6,7 @@ use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
 use crate::control::wire::{self, Client, Status};
-use crate::vetter::wire::{AuditLog, Judged, Outcome, State};
+use crate::vetter::wire::{AuditLog, Judged, Outcome, ProofStore, State};
 
 const NOW: u64 = 1_790_000_000_000;
 const LISTEN: &str = "/run/crivet/crivet.sock";
@@ -41,6 +41,7 @@ fn status() -> Status {
                     max_bytes: 100 << 20,
                     ..Default::default()
                 }),
+                proof_store: Some(ProofStore { kept: "persistent".into(), ..Default::default() }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -124,6 +125,10 @@ fn log(facts: &mut Facts) -> &mut AuditLog {
     vetter(facts).state.as_mut().unwrap().audit_log.as_mut().unwrap()
 }
 
+fn store(facts: &mut Facts) -> &mut ProofStore {
+    vetter(facts).state.as_mut().unwrap().proof_store.as_mut().unwrap()
+}
+
 fn found(facts: &mut Facts, bypass: bool) {
     let container =
         wire::FoundContainer { running: true, decision: "denied".into(), bypass, ..Default::default() };
@@ -190,6 +195,8 @@ const CASES: &[Case] = {
         ("audit-records-lost", Warning, |f| log(f).lost = 4),
         ("audit-log-away", Warning, |f| log(f).free_bytes = None),
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),
+        ("proofs-not-kept", Warning, |f| store(f).kept = "memory_only".into()),
+        ("proofs-set-aside", Warning, |f| store(f).set_aside = 1),
         ("calls-not-vetted", Note, |f| daemon(f).calls[1].vetted = 2),
         ("calls-unknown", Note, |f| daemon(f).calls[0].class = "unknown_read".into()),
         ("node-bypassed", Failure, |f| f.bypass = Some("pods did not start".into())),

@@ -7,7 +7,7 @@ use super::{Digest, ImageId, IndexDigest, ManifestDigest, Platform};
 use crate::limits;
 
 /// Proof that an image belongs to a root digest: every step from the root to the config was a document whose
-/// bytes hash to the digest the step before named. Only a [`Walk`] makes one.
+/// bytes hash to the digest the step before named. Only a [`Walk`] makes one; [`crate::proofs`] gives back what one made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tie {
     index: Option<IndexDigest>,
@@ -17,6 +17,16 @@ pub struct Tie {
 }
 
 impl Tie {
+    /// A tie that a walk of an earlier process came to. Whoever kept it answers for nothing having changed since.
+    pub(crate) fn kept(
+        index: Option<IndexDigest>,
+        manifest: ManifestDigest,
+        id: ImageId,
+        chain_id: Digest,
+    ) -> Tie {
+        Tie { index, manifest, id, chain_id }
+    }
+
     /// The digest the walk began at: the index where there is one, else the manifest.
     pub fn root(&self) -> Digest {
         self.index.map_or(self.manifest.0, |index| index.0)

@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
+use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
 use crate::vetter::wire::Outcome as Verdict;
 
@@ -49,6 +50,11 @@ impl ConfigSource {
             Self::Nothing => "nothing",
         }
     }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -401,8 +407,44 @@ pub struct VetterMetrics {
     audit_records_lost: Counter,
     audit_journal_lost: Counter,
     audit_log_free: Gauge,
-    proofs_held: Gauge,
+    proofs: ProofMetrics,
     trace_spans: Family<OutcomeLabel, Counter>,
+}
+
+/// What is counted of the proofs, and of their store.
+#[derive(Default)]
+struct ProofMetrics {
+    held: Gauge,
+    evidence: Gauge,
+    store_state: Family<StateLabel, Gauge>,
+    store_bytes: Gauge,
+    unwritten: Gauge,
+    store_failures: Counter,
+    set_aside: Gauge,
+}
+
+impl ProofMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register("proofs_held", "Digests something is known about", all.held.clone());
+        registry.register_with_unit(
+            "proofs_evidence",
+            "Evidence held in memory",
+            Unit::Bytes,
+            all.evidence.clone(),
+        );
+        let help = "1 for how proofs are kept on disk";
+        registry.register("proofs_store_state", help, all.store_state.clone());
+        let help = "The file that proofs are kept in";
+        registry.register_with_unit("proofs_store", help, Unit::Bytes, all.store_bytes.clone());
+        let help = "What is known and not on disk yet";
+        registry.register("proofs_unwritten", help, all.unwritten.clone());
+        let help = "Times the proofs' store could not be opened or written";
+        registry.register("proofs_store_failures", help, all.store_failures.clone());
+        let help = "Damaged stores of proofs that were set aside and are still there";
+        registry.register("proofs_stores_set_aside", help, all.set_aside.clone());
+        all
+    }
 }
 
 impl Default for VetterMetrics {
@@ -471,8 +513,7 @@ impl Default for VetterMetrics {
             Unit::Bytes,
             audit_log_free.clone(),
         );
-        let proofs_held = Gauge::default();
-        registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
+        let proofs = ProofMetrics::registered(&mut registry);
         let trace_spans = Family::<OutcomeLabel, Counter>::default();
         for outcome in ["exported", "dropped"] {
             drop(trace_spans.get_or_create(&OutcomeLabel { outcome }));
@@ -490,7 +531,7 @@ impl Default for VetterMetrics {
             audit_records_lost,
             audit_journal_lost,
             audit_log_free,
-            proofs_held,
+            proofs,
             trace_spans,
         }
     }
@@ -559,9 +600,22 @@ impl VetterMetrics {
         self.trace_spans.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
     }
 
-    /// How many digests something is known about now.
-    pub fn proofs_held(&self, count: usize) {
-        self.proofs_held.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// How many digests something is known about now, and how that is kept.
+    pub fn proofs(&self, summary: &Summary) {
+        let set = |gauge: &Gauge, count: usize| {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        let (all, store) = (&self.proofs, &summary.store);
+        set(&all.held, summary.walked);
+        set(&all.evidence, summary.evidence_bytes);
+        set(&all.unwritten, summary.unwritten);
+        for each in Kept::ALL {
+            let label = StateLabel { state: each.as_str() };
+            all.store_state.get_or_create(&label).set(i64::from(each == store.kept));
+        }
+        all.store_bytes.set(i64::try_from(store.bytes).unwrap_or(i64::MAX));
+        all.set_aside.set(i64::try_from(store.set_aside).unwrap_or(i64::MAX));
+        all.store_failures.inner().store(store.failures, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The page: these metrics and those another process rendered.

@@ -3,6 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::proofs::Store;
+
+fn summary() -> Summary {
+    let store = Store { kept: Kept::MemoryOnly, bytes: 40, failures: 3, set_aside: 1, ..Store::default() };
+    Summary { walked: 5, with_evidence: 4, evidence_bytes: 1000, unwritten: 2, store }
+}
 
 /// Both pages in one, with a value everywhere.
 fn page() -> String {
@@ -64,7 +70,7 @@ fn page() -> String {
     vetter.policies_rejected();
     vetter.config_source(ConfigSource::LastGood);
     vetter.audit_records_lost(7, 2);
-    vetter.proofs_held(5);
+    vetter.proofs(&summary());
     vetter.trace_spans_exported(4);
     vetter.trace_spans_dropped(6);
     vetter.audit_log_free_bytes(1024);
@@ -147,6 +153,13 @@ fn values_are_told_as_they_were_set() {
         "crivet_break_glass_uses_total 1",
         "crivet_break_glass_rejected 1",
         "crivet_proofs_held 5",
+        "crivet_proofs_evidence_bytes 1000",
+        "crivet_proofs_store_state{state=\"memory_only\"} 1",
+        "crivet_proofs_store_state{state=\"persistent\"} 0",
+        "crivet_proofs_store_bytes 40",
+        "crivet_proofs_unwritten 2",
+        "crivet_proofs_store_failures_total 3",
+        "crivet_proofs_stores_set_aside 1",
         "crivet_connections 2",
         "crivet_audit_log_free_bytes 1024",
         "crivet_calls_to_vet_total{method=\"PullImage\"} 2",

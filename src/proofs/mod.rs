@@ -1,104 +1,122 @@
-//! What is known about a digest: which image IDs it was walked to, and which signatures were found on it, where.
+//! What is known about a digest: which image IDs it was walked to, and what evidence was found on it, where.
 //!
 //! No decisions are kept here. Whether this satisfies a policy for a reference, a pod and a moment is decided at
-//! each call, so that a changed policy needs no network and no namespace's lax rule answers for another's.
+//! each call, so that a changed policy or trust root needs no network and no namespace's lax rule answers for another's.
+//!
+//! All of it is in memory, and looked up there. A thread of its own ([`keeper`]) keeps a copy on disk, which is read at
+//! the start. Only what was found is kept there: a store that is lost, or old, can take an allowance away and never give one.
+
+mod disk;
+mod keeper;
+mod known;
+mod moment;
+mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::image::{Digest, ImageId, Tie};
 use crate::limits;
 use crate::registry::Credential;
-use crate::verify::SimpleSigning;
+use crate::verify::Evidence;
+use keeper::{Keeper, Shared};
+pub use keeper::{Kept, Store};
+pub use moment::{Age, Moment};
 
-/// Signatures found on a digest in one repository.
+/// How long it is believed that evidence is not there or does not suffice. A kubelet retries every ten seconds.
+pub const DENIED_FOR: Duration = Duration::from_secs(5);
+
+/// Evidence found on a digest in one repository.
 #[derive(Clone, Debug)]
-pub struct Signatures {
-    /// At least one, with its evidence bytes.
-    pub found: Arc<[SimpleSigning]>,
-    /// When they were fetched.
-    pub fetched: Instant,
+pub struct Held {
+    /// At least one, unverified.
+    pub evidence: Arc<[Evidence]>,
+    /// False: there may be more, so that whoever is not satisfied is undecided, not denied; and it is never fresh.
+    pub complete: bool,
+    /// How long ago it was fetched.
+    pub age: Age,
 }
 
-/// The store; in memory, bounded by [`limits::PROOFS`] and [`limits::PROOF_BYTES`].
+/// What there is, for metrics.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Digests that were walked.
+    pub walked: usize,
+    /// Digests with evidence, counted in each repository.
+    pub with_evidence: usize,
+    /// Bytes of evidence.
+    pub evidence_bytes: usize,
+    /// Of all these, what is not on disk yet.
+    pub unwritten: usize,
+    /// The store on disk.
+    pub store: Store,
+}
+
+/// The proofs; bounded by [`limits::PROOFS`] and [`limits::PROOF_BYTES`].
 #[derive(Default)]
 pub struct Proofs {
-    inner: Mutex<Inner>,
+    shared: Arc<Shared>,
+    /// What one credential was told there is not. Never another's answer, and never on disk.
+    none: Mutex<HashMap<(Digest, String, Credential), Instant>>,
     /// What is known besides, and not changed from here.
     under: Option<Arc<Proofs>>,
-}
-
-#[derive(Default)]
-struct Inner {
-    /// Per root digest, every tie that was walked from it.
-    ties: HashMap<Digest, Aged<Vec<Tie>>>,
-    /// Which roots an ID was tied to.
-    roots: HashMap<ImageId, Vec<Digest>>,
-    signatures: HashMap<(Digest, String), Aged<Signatures>>,
-    bytes: usize,
-    /// What one credential was told there is not. Never another's answer.
-    none: HashMap<(Digest, String, Credential), Instant>,
-}
-
-struct Aged<T> {
-    value: T,
-    used: Instant,
+    keeper: Mutex<Option<Keeper>>,
 }
 
 impl Proofs {
-    /// Proofs that begin with what is known there; what is kept here is not known there.
+    /// Proofs that begin with what is known there; what is kept here is not known there, nor on disk.
     pub fn over(under: Arc<Proofs>) -> Proofs {
-        Proofs { inner: Mutex::default(), under: Some(under) }
+        Proofs { under: Some(under), ..Proofs::default() }
+    }
+
+    /// Keeps everything in a store in this folder, too, from now on, and begins to read what is there. Returns at once.
+    pub fn persist(&self, dir: &Path) {
+        let mut keeper = lock(&self.keeper);
+        if keeper.as_ref().is_none_or(|keeper| keeper.dir() != dir) {
+            let before = keeper.take();
+            *keeper = Some(Keeper::start(&self.shared, dir, before));
+        }
+    }
+
+    /// Waits until what is on disk is known, but not for a disk that hangs: what is not known then is asked for.
+    pub async fn loaded(&self) {
+        let mut opening = self.shared.opening();
+        let since = *opening.borrow();
+        if let Some(since) = since {
+            let by = since + Duration::from_secs(limits::PROOFS_LOADING_SECONDS);
+            let _ = timeout_at(by, opening.wait_for(Option::is_none)).await;
+        }
+    }
+
+    /// Writes what is not on disk yet, and ends that; waits for it, but not longer than this. Blocks.
+    pub fn close(&self, longest: Duration) {
+        let keeper = lock(&self.keeper).take();
+        if let Some(keeper) = keeper {
+            keeper.close(longest);
+        }
+    }
+
+    /// Takes note of the time; to be called now and then. The highest wall clock seen survives a restart.
+    pub fn tick(&self, now: Moment) {
+        self.shared.change(|known| known.note(now));
     }
 
     /// Keeps ties that a walk came to.
-    pub fn keep_ties(&self, ties: &[Tie], now: Instant) {
-        let mut inner = self.lock();
-        for tie in ties {
-            let held = inner.ties.entry(tie.root()).or_insert_with(|| Aged { value: Vec::new(), used: now });
-            held.used = now;
-            if !held.value.contains(tie) {
-                held.value.push(tie.clone());
-            }
-            let roots = inner.roots.entry(tie.id()).or_default();
-            if !roots.contains(&tie.root()) {
-                roots.push(tie.root());
-            }
-        }
-        while inner.ties.len() > limits::PROOFS
-            && let Some(root) = oldest(&inner.ties, |held| held.used)
-        {
-            inner.ties.remove(&root);
-            inner.roots.retain(|_, roots| {
-                roots.retain(|known| *known != root);
-                !roots.is_empty()
-            });
-        }
+    pub fn keep_ties(&self, ties: &[Tie], now: Moment) {
+        self.shared.change(|known| ties.iter().for_each(|tie| known.keep_tie(tie, now)));
     }
 
     /// Every tie known for a root.
-    pub fn ties_of_root(&self, root: &Digest, now: Instant) -> Vec<Tie> {
-        let held = self.lock().ties.get_mut(root).map(|held| {
-            held.used = now;
-            held.value.clone()
-        });
+    pub fn ties_of_root(&self, root: &Digest) -> Vec<Tie> {
+        let mut ties = self.shared.known().ties_of_root(root);
         // A root held here may have been walked for one ID only.
-        let below = self.under.as_ref().map_or_else(Vec::new, |under| under.ties_of_root(root, now));
-        let mut ties = held.unwrap_or_default();
-        ties.extend(below.into_iter().filter(|tie| !ties.contains(tie)).collect::<Vec<_>>());
-        ties
-    }
-
-    /// Every tie known for an image ID, one per root.
-    pub fn ties_of_id(&self, id: &ImageId, now: Instant) -> Vec<Tie> {
-        let roots = self.lock().roots.get(id).cloned().unwrap_or_default();
-        let ties = roots.iter().flat_map(|root| self.ties_of_root(root, now)).filter(|tie| tie.id() == *id);
-        let mut ties: Vec<Tie> = ties.collect();
-        for tie in self.under.iter().flat_map(|under| under.ties_of_id(id, now)) {
+        for tie in self.under.iter().flat_map(|under| under.ties_of_root(root)) {
             if !ties.contains(&tie) {
                 ties.push(tie);
             }
@@ -106,68 +124,63 @@ impl Proofs {
         ties
     }
 
-    /// Keeps signatures found on `digest` in `repository`; shared by all credentials.
-    pub fn keep_signatures(&self, digest: Digest, repository: &str, found: Vec<SimpleSigning>, now: Instant) {
-        let mut inner = self.lock();
-        let key = (digest, repository.to_owned());
-        let signatures = Signatures { found: found.into(), fetched: now };
-        inner.bytes += size(&signatures);
-        if let Some(old) = inner.signatures.insert(key, Aged { value: signatures, used: now }) {
-            inner.bytes -= size(&old.value);
-        }
-        while (inner.signatures.len() > limits::PROOFS || inner.bytes > limits::PROOF_BYTES)
-            && let Some(key) = oldest(&inner.signatures, |held| held.used)
-            && let Some(old) = inner.signatures.remove(&key)
-        {
-            inner.bytes -= size(&old.value);
-        }
-    }
-
-    /// The signatures last found on `digest` in `repository`.
-    pub fn signatures(&self, digest: &Digest, repository: &str, now: Instant) -> Option<Signatures> {
-        let mut inner = self.lock();
-        match inner.signatures.get_mut(&(*digest, repository.to_owned())) {
-            Some(held) => {
-                held.used = now;
-                Some(held.value.clone())
+    /// Every tie known for an image ID, one per root.
+    pub fn ties_of_id(&self, id: &ImageId) -> Vec<Tie> {
+        let roots = self.shared.known().roots_of_id(id);
+        let ties = roots.iter().flat_map(|root| self.ties_of_root(root)).filter(|tie| tie.id() == *id);
+        let mut ties: Vec<Tie> = ties.collect();
+        for tie in self.under.iter().flat_map(|under| under.ties_of_id(id)) {
+            if !ties.contains(&tie) {
+                ties.push(tie);
             }
-            None => self.under.as_ref()?.signatures(digest, repository, now),
+        }
+        ties
+    }
+
+    /// Keeps evidence found on `digest` in `repository`; shared by all credentials. A set that may not be `complete`
+    /// never takes the place of one that was.
+    pub fn keep_evidence(
+        &self,
+        digest: Digest,
+        repository: &str,
+        found: Vec<Evidence>,
+        complete: bool,
+        now: Moment,
+    ) {
+        let place = (digest, repository.to_owned());
+        self.shared.change(|known| known.keep_evidence(place, found, complete, now));
+    }
+
+    /// The evidence last found on `digest` in `repository`.
+    pub fn evidence(&self, digest: &Digest, repository: &str, now: Moment) -> Option<Held> {
+        match self.shared.known().evidence(&(*digest, repository.to_owned()), now) {
+            Some((evidence, complete, age)) => Some(Held { evidence, complete, age }),
+            None => self.under.as_ref()?.evidence(digest, repository, now),
         }
     }
 
-    /// Keeps, for seconds, that `credential` was told there are no signatures.
-    pub fn keep_none(&self, digest: Digest, repository: &str, credential: &Credential, now: Instant) {
-        let mut inner = self.lock();
-        inner.none.retain(|_, since| now.duration_since(*since) < DENIED_FOR);
-        if inner.none.len() < limits::PROOFS {
-            inner.none.insert((digest, repository.to_owned(), credential.clone()), now);
+    /// Keeps, for seconds, that `credential` was told there is no evidence.
+    pub fn keep_none(&self, digest: Digest, repository: &str, credential: &Credential, now: Moment) {
+        let mut none = lock(&self.none);
+        none.retain(|_, since| now.clock.duration_since(*since) < DENIED_FOR);
+        if none.len() < limits::PROOFS {
+            none.insert((digest, repository.to_owned(), credential.clone()), now.clock);
         }
     }
 
-    /// Whether `credential` was told within seconds that there are none. Re-signing is legitimate: not longer.
-    pub fn none(&self, digest: &Digest, repository: &str, credential: &Credential, now: Instant) -> bool {
+    /// Whether `credential` was told within seconds that there is none. Re-signing is legitimate: not longer.
+    pub fn none(&self, digest: &Digest, repository: &str, credential: &Credential, now: Moment) -> bool {
         let key = (*digest, repository.to_owned(), credential.clone());
-        self.lock().none.get(&key).is_some_and(|since| now.duration_since(*since) < DENIED_FOR)
+        lock(&self.none).get(&key).is_some_and(|since| now.clock.duration_since(*since) < DENIED_FOR)
     }
 
-    /// Entries held: roots walked, and digests with signatures.
-    pub fn held(&self) -> (usize, usize) {
-        let inner = self.lock();
-        (inner.ties.len(), inner.signatures.len())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What there is.
+    pub fn summary(&self) -> Summary {
+        let (walked, with_evidence, evidence_bytes, unwritten) = self.shared.known().counts();
+        Summary { walked, with_evidence, evidence_bytes, unwritten, store: self.shared.store().clone() }
     }
 }
 
-/// How long it is believed that evidence is not there or does not suffice. A kubelet retries every ten seconds.
-pub const DENIED_FOR: Duration = Duration::from_secs(5);
-
-fn size(signatures: &Signatures) -> usize {
-    signatures.found.iter().map(|one| one.payload.len() + one.signature.len()).sum()
-}
-
-fn oldest<K: Clone + Eq + Hash, V>(map: &HashMap<K, V>, used: impl Fn(&V) -> Instant) -> Option<K> {
-    map.iter().min_by_key(|(_, held)| used(held)).map(|(key, _)| key.clone())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,10 +11,10 @@ use super::trouble::Trouble;
 use super::visit::Visit;
 use crate::image::Digest;
 use crate::limits;
-use crate::proofs::{DENIED_FOR, Proofs};
+use crate::proofs::{DENIED_FOR, Held, Moment, Proofs};
 use crate::registry::{Cap, Credential};
 use crate::telemetry::Role;
-use crate::verify::{SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning};
+use crate::verify::{self, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning};
 
 /// What was found on a digest in a repository.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub struct Evidence {
     pub signatures: Arc<[SimpleSigning]>,
     /// Why there may be more: whoever is not satisfied is then undecided, not denied.
     pub incomplete: Option<Trouble>,
-    /// When it was fetched; `None`: just now.
-    pub held_since: Option<Instant>,
+    /// It was at hand, and not fetched for this question.
+    pub held: bool,
 }
 
 /// What is asked about, and how.
@@ -66,31 +66,43 @@ impl Evidences {
     /// The evidence about a digest in a repository.
     ///
     /// # Errors
-    /// It could not be fetched; what is held, however old, is then still in the proofs.
+    /// It could not be fetched; what is held is then still in the proofs.
     pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Evidence, Trouble> {
         let Question { visit, digest, answer_by } = question;
-        let (name, now) = (visit.repository.repo_name(), Instant::now());
+        let (name, now) = (visit.repository.repo_name(), Moment::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
             Wanted::Anew => DENIED_FOR,
         };
-        if let Some(held) = self.held(digest, &name, now)
-            && held.held_since.is_some_and(|since| now.duration_since(since) < longest)
+        if let Some(held) = self.proofs.evidence(&digest, &name, now)
+            && held.complete
+            && held.age.within(longest)
         {
-            return Ok(held);
+            return Ok(Evidence::held(&held));
         }
         if self.proofs.none(&digest, &name, &visit.credential, now) {
-            return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: Some(now) });
+            return Ok(Evidence { signatures: Arc::default(), incomplete: None, held: true });
         }
         let fetch = Fetch { visit: visit.clone(), proofs: Arc::clone(&self.proofs), digest };
         let key = (digest, name, visit.credential.clone(), visit.guest.is_some());
         self.flights.join(key, answer_by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
     }
 
-    /// What is held, however old.
-    pub fn held(&self, digest: Digest, repository: &str, now: Instant) -> Option<Evidence> {
-        let held = self.proofs.signatures(&digest, repository, now)?;
-        Some(Evidence { signatures: held.found, incomplete: None, held_since: Some(held.fetched) })
+    /// What is held, unless it is older than `usable`. There may be more: only a yes follows from it.
+    pub fn held(&self, digest: Digest, repository: &str, usable: Option<Duration>) -> Option<Evidence> {
+        let held = self.proofs.evidence(&digest, repository, Moment::now())?;
+        let is_usable = usable.is_none_or(|usable| held.age.within(usable));
+        is_usable.then(|| Evidence::held(&held))
+    }
+}
+
+impl Evidence {
+    fn held(held: &Held) -> Evidence {
+        let simple = held.evidence.iter().filter_map(|one| match one {
+            verify::Evidence::Simple(simple) => Some(simple.clone()),
+            _ => None,
+        });
+        Evidence { signatures: simple.collect(), incomplete: None, held: true }
     }
 }
 
@@ -120,7 +132,7 @@ impl Fetch {
             Ok(manifest) => manifest,
             Err(Trouble::Fetch(error)) if error.is_not_found() => {
                 self.keep_none();
-                return Ok(Evidence { signatures: Arc::default(), incomplete: None, held_since: None });
+                return Ok(Evidence { signatures: Arc::default(), incomplete: None, held: false });
             }
             Err(trouble) => return Err(trouble),
         };
@@ -148,11 +160,10 @@ impl Fetch {
         if signatures.is_empty() && incomplete.is_none() {
             self.keep_none();
         }
-        if !signatures.is_empty() && incomplete.is_none() {
-            let name = self.visit.repository.repo_name();
-            self.proofs.keep_signatures(self.digest, &name, signatures.clone(), Instant::now());
-        }
-        Ok(Evidence { signatures: signatures.into(), incomplete, held_since: None })
+        let (name, found) = (self.visit.repository.repo_name(), signatures.iter().cloned());
+        let found = found.map(verify::Evidence::Simple).collect();
+        self.proofs.keep_evidence(self.digest, &name, found, incomplete.is_none(), Moment::now());
+        Ok(Evidence { signatures: signatures.into(), incomplete, held: false })
     }
 
     async fn manifest(&self) -> Result<Bytes, Trouble> {
@@ -169,7 +180,7 @@ impl Fetch {
             self.digest,
             &self.visit.repository.repo_name(),
             &self.visit.credential,
-            Instant::now(),
+            Moment::now(),
         );
     }
 }

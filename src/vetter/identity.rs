@@ -11,7 +11,7 @@ use super::trouble::Trouble;
 use super::visit::Visit;
 use crate::image::{Content, Digest, ImageId, Need, Platform, Step, Target, Tie, Walk, WalkError};
 use crate::limits;
-use crate::proofs::Proofs;
+use crate::proofs::{Moment, Proofs};
 use crate::registry::{Cap, Credential};
 use crate::telemetry::Role;
 
@@ -50,7 +50,7 @@ impl Identities {
         sources: Sources,
         deadline: Instant,
     ) -> Result<Vec<Tie>, Trouble> {
-        let known = self.proofs.ties_of_root(&root, Instant::now());
+        let known = self.proofs.ties_of_root(&root);
         if !known.is_empty() {
             return Ok(known);
         }
@@ -65,7 +65,7 @@ impl Identities {
         sources: Sources,
         deadline: Instant,
     ) -> Result<Tie, Trouble> {
-        let known = self.proofs.ties_of_root(&root, Instant::now());
+        let known = self.proofs.ties_of_root(&root);
         if let Some(tie) = known.into_iter().find(|tie| tie.id() == id) {
             return Ok(tie);
         }
@@ -96,7 +96,7 @@ impl Identities {
             let ties = walk(Walk::new(root, target), sources)
                 .await
                 .inspect_err(|why| span.failed(&why.to_string()))?;
-            proofs.keep_ties(&ties, Instant::now());
+            proofs.keep_ties(&ties, Moment::now());
             Ok(ties)
         };
         self.flights.join(key, deadline, work).await.unwrap_or(Err(Trouble::Late))

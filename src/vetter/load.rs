@@ -8,6 +8,7 @@ use super::case::InForce;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
+use crate::proofs::Proofs;
 use crate::registry::{Client, Observer, Settings};
 
 /// The folder within stateDir that is the vetter's to write.
@@ -26,7 +27,7 @@ pub struct Loaded {
 }
 
 /// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad. Nothing is
-/// enforced where the relay says `audit_because`.
+/// enforced where the relay says `audit_because`. The proofs are kept in that configuration's state folder.
 ///
 /// # Errors
 /// The text is no configuration, or TLS cannot be set up: nothing may change then.
@@ -34,10 +35,13 @@ pub fn load(
     configure: &Configure,
     previous: Option<Arc<PolicySet>>,
     observer: Observer,
+    proofs: &Proofs,
 ) -> Result<Loaded, String> {
     let config = ProxyConfiguration::parse("config.yaml", configure.settings.as_bytes())
         .map_err(|error| error.to_string())?;
     let registry = client(&config, observer)?;
+    // Read beside the policies.
+    proofs.persist(&state(&config));
     let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
     Ok(Loaded { in_force: InForce { mode, config, policies, registry }, error })

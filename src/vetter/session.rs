@@ -25,6 +25,7 @@ use crate::config::Mode;
 use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
+use crate::proofs::Moment;
 use crate::registry::Observer;
 use crate::telemetry::{Role, Span, Trace, Tracer};
 
@@ -36,6 +37,9 @@ const ASIDE_FOR: Duration = Duration::from_secs(60);
 
 /// The end of a call's budget, kept for the answer's way.
 const LEFT_FOR_THE_ANSWER: Duration = Duration::from_millis(500);
+
+/// Longest the last proofs may take to get to the disk when crivet ends.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// Configurations that wait to be built.
 const ORDERS: usize = 16;
@@ -116,12 +120,14 @@ pub async fn serve(socket: UnixStream) {
                     audit.tick(SystemTime::now());
                 }
                 session.forget_aside(Instant::now());
+                session.vetter.proofs.tick(Moment::now());
             }
         }
     }
     if let Some(audit) = session.audit() {
         audit.flush(SystemTime::now());
     }
+    session.vetter.proofs.close(LAST_WRITES);
 }
 
 /// What an unprivileged process may still write on the disk of a folder, bytes.
@@ -138,10 +144,18 @@ impl Session {
 
     /// How this vetter is, for whoever asks the daemon.
     fn state(&self) -> State {
-        let (proofs, _) = self.vetter.proofs.held();
+        let proofs = self.vetter.proofs.summary();
         let metrics = self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner);
         State {
-            proofs: proofs as u64,
+            proofs: proofs.walked as u64,
+            proof_store: Some(wire::ProofStore {
+                kept: proofs.store.kept.as_str().to_owned(),
+                why: proofs.store.why,
+                bytes: proofs.store.bytes,
+                unwritten: proofs.unwritten as u64,
+                set_aside: proofs.store.set_aside,
+                set_aside_because: proofs.store.set_aside_because,
+            }),
             audit_log: self.in_force().zip(self.audit()).map(|(in_force, audit)| {
                 let settings = &in_force.config.audit_log;
                 wire::AuditLog {
@@ -203,7 +217,9 @@ impl Session {
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |outcome| metrics.registry_request(outcome));
-        let loaded = tokio::task::spawn_blocking(move || load::load(&configure, previous, observer)).await;
+        let proofs = Arc::clone(&self.vetter.proofs);
+        let loaded =
+            tokio::task::spawn_blocking(move || load::load(&configure, previous, observer, &proofs)).await;
         let (policy_error, policy_set, policies) = match loaded {
             Ok(Ok(loaded)) => {
                 let set = loaded.in_force.policies.as_ref().map(|set| set.hash().to_string());
@@ -295,8 +311,7 @@ impl Session {
     }
 
     async fn page(&self) -> String {
-        let (roots, _) = self.vetter.proofs.held();
-        self.metrics.proofs_held(roots);
+        self.metrics.proofs(&self.vetter.proofs.summary());
         if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
             self.metrics.audit_log_free_bytes(free);
         }
@@ -328,6 +343,8 @@ impl Session {
         // Not by the settings before: what they only audit, the new ones may enforce. Policies that change under the
         // same settings are not waited for.
         let _ = self.built.subscribe().wait_for(|built| *built >= number).await;
+        // What was proven before the restart is not asked for again, least of all of a registry that is down.
+        self.vetter.proofs.loaded().await;
         let verdict = |verdict: Verdict| self.send(id, from_vetter::Body::Verdict(verdict));
         let Some(in_force) = self.in_force() else {
             return verdict(answer::undecided("crivet has no configuration; see its log"));

@@ -304,7 +304,7 @@ impl Vetter {
             }
         };
         if let Some(reference) = reference {
-            for tie in self.proofs.ties_of_id(&id, Instant::now()) {
+            for tie in self.proofs.ties_of_id(&id) {
                 add(tie.root(), reference);
             }
         }
@@ -376,12 +376,13 @@ impl Vetter {
             let found = self.evidences.about(question, wanted).await;
             let found = found.or_else(|why| {
                 // Proven before is allowed while the registry is down.
-                let held = self.evidences.held(*digest, &visit.repository.repo_name(), Instant::now());
+                let usable = case.in_force.config.vetting.usable_when_registry_down;
+                let held = self.evidences.held(*digest, &visit.repository.repo_name(), usable);
                 trouble = trouble.take().or(Some(why.clone()));
                 held.ok_or(why)
             });
             if let Ok(found) = found {
-                held |= found.held_since.is_some();
+                held |= found.held;
                 trouble = trouble.or(found.incomplete);
                 evidence.extend(found.signatures.iter().cloned().map(Evidence::Simple));
             }
