@@ -18,4 +18,5 @@ mod report;
 mod snapshot;
 mod support;
 mod systemd;
+mod trust;
 mod vetting;
