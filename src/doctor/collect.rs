@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::canary;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
+use super::trust;
 use crate::config::{self, ProxyConfiguration, Settings, Source};
 use crate::control::wire::Status;
 use crate::control::{self, Control, ControlError};
@@ -330,6 +331,7 @@ fn latest(
         status.map(|status| (status.last_call, "the last call")),
         configuration.map(|time| (time, "the configuration file")),
         log.and_then(modified).map(|time| (time, "the audit log")),
+        status.and_then(trust::latest).map(|time| (time, "the last word of a trusted root's source")),
     ];
     let latest = times.into_iter().flatten().max_by_key(|(time, _)| *time);
     latest.map(|(time, what)| (time, what.to_owned()))

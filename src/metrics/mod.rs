@@ -422,7 +422,7 @@ impl Default for VetterMetrics {
         let registry_requests = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "registry_requests",
-            "HTTP requests to registries and token endpoints",
+            "HTTP requests to registries, token endpoints and TUF repositories",
             registry_requests.clone(),
         );
         let policy_set = Family::<HashLabel, Gauge>::default();
