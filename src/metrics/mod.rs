@@ -1,9 +1,11 @@
 //! The `crivet_` metrics and their exposition. Each is described in docs/metrics.md.
 //!
 //! The relay and the vetter count for themselves, each family in one of them only; one address serves both.
-//! Labels hold values from fixed lists only: nothing from outside can make new series.
+//! Labels hold values from fixed lists only, or the names of the configuration's trusted roots: nothing from outside can
+//! make new series.
 
 mod serve;
+mod trust;
 
 pub use serve::serve;
 
@@ -15,11 +17,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
 use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
+use crate::trust::Trust;
 use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
@@ -409,6 +413,7 @@ pub struct VetterMetrics {
     audit_log_free: Gauge,
     proofs: ProofMetrics,
     trace_spans: Family<OutcomeLabel, Counter>,
+    trust: TrustMetrics,
 }
 
 /// What is counted of the proofs, and of their store.
@@ -466,7 +471,7 @@ impl Default for VetterMetrics {
         let registry_requests = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "registry_requests",
-            "HTTP requests to registries and token endpoints",
+            "HTTP requests to registries, token endpoints and TUF repositories",
             registry_requests.clone(),
         );
         let policy_set = Family::<HashLabel, Gauge>::default();
@@ -519,6 +524,7 @@ impl Default for VetterMetrics {
             drop(trace_spans.get_or_create(&OutcomeLabel { outcome }));
         }
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
+        let trust = TrustMetrics::new(&mut registry);
         Self {
             registry,
             decisions,
@@ -533,6 +539,7 @@ impl Default for VetterMetrics {
             audit_log_free,
             proofs,
             trace_spans,
+            trust,
         }
     }
 }
@@ -616,6 +623,11 @@ impl VetterMetrics {
         all.store_bytes.set(i64::try_from(store.bytes).unwrap_or(i64::MAX));
         all.set_aside.set(i64::try_from(store.set_aside).unwrap_or(i64::MAX));
         all.store_failures.inner().store(store.failures, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The trusted roots in force, and how they are.
+    pub fn trust(&self, trust: &Trust) {
+        self.trust.set(trust);
     }
 
     /// The page: these metrics and those another process rendered.
