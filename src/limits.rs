@@ -229,6 +229,10 @@ pub const POLICY_ATTESTATIONS: usize = 16;
 /// Repositories that one policy looks for evidence in; each is asked at each cold vetting.
 pub const POLICY_PLACES: usize = 4;
 
+/// Evidence about one digest at one place: enough for a signature, a provenance and an SBOM of some MiB; the vetter holds
+/// it while it judges.
+pub const EVIDENCE_BYTES: usize = 8 * 1024 * 1024;
+
 /// Results of verifying that the vetter remembers, each of a few KiB: some for each of a node's images.
 pub const VERIFICATIONS: usize = 2_000;
 

@@ -29,7 +29,7 @@ pub use outcome::{
     VerifiedTime,
 };
 pub use signature_manifest::{
-    ATTESTATION_MEDIA_TYPE, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SignatureManifestError,
+    ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SignatureManifestError,
 };
 pub use simple_signing::{Claim, ClaimError, SimpleSigning, VerifyError, verify_simple};
 pub use verifier::{Roots, Sought, verify};

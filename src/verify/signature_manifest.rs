@@ -1,6 +1,8 @@
-//! What cosign keeps under the tags `sha256-<hex>.sig` and `.att`.
+//! Manifests whose layers are signatures and attestations: what cosign keeps under the tags `sha256-<hex>.sig` and
+//! `.att`, and what refers to an image.
 
 use super::evidence::Annotations;
+use crate::image::Digest;
 use crate::image::json::{self, JsonError, Object};
 use crate::image::manifest::{Descriptor, DocumentError, MANIFEST_TYPES};
 use crate::limits;
@@ -9,12 +11,24 @@ use crate::limits;
 pub const SIGNATURE_MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// Media type of a layer under `.att` that holds one attestation (cosign ATTESTATION_SPEC).
 pub const ATTESTATION_MEDIA_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
+/// What media types of sigstore bundles begin with, `application/vnd.dev.sigstore.bundle.v0.3+json` and the older
+/// `application/vnd.dev.sigstore.bundle+json;version=0.1` (sigstore bundle spec; cosign BUNDLE_SPEC).
+pub const BUNDLE_MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle";
+/// Annotation of a bundle's manifest, and of what lists it: its predicate type (cosign BUNDLE_SPEC).
+pub const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
 /// Annotation of such a layer that holds the signature, base64.
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 
-/// A manifest of signatures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SignatureManifest;
+/// A manifest of signatures or attestations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignatureManifest {
+    /// The digest it says it is about (OCI image spec v1.1, `subject`); cosign's tags have none.
+    pub subject: Option<Digest>,
+    /// The predicate type it says a bundle of it has (cosign BUNDLE_SPEC).
+    pub predicate_type: Option<String>,
+    /// Its layers of the wanted media types, in its order; none is a valid answer.
+    pub layers: Vec<SignatureLayer>,
+}
 
 /// One signature as listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +67,11 @@ impl From<JsonError> for SignatureManifestError {
 }
 
 impl SignatureManifest {
-    /// The layers of this media type in a manifest of at most [`limits::MANIFEST_BYTES`], in its order; none is a valid
-    /// answer. Layers of other media types share the manifest with some tools and are left out before anything is
-    /// counted.
-    pub fn parse(wanted: &str, bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
+    /// Reads a manifest of at most [`limits::MANIFEST_BYTES`]. Layers of other media types share the manifest with some
+    /// tools and are left out before anything is counted.
+    pub fn parse(wanted: impl Fn(&str) -> bool, bytes: &[u8]) -> Result<Self, SignatureManifestError> {
         let value = json::parse(bytes, "MANIFEST_BYTES", limits::MANIFEST_BYTES)?;
-        let known = ["schemaVersion", "mediaType", "config", "layers", "manifests"];
+        let known = ["schemaVersion", "mediaType", "config", "layers", "manifests", "subject", "annotations"];
         let object = Object::new(&value, "signature manifest", &known)?;
         let version = object.size("schemaVersion")?;
         if version != 2 {
@@ -76,14 +89,16 @@ impl SignatureManifest {
         let mut layers = Vec::new();
         for layer in object.array("layers")? {
             let media_type = Object::new(layer, "layer", &["mediaType"])?.optional_string("mediaType")?;
-            if media_type == Some(wanted) {
+            if media_type.is_some_and(&wanted) {
                 layers.push(layer);
             }
         }
         if layers.len() > limits::SIGNATURES {
             return Err(SignatureManifestError::TooMany { found: layers.len() });
         }
-        layers
+        let subject = object.get("subject").map(Descriptor::read).transpose()?.map(|subject| subject.digest);
+        let predicate_type = object.strings("annotations")?.remove(PREDICATE_TYPE);
+        let layers: Result<Vec<_>, SignatureManifestError> = layers
             .into_iter()
             .map(|layer| {
                 let mut descriptor = Descriptor::read(layer)?;
@@ -100,7 +115,8 @@ impl SignatureManifest {
                 };
                 Ok(SignatureLayer { descriptor, signature, annotations })
             })
-            .collect()
+            .collect();
+        Ok(Self { subject, predicate_type, layers: layers? })
     }
 }
 
@@ -109,9 +125,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::image::Digest;
 
     const COSIGN: &[u8] = include_bytes!("../../tests/fixtures/simple-signing/three-keys/signatures.json");
+
+    fn parse(wanted: &str, bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
+        SignatureManifest::parse(|found| found == wanted, bytes).map(|manifest| manifest.layers)
+    }
 
     fn with_layers(layers: Value) -> Vec<u8> {
         let manifest =
@@ -125,7 +144,7 @@ mod tests {
 
     #[test]
     fn signatures_made_by_cosign_are_listed() {
-        let layers = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, COSIGN).unwrap();
+        let layers = parse(SIGNATURE_MEDIA_TYPE, COSIGN).unwrap();
         assert_eq!(layers.len(), 3);
         assert!(layers.iter().all(|layer| !layer.signature.is_empty() && layer.descriptor.size > 0));
     }
@@ -136,36 +155,36 @@ mod tests {
         let mut layers = many("application/vnd.dsse.envelope.v1+json", 10_000);
         layers.extend(many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES));
         assert_eq!(
-            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap().len(),
+            parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap().len(),
             limits::SIGNATURES
         );
         let layers = many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES + 1);
-        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
+        let error = parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert!(error.to_string().contains("limit SIGNATURES"), "{error}");
     }
 
     #[test]
     fn signature_tag_with_ten_thousand_signatures_is_a_limit_hit_not_unsigned() {
         let layers = vec![layer(SIGNATURE_MEDIA_TYPE); 10_000];
-        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
+        let error = parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert_eq!(error, SignatureManifestError::TooMany { found: 10_000 });
     }
 
     #[test]
     fn empty_list_is_valid_and_other_documents_are_not() {
-        assert_eq!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!([]))), Ok(Vec::new()));
+        assert_eq!(parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!([]))), Ok(Vec::new()));
         let text = |change: &str, to: &str| {
             String::from_utf8(with_layers(json!([]))).unwrap().replace(change, to).into_bytes()
         };
-        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"Layers\"")).is_err());
+        assert!(parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"Layers\"")).is_err());
         assert!(
-            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"manifests\"")).is_err()
+            parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"manifests\"")).is_err()
         );
-        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text(":2", ":1")).is_err());
+        assert!(parse(SIGNATURE_MEDIA_TYPE, &text(":2", ":1")).is_err());
         assert!(
-            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("image.manifest", "image.index")).is_err()
+            parse(SIGNATURE_MEDIA_TYPE, &text("image.manifest", "image.index")).is_err()
         );
-        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, b"<html>").is_err());
+        assert!(parse(SIGNATURE_MEDIA_TYPE, b"<html>").is_err());
     }
 
     #[test]
@@ -176,7 +195,7 @@ mod tests {
             "dev.sigstore.cosign/bundle": "B", "dev.sigstore.cosign/rfc3161timestamp": "T",
         });
         let manifest = with_layers(json!([layer(SIGNATURE_MEDIA_TYPE), attestation]));
-        let found = SignatureManifest::parse(ATTESTATION_MEDIA_TYPE, &manifest).unwrap();
+        let found = parse(ATTESTATION_MEDIA_TYPE, &manifest).unwrap();
         let text = |text: &str| Some(text.to_owned());
         let annotations = Annotations {
             certificate: text("C"),
@@ -191,7 +210,7 @@ mod tests {
     fn layer_without_annotation_is_kept_with_an_empty_signature() {
         let bare = json!([{"mediaType": SIGNATURE_MEDIA_TYPE, "digest": Digest::of(b""), "size": 0}]);
         assert_eq!(
-            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(bare)).unwrap()[0].signature,
+            parse(SIGNATURE_MEDIA_TYPE, &with_layers(bare)).unwrap()[0].signature,
             ""
         );
     }

@@ -1,21 +1,23 @@
 //! One image under its policies: what is asked of it, and what they say to what is known.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::evidence::Form;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
+use crate::policy::{Check, Judgement, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::trust::Trust;
-use crate::verify::{Evidence, Failure, Sought, Step, Verified};
+use crate::verify::{Evidence, Failure, SIGNATURE_PREDICATE_TYPE, Sought, Step, Verified};
 
 /// What decisions are made by; exchanged whole at a reload.
 pub struct InForce {
@@ -146,6 +148,38 @@ impl<'a> Case<'a> {
     pub fn may_be_denied(&self) -> bool {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         self.in_force.policies.as_ref().is_ok_and(|policies| policies.may_deny(&subject).next().is_some())
+    }
+
+    /// Where its policies have their evidence. A signature is the same wherever it was found.
+    pub fn places(&self) -> Vec<&'a Place> {
+        let mut places: Vec<&Place> = Vec::new();
+        for place in self.policies.iter().filter(|policy| policy.needs_evidence()).flat_map(|policy| policy.places()) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    /// In which order evidence is asked for, each until it suffices: cosign's own tags are one request where there is
+    /// nothing, and `cosign sign` signs the digest it is given, usually the index, which comes first.
+    pub fn forms(&self, digests: &[Digest]) -> Vec<(Digest, Form)> {
+        let mut types: BTreeSet<String> = BTreeSet::new();
+        for policy in &self.policies {
+            types.extend(policy.predicate_types().map(str::to_owned));
+        }
+        let signature = types.contains(SIGNATURE_PREDICATE_TYPE);
+        let attestation = types.len() > usize::from(signature);
+        let forms = [
+            signature.then_some(Form::SignatureTag),
+            Some(Form::Referrers(types)),
+            attestation.then_some(Form::AttestationTag),
+        ];
+        let of = |digest: &Digest| {
+            let digest = *digest;
+            forms.iter().flatten().map(move |form| (digest, form.clone()))
+        };
+        digests.iter().flat_map(of).collect()
     }
 
     /// A deny rule by digest beats every proof.

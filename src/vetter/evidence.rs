@@ -1,30 +1,57 @@
 //! Evidence about a digest: fetched once for many waiters, kept, and fetched anew when it no longer suffices.
 
+mod fetch;
+
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::flight::Flights;
 use super::trouble::Trouble;
 use super::visit::Visit;
 use crate::image::Digest;
-use crate::limits;
 use crate::proofs::{DENIED_FOR, Held, Moment, Proofs};
-use crate::registry::{Cap, Credential};
-use crate::telemetry::Role;
-use crate::verify::{self, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning};
+use crate::registry::Credential;
+use crate::verify::Evidence;
+use fetch::Fetch;
 
-/// What was found on a digest in a repository.
+/// What was found on a digest at one place.
 #[derive(Clone, Debug)]
-pub struct Evidence {
-    /// Signatures with their payloads, as many as could be had.
-    pub signatures: Arc<[SimpleSigning]>,
+pub struct Gathered {
+    /// As much as could be had.
+    pub evidence: Arc<[Evidence]>,
     /// Why there may be more: whoever is not satisfied is then undecided, not denied.
     pub incomplete: Option<Trouble>,
     /// It was at hand, and not fetched for this question.
     pub held: bool,
+}
+
+/// How evidence is kept in a registry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Signatures under cosign's tag `sha256-<hex>.sig`.
+    SignatureTag,
+    /// Attestations under cosign's tag `sha256-<hex>.att`.
+    AttestationTag,
+    /// What refers to the digest: sigstore bundles, and what cosign once kept so. Only what has one of these predicate
+    /// types, or does not say its type.
+    Referrers(BTreeSet<String>),
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SignatureTag => f.write_str("sig"),
+            Self::AttestationTag => f.write_str("att"),
+            Self::Referrers(types) => {
+                f.write_str("referrers")?;
+                types.iter().try_for_each(|predicate_type| write!(f, " {predicate_type}"))
+            }
+        }
+    }
 }
 
 /// What is asked about, and how.
@@ -32,19 +59,30 @@ pub struct Evidence {
 pub struct Question<'a> {
     /// Where the evidence is looked for, and as whom.
     pub visit: &'a Visit,
+    /// What cosign's tags begin with there.
+    pub tag_prefix: &'a str,
     /// What it has to be about.
     pub digest: Digest,
+    /// How it is kept.
+    pub form: &'a Form,
     /// Waited for until then; what is held has to do otherwise.
     pub answer_by: Instant,
 }
 
-/// Digest, repository, credential: what one credential is told is not another's answer. And whether nobody waits: a
+impl Question<'_> {
+    /// Under which name it is kept: what is found in another form, or at another place, is another answer.
+    fn place(&self) -> String {
+        format!("{} {} {}", self.visit.repository.repo_name(), self.tag_prefix, self.form)
+    }
+}
+
+/// Digest, place, credential: what one credential is told is not another's answer. And whether nobody waits: a
 /// live call does not wait for a guest.
 type Key = (Digest, String, Credential, bool);
 
 /// Fetches evidence and keeps it in the proofs.
 pub struct Evidences {
-    flights: Flights<Key, Result<Evidence, Trouble>>,
+    flights: Flights<Key, Result<Gathered, Trouble>>,
     proofs: Arc<Proofs>,
 }
 
@@ -63,124 +101,48 @@ impl Evidences {
         Evidences { flights: Flights::default(), proofs }
     }
 
-    /// The evidence about a digest in a repository.
+    /// The evidence about a digest at one place.
     ///
     /// # Errors
     /// It could not be fetched; what is held is then still in the proofs.
-    pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Evidence, Trouble> {
-        let Question { visit, digest, answer_by } = question;
-        let (name, now) = (visit.repository.repo_name(), Moment::now());
+    pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Gathered, Trouble> {
+        let Question { visit, digest, answer_by, .. } = question;
+        let (place, now) = (question.place(), Moment::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
             Wanted::Anew => DENIED_FOR,
         };
-        if let Some(held) = self.proofs.evidence(&digest, &name, now)
+        if let Some(held) = self.proofs.evidence(&digest, &place, now)
             && held.complete
             && held.age.within(longest)
         {
-            return Ok(Evidence::held(&held));
+            return Ok(Gathered::held(held));
         }
-        if self.proofs.none(&digest, &name, &visit.credential, now) {
-            return Ok(Evidence { signatures: Arc::default(), incomplete: None, held: true });
+        if self.proofs.none(&digest, &place, &visit.credential, now) {
+            return Ok(Gathered { evidence: Arc::default(), incomplete: None, held: true });
         }
-        let fetch = Fetch { visit: visit.clone(), proofs: Arc::clone(&self.proofs), digest };
-        let key = (digest, name, visit.credential.clone(), visit.guest.is_some());
+        let key = (digest, place.clone(), visit.credential.clone(), visit.guest.is_some());
+        let fetch = Fetch {
+            visit: visit.clone(),
+            digest,
+            form: question.form.clone(),
+            tag_prefix: question.tag_prefix.to_owned(),
+            place,
+            proofs: Arc::clone(&self.proofs),
+        };
         self.flights.join(key, answer_by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
     }
 
     /// What is held, unless it is older than `usable`. There may be more: only a yes follows from it.
-    pub fn held(&self, digest: Digest, repository: &str, usable: Option<Duration>) -> Option<Evidence> {
-        let held = self.proofs.evidence(&digest, repository, Moment::now())?;
+    pub fn held(&self, question: &Question<'_>, usable: Option<Duration>) -> Option<Gathered> {
+        let held = self.proofs.evidence(&question.digest, &question.place(), Moment::now())?;
         let is_usable = usable.is_none_or(|usable| held.age.within(usable));
-        is_usable.then(|| Evidence::held(&held))
+        is_usable.then(|| Gathered::held(held))
     }
 }
 
-impl Evidence {
-    fn held(held: &Held) -> Evidence {
-        let simple = held.evidence.iter().filter_map(|one| match one {
-            verify::Evidence::Simple(simple) => Some(simple.clone()),
-            _ => None,
-        });
-        Evidence { signatures: simple.collect(), incomplete: None, held: true }
-    }
-}
-
-/// One fetch, for all who wait for it.
-struct Fetch {
-    visit: Visit,
-    proofs: Arc<Proofs>,
-    digest: Digest,
-}
-
-impl Fetch {
-    /// cosign's tag scheme: one manifest under `sha256-<hex>.sig`, one layer per signature (SIGNATURE_SPEC, "Storage").
-    async fn run(mut self) -> Result<Evidence, Trouble> {
-        let mut span = self.visit.trace.span("fetch signatures", Role::Internal);
-        span.set("crivet.digest", &self.digest.to_string());
-        self.visit.trace = span.below();
-        let found = self.fetch().await;
-        match &found {
-            Ok(found) => span.set("crivet.signatures", &found.signatures.len().to_string()),
-            Err(why) => span.failed(&why.to_string()),
-        }
-        found
-    }
-
-    async fn fetch(&self) -> Result<Evidence, Trouble> {
-        let manifest = match self.manifest().await {
-            Ok(manifest) => manifest,
-            Err(Trouble::Fetch(error)) if error.is_not_found() => {
-                self.keep_none();
-                return Ok(Evidence { signatures: Arc::default(), incomplete: None, held: false });
-            }
-            Err(trouble) => return Err(trouble),
-        };
-        let (mut signatures, mut incomplete) = (Vec::<SimpleSigning>::new(), None);
-        let mut payloads: Vec<(Digest, Bytes)> = Vec::new();
-        for layer in SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &manifest)? {
-            let payload = layer.descriptor.digest;
-            // Several signers often sign the same bytes.
-            let known = payloads.iter().find(|(known, _)| *known == payload).map(|(_, bytes)| bytes.clone());
-            let bytes = match known {
-                Some(bytes) => bytes,
-                None => match self.visit.blob(&payload, Cap::SIGNATURE_PAYLOAD).await {
-                    Ok(bytes) => bytes,
-                    Err(trouble) => {
-                        incomplete = Some(trouble);
-                        continue;
-                    }
-                },
-            };
-            payloads.push((payload, bytes.clone()));
-            let SignatureLayer { signature, annotations, .. } = layer;
-            signatures.push(SimpleSigning { payload: bytes.to_vec(), signature, annotations });
-        }
-        debug_assert!(signatures.len() <= limits::SIGNATURES);
-        if signatures.is_empty() && incomplete.is_none() {
-            self.keep_none();
-        }
-        let (name, found) = (self.visit.repository.repo_name(), signatures.iter().cloned());
-        let found = found.map(verify::Evidence::Simple).collect();
-        self.proofs.keep_evidence(self.digest, &name, found, incomplete.is_none(), Moment::now());
-        Ok(Evidence { signatures: signatures.into(), incomplete, held: false })
-    }
-
-    async fn manifest(&self) -> Result<Bytes, Trouble> {
-        let tag = format!("sha256-{}.sig", self.digest.hex());
-        if self.visit.guest.is_some() {
-            // GET only what HEAD says is there: GET is what registries count.
-            self.visit.head(&tag).await?;
-        }
-        Ok(self.visit.manifest_by_tag(&tag).await?.bytes)
-    }
-
-    fn keep_none(&self) {
-        self.proofs.keep_none(
-            self.digest,
-            &self.visit.repository.repo_name(),
-            &self.visit.credential,
-            Moment::now(),
-        );
+impl Gathered {
+    fn held(held: Held) -> Gathered {
+        Gathered { evidence: held.evidence, incomplete: None, held: true }
     }
 }

@@ -19,6 +19,9 @@ pub enum Trouble {
     /// The signatures' manifest could not be read.
     #[error("{0}")]
     Signatures(#[from] SignatureManifestError),
+    /// A limit was hit; the text names it.
+    #[error("{0}")]
+    Limit(String),
     /// The runtime could not be asked.
     #[error("{0}")]
     Runtime(String),
@@ -57,6 +60,7 @@ impl Trouble {
             Trouble::Walk(error) => of_walk(error),
             Trouble::Signatures(SignatureManifestError::Document(error)) => of_document(error),
             Trouble::Signatures(SignatureManifestError::TooMany { .. }) => Reason::LimitReached,
+            Trouble::Limit(_) => Reason::LimitReached,
             Trouble::Runtime(_) => Reason::Runtime,
             Trouble::Moved(_) => Reason::ContentDiffers,
             Trouble::Call(_) => Reason::ImageUnclear,

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::image::Digest;
 use crate::limits;
 use crate::policy::Signer;
-use crate::verify::{self, Annotations, Authority, Evidence, Failure, Roots, Sought, Verified};
+use crate::trust::Trust;
+use crate::verify::{self, Annotations, Authority, Evidence, Failure, Sought, Verified};
 
 /// What verifying came to.
 type Outcome = Arc<Result<Verified, Failure>>;
@@ -26,9 +27,9 @@ pub struct Verifications {
 pub struct Verifier<'a> {
     held: &'a Verifications,
     digests: &'a [Digest],
-    roots: &'a (dyn Roots + Sync),
+    trust: &'a Trust,
     /// What the roots are made of: another is another answer.
-    trust: Digest,
+    version: Digest,
     now: SystemTime,
 }
 
@@ -37,11 +38,10 @@ impl Verifications {
     pub fn about<'a>(
         &'a self,
         digests: &'a [Digest],
-        roots: &'a (dyn Roots + Sync),
-        trust: Digest,
+        trust: &'a Trust,
         now: SystemTime,
     ) -> Verifier<'a> {
-        Verifier { held: self, digests, roots, trust, now }
+        Verifier { held: self, digests, trust, version: trust.version(), now }
     }
 
     fn find(&self, key: &Digest, now: SystemTime) -> Option<Outcome> {
@@ -82,7 +82,7 @@ impl Verifier<'_> {
         if let Some(outcome) = self.held.find(&key, self.now) {
             return outcome.as_ref().clone();
         }
-        let outcome = verify::verify(evidence, &signer.authority, sought, self.digests, self.roots, self.now);
+        let outcome = verify::verify(evidence, &signer.authority, sought, self.digests, self.trust, self.now);
         let keeps = match &outcome {
             Ok(_) => true,
             // What is not known, or what the clock has refused, may be so no more the next time.
@@ -101,7 +101,7 @@ impl Verifier<'_> {
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
         };
-        part(self.trust.to_string().as_bytes());
+        part(self.version.to_string().as_bytes());
         part(signer.fingerprint.to_string().as_bytes());
         let annotations = match evidence {
             Evidence::Simple(signing) => {

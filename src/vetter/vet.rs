@@ -20,7 +20,7 @@ use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::Decision;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
-use crate::policy::Subject;
+use crate::policy::{Place, Subject};
 use crate::proofs::Proofs;
 use crate::registry::{AuthFields, Credential};
 use crate::telemetry::Role;
@@ -370,32 +370,42 @@ impl Vetter {
         }
         let (mut evidence, mut trouble, mut held) = (Vec::<Evidence>::new(), None, false);
         let mut vetting = None;
-        // `cosign sign` signs the digest it is given, usually the index: that is asked for first.
-        for digest in &digests {
-            let question = Question { visit, digest: *digest, answer_by: case.answer_by() };
-            let found = self.evidences.about(question, wanted).await;
-            let found = found.or_else(|why| {
-                // Proven before is allowed while the registry is down.
-                let usable = case.in_force.config.vetting.usable_when_registry_down;
-                let held = self.evidences.held(*digest, &visit.repository.repo_name(), usable);
-                trouble = trouble.take().or(Some(why.clone()));
-                held.ok_or(why)
-            });
-            if let Ok(found) = found {
-                held |= found.held;
-                trouble = trouble.or(found.incomplete);
-                evidence.extend(found.signatures.iter().cloned().map(Evidence::Simple));
-            }
-            let mut span = case.context.trace.span("verify", Role::Internal);
-            span.set("crivet.digest", &digest.to_string());
-            let judged = self.judge(case, &digests, &evidence).await;
-            span.set("crivet.decision", judged.decision.as_str());
-            drop(span);
-            let allowed = judged.decision == Decision::Allowed;
-            vetting = Some(judged);
-            if allowed {
-                trouble = None;
-                break;
+        for place in case.places() {
+            let visit = &self.visit_to(case, place, visit);
+            for (digest, form) in case.forms(&digests) {
+                let question = Question {
+                    visit,
+                    tag_prefix: &place.tag_prefix,
+                    digest,
+                    form: &form,
+                    answer_by: case.answer_by(),
+                };
+                let found = self.evidences.about(question, wanted).await;
+                let found = found.or_else(|why| {
+                    // Proven before is allowed while the registry is down.
+                    let usable = case.in_force.config.vetting.usable_when_registry_down;
+                    let held = self.evidences.held(&question, usable);
+                    trouble = trouble.take().or(Some(why.clone()));
+                    held.ok_or(why)
+                });
+                let known = evidence.len();
+                if let Ok(found) = found {
+                    held |= found.held;
+                    trouble = trouble.or(found.incomplete);
+                    evidence.extend(found.evidence.iter().cloned());
+                }
+                if vetting.is_some() && evidence.len() == known {
+                    continue;
+                }
+                let mut span = case.context.trace.span("verify", Role::Internal);
+                span.set("crivet.digest", &digest.to_string());
+                let judged = self.judge(case, &digests, &evidence, known).await;
+                span.set("crivet.decision", judged.decision.as_str());
+                drop(span);
+                if judged.decision == Decision::Allowed {
+                    return Ok((judged, held));
+                }
+                vetting = Some(judged);
             }
         }
         match (vetting, trouble) {
@@ -404,19 +414,29 @@ impl Vetter {
             (None, None) => Err(Trouble::Late),
         }
     }
-}
 
-impl Vetter {
-    /// Verifies one piece of evidence after the other, and lets others work in between: a single one takes a millisecond
+    /// Where a policy has its evidence: the image's own repository, as the caller, or another, as whoever pulled from it.
+    fn visit_to(&self, case: &Case<'_>, place: &Place, own: &Visit) -> Visit {
+        match &place.repository {
+            None => own.clone(),
+            Some(repository) => {
+                let credential = self.credentials.find(&repository.repo_name(), case.context.namespace);
+                self.visit(case, repository, credential)
+            }
+        }
+    }
+
+    /// Verifies what is not `known` yet piece by piece, and lets others work in between: a single one takes a millisecond
     /// or a few, and whoever can push to a registry may have left many.
-    async fn judge(&self, case: &Case<'_>, digests: &[Digest], evidence: &[Evidence]) -> Vetting {
-        let verifier = self.verifications.about(digests, &(), Digest::of(b""), SystemTime::now());
+    async fn judge(&self, case: &Case<'_>, digests: &[Digest], evidence: &[Evidence], known: usize) -> Vetting {
+        let trust = &case.in_force.trust;
+        let verifier = self.verifications.about(digests, trust, SystemTime::now());
         let judge = |evidence: &[Evidence]| {
             case.judge(&case.policies, digests, evidence, &mut |evidence, signer, sought| {
                 verifier.verify(evidence, signer, sought)
             })
         };
-        for one in evidence {
+        for one in evidence.iter().skip(known) {
             let judged = judge(std::slice::from_ref(one));
             if judged.decision == Decision::Allowed {
                 return judged;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::background::{Background, Guest};
 use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
-use crate::registry::{Cap, Client, Credential, FetchError, Fetched};
+use crate::registry::{Cap, Client, Credential, FetchError, Fetched, Referrers};
 use crate::telemetry::{Role, Span, Trace};
 
 /// Whom to ask, as whom, and until when.
@@ -42,6 +42,24 @@ impl Visit {
         let span = self.turn("GET manifest", tag).await?;
         let manifest = self.registry.manifest_by_tag(&self.repository, tag, &self.credential, self.by).await;
         self.told(span, manifest)
+    }
+
+    /// As [`Visit::head`], of a tag that holds evidence.
+    pub async fn evidence_head(&self, tag: &str) -> Result<Digest, Trouble> {
+        let span = self.turn("HEAD manifest", tag).await?;
+        self.told(span, self.registry.evidence_head(&self.repository, tag, &self.credential, self.by).await)
+    }
+
+    /// The manifest of a tag that holds evidence.
+    pub async fn evidence_by_tag(&self, tag: &str) -> Result<Fetched, Trouble> {
+        let span = self.turn("GET manifest", tag).await?;
+        self.told(span, self.registry.evidence_by_tag(&self.repository, tag, &self.credential, self.by).await)
+    }
+
+    /// What refers to a digest, as the registry lists it.
+    pub async fn referrers(&self, digest: &Digest) -> Result<Referrers, Trouble> {
+        let span = self.turn("GET referrers", &digest.to_string()).await?;
+        self.told(span, self.registry.referrers(&self.repository, digest, None, &self.credential, self.by).await)
     }
 
     /// The manifest with this digest.
