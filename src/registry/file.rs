@@ -22,7 +22,8 @@ impl Client {
             Some("http") => true,
             _ => return Err(Cause::Protocol(Violation::Name)),
         };
-        let server = Endpoint { plain, authority: authority.as_str().to_ascii_lowercase() };
+        let authority = authority.as_str().to_ascii_lowercase();
+        let server = self.transport.directly(Endpoint { plain, authority, path: String::new() })?;
         let ask = Ask {
             method: Method::GET,
             uri: address.clone(),
