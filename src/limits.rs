@@ -368,3 +368,9 @@ pub const TUF_SECONDS: u64 = 120;
 /// Largest file with the last good material of one trusted root, bytes: every TUF file at its limit, encoded, would be
 /// more; sigstore's need 60 KiB.
 pub const TRUST_KEPT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Largest repository in a TrustRoot document (`mirrorFS`), unpacked, bytes.
+pub const MIRROR_FS_BYTES: usize = 8 * 1024 * 1024;
+
+/// Most files of a repository in a TrustRoot document. sigstore's has some forty, old versions among them.
+pub const MIRROR_FS_FILES: usize = 1000;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -16,7 +17,7 @@ use crate::image::Platform;
 use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
-use crate::vetter::load::client;
+use crate::vetter::load::{client, keeper};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -112,7 +113,8 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
-    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry })
+    let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::canary;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
+use super::trust;
 use crate::config::{self, ProxyConfiguration, Settings, Source};
 use crate::control::wire::Status;
 use crate::control::{self, Control, ControlError};
@@ -26,7 +27,7 @@ use crate::policy::Subject;
 use crate::relay::clients::millis;
 use crate::users;
 use crate::vetter::case::InForce;
-use crate::vetter::load::{client, from_folder};
+use crate::vetter::load::{client, from_folder, keeper};
 use crate::vetter::wire::{Call, ImageUse, Judged};
 
 const PROC: &str = "/proc";
@@ -180,7 +181,8 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
         Err(faults) => Err(faults.join("; ")),
     };
     let registry = client(config, Arc::new(|_| {}))?;
-    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry })
+    let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust })
 }
 
 /// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.
@@ -329,6 +331,7 @@ fn latest(
         status.map(|status| (status.last_call, "the last call")),
         configuration.map(|time| (time, "the configuration file")),
         log.and_then(modified).map(|time| (time, "the audit log")),
+        status.and_then(trust::latest).map(|time| (time, "the last word of a trusted root's source")),
     ];
     let latest = times.into_iter().flatten().max_by_key(|(time, _)| *time);
     latest.map(|(time, what)| (time, what.to_owned()))

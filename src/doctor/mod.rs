@@ -9,6 +9,7 @@ mod daemon;
 pub mod facts;
 mod kubelet;
 mod node;
+mod trust;
 
 use facts::Facts;
 
@@ -88,6 +89,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             daemon::mode(facts, status, &mut findings);
             daemon::policies(facts, status, &mut findings);
             daemon::vetter(facts, status, &mut findings);
+            trust::trust(facts, status, &mut findings);
             daemon::audit_log(status, &mut findings);
             daemon::calls(status, &mut findings);
             daemon::containers(status, &mut findings);

@@ -6,7 +6,7 @@ use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
 use crate::control::wire::{self, Client, Status};
-use crate::vetter::wire::{AuditLog, Judged, Outcome, State};
+use crate::vetter::wire::{AuditLog, Judged, Outcome, State, TrustRoot};
 
 const NOW: u64 = 1_790_000_000_000;
 const LISTEN: &str = "/run/crivet/crivet.sock";
@@ -41,6 +41,18 @@ fn status() -> Status {
                     max_bytes: 100 << 20,
                     ..Default::default()
                 }),
+                trust: vec![TrustRoot {
+                    name: "public-good".into(),
+                    source: "TUF repository https://tuf.test".into(),
+                    origin: "source".into(),
+                    version: "sha256:t".into(),
+                    at: NOW - 3_600_000,
+                    expires: NOW + 86_400_000,
+                    ends: NOW + 100 * 86_400_000,
+                    ends_first: "tlogs".into(),
+                    newest: NOW - 86_400_000,
+                    error: String::new(),
+                }],
                 ..Default::default()
             }),
             ..Default::default()
@@ -124,6 +136,10 @@ fn log(facts: &mut Facts) -> &mut AuditLog {
     vetter(facts).state.as_mut().unwrap().audit_log.as_mut().unwrap()
 }
 
+fn root(facts: &mut Facts) -> &mut TrustRoot {
+    &mut vetter(facts).state.as_mut().unwrap().trust[0]
+}
+
 fn found(facts: &mut Facts, bypass: bool) {
     let container =
         wire::FoundContainer { running: true, decision: "denied".into(), bypass, ..Default::default() };
@@ -187,6 +203,12 @@ const CASES: &[Case] = {
             config(f).vetter_user = Some(("crivet".into(), Err("none".into())))
         }),
         ("vetter-user-differs", Warning, |f| vetter(f).uid = 0),
+        ("trust-missing", Warning, |f| {
+            (root(f).version, root(f).error) = (String::new(), "the mirror cannot be reached".into());
+        }),
+        ("trust-not-refreshed", Warning, |f| root(f).error = "the mirror cannot be reached".into()),
+        ("trust-expired", Warning, |f| root(f).expires = NOW - 1),
+        ("trust-ends", Warning, |f| root(f).ends = NOW + 29 * 86_400_000),
         ("audit-records-lost", Warning, |f| log(f).lost = 4),
         ("audit-log-away", Warning, |f| log(f).free_bytes = None),
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),
@@ -284,6 +306,7 @@ fn the_page_in_docs_lists_every_finding_with_its_level() {
         include_str!("kubelet.rs"),
         include_str!("node.rs"),
         include_str!("mod.rs"),
+        include_str!("trust.rs").replace("        warn(\n", "findings.warning(\n").leak(),
     ];
     let known: BTreeSet<&str> = CASES.iter().map(|(id, ..)| *id).collect();
     for text in code {

@@ -1,9 +1,11 @@
 //! The `crivet_` metrics and their exposition. Each is described in docs/metrics.md.
 //!
 //! The relay and the vetter count for themselves, each family in one of them only; one address serves both.
-//! Labels hold values from fixed lists only: nothing from outside can make new series.
+//! Labels hold values from fixed lists only, or the names of the configuration's trusted roots: nothing from outside can
+//! make new series.
 
 mod serve;
+mod trust;
 
 pub use serve::serve;
 
@@ -15,10 +17,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
 use crate::registry::Outcome;
+use crate::trust::Trust;
 use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
@@ -396,6 +400,7 @@ pub struct VetterMetrics {
     audit_log_free: Gauge,
     proofs_held: Gauge,
     trace_spans: Family<OutcomeLabel, Counter>,
+    trust: TrustMetrics,
 }
 
 impl Default for VetterMetrics {
@@ -417,7 +422,7 @@ impl Default for VetterMetrics {
         let registry_requests = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "registry_requests",
-            "HTTP requests to registries and token endpoints",
+            "HTTP requests to registries, token endpoints and TUF repositories",
             registry_requests.clone(),
         );
         let policy_set = Family::<HashLabel, Gauge>::default();
@@ -468,6 +473,7 @@ impl Default for VetterMetrics {
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
         let trace_spans = Family::<OutcomeLabel, Counter>::default();
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
+        let trust = TrustMetrics::new(&mut registry);
         Self {
             registry,
             decisions,
@@ -482,6 +488,7 @@ impl Default for VetterMetrics {
             audit_log_free,
             proofs_held,
             trace_spans,
+            trust,
         }
     }
 }
@@ -547,6 +554,11 @@ impl VetterMetrics {
 
     fn trace_spans(&self, count: usize, outcome: &'static str) {
         self.trace_spans.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
+    }
+
+    /// The trusted roots in force, and how they are.
+    pub fn trust(&self, trust: &Trust) {
+        self.trust.set(trust);
     }
 
     /// How many digests something is known about now.

@@ -68,7 +68,43 @@ fn page() -> String {
     vetter.trace_spans_exported(4);
     vetter.trace_spans_dropped(6);
     vetter.audit_log_free_bytes(1024);
+    vetter.trust(&trust());
     vetter.render(&relay.render(""))
+}
+
+fn trust() -> Trust {
+    use crate::trust::{Origin, Root, State};
+    let state = State {
+        source: String::new(),
+        kind: "tuf",
+        root: Some(std::sync::Arc::new(Root::embedded().unwrap())),
+        origin: Origin::Source,
+        at: Some(UNIX_EPOCH + Duration::from_secs(7)),
+        expires: Some(UNIX_EPOCH + Duration::from_secs(8)),
+        error: None,
+        failures: 2,
+    };
+    let lost = State { root: None, origin: Origin::Nothing, at: None, expires: None, ..state.clone() };
+    Trust::new([("corp".to_owned(), state), ("lost".to_owned(), lost)])
+}
+
+#[test]
+fn trusted_roots_that_are_gone_leave_no_series() {
+    let vetter = VetterMetrics::default();
+    vetter.trust(&trust());
+    let page = vetter.render("");
+    assert!(page.contains("\ncrivet_trust_root_usable{root=\"corp\"} 1\n"), "{page}");
+    assert!(page.contains("\ncrivet_trust_root_usable{root=\"lost\"} 0\n"), "{page}");
+    assert!(page.contains("\ncrivet_trust_root_refresh_failures{root=\"corp\"} 2\n"), "{page}");
+    assert!(page.contains("\ncrivet_trust_root_confirmed_timestamp_seconds{root=\"corp\"} 7\n"), "{page}");
+    assert!(
+        page.contains("\ncrivet_trust_root_metadata_expiry_timestamp_seconds{root=\"corp\"} 8\n"),
+        "{page}"
+    );
+    let end = "\ncrivet_trust_root_material_end_timestamp_seconds{root=\"corp\",material=\"certificate_authorities\"} 1948975018\n";
+    assert!(page.contains(end), "{page}");
+    vetter.trust(&Trust::default());
+    assert!(!vetter.render("").contains("root=\""));
 }
 
 /// Metric → type, and labels with their values.
@@ -114,7 +150,9 @@ fn the_page_in_docs_and_the_exposition_say_the_same() {
         let labels: BTreeSet<String> =
             labels.split(", ").filter(|l| !l.is_empty()).map(|l| l.trim_matches('`').to_owned()).collect();
         assert_eq!(labels, exposed_labels.keys().cloned().collect(), "{name}");
-        for (label, values) in exposed_labels.iter().filter(|(label, _)| *label != "hash") {
+        for (label, values) in
+            exposed_labels.iter().filter(|(label, _)| !["hash", "root", "version"].contains(&label.as_str()))
+        {
             for value in values {
                 assert!(meaning.contains(&format!("`{value}`")), "{name}: {label} {value} is not documented");
             }

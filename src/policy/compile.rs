@@ -15,6 +15,8 @@ use super::sigstore::{DOCKER_HUB, Glob};
 use super::{native, sigstore};
 use crate::image::{Digest, ImageName, quoted};
 use crate::limits;
+use crate::trust;
+use crate::trust::source::RootSource;
 use crate::verify::PublicKey;
 use crate::yaml::{self, Document, Fault};
 
@@ -48,6 +50,7 @@ pub struct PolicySet {
     sigstore: PrefixIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
     sigstore_all: Vec<usize>,
+    trust_roots: Vec<RootSource>,
     hash: Digest,
 }
 
@@ -119,6 +122,11 @@ impl PolicySet {
     /// All policies, in the order of their files.
     pub fn policies(&self) -> &[Policy] {
         &self.policies
+    }
+
+    /// The roots of TrustRoot documents, each name once.
+    pub fn trust_roots(&self) -> &[RootSource] {
+        &self.trust_roots
     }
 
     /// A name for each pattern that it could cover, with `word` in place of wildcards, and the policy it is of; sorted.
@@ -238,6 +246,7 @@ struct Builder {
     patterns: usize,
     /// Where each name was first given.
     names: BTreeMap<String, String>,
+    trust_roots: Vec<RootSource>,
     /// Which policies have each pattern.
     owners: HashMap<Pattern, Vec<usize>>,
 }
@@ -283,9 +292,12 @@ impl Builder {
             ("policy.sigstore.dev/v1alpha1" | "policy.sigstore.dev/v1beta1", "ClusterImagePolicy") => {
                 sigstore::compile(document, file)?
             }
+            ("policy.sigstore.dev/v1alpha1", "TrustRoot") => {
+                return self.trust_root(document, file).map_err(|fault| vec![fault]);
+            }
             (version, kind) => {
                 let text = format!(
-                    "expected crivet.dev/v1alpha1 ImagePolicy or policy.sigstore.dev/v1beta1 ClusterImagePolicy, found {} {}; other kinds are not supported yet",
+                    "expected crivet.dev/v1alpha1 ImagePolicy or policy.sigstore.dev/v1beta1 ClusterImagePolicy or v1alpha1 TrustRoot, found {} {}; other kinds are not supported yet",
                     quoted(version),
                     quoted(kind)
                 );
@@ -326,6 +338,24 @@ impl Builder {
                 Ok(())
             }
         }
+    }
+
+    fn trust_root(&mut self, document: &Document<'_>, file: &str) -> Result<(), Fault> {
+        let (root, name) = trust::document::read(document, file)?;
+        if let Some(other) = self.trust_roots.iter().find(|other| other.name == root.name) {
+            let text = format!(
+                "metadata.name: expected a TrustRoot's name of its own, found {} at {} too; rename one",
+                quoted(&name.value),
+                other.document.as_deref().unwrap_or_default()
+            );
+            return Err(document.fault_at(&name, text));
+        }
+        if self.trust_roots.len() == limits::TRUST_ROOTS {
+            let text = format!("expected at most {} TrustRoots (limit TRUST_ROOTS)", limits::TRUST_ROOTS);
+            return Err(document.fault_at(&name, text));
+        }
+        self.trust_roots.push(root);
+        Ok(())
     }
 
     /// Counts a policy's patterns; false if there are too many by now, which is told once.
@@ -379,6 +409,7 @@ impl Builder {
             denied: self.denied,
             sigstore: self.sigstore,
             sigstore_all: self.sigstore_all,
+            trust_roots: self.trust_roots,
             hash,
         })
     }

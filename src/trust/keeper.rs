@@ -23,6 +23,8 @@ use crate::registry::Client;
 
 /// How often it is looked whether files have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the log says again what somebody should look at.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// First wait after a failure, where there is no material at all.
 const RETRY_WITHOUT: Duration = Duration::from_secs(10);
 /// The same where there is some.
@@ -45,9 +47,18 @@ pub struct Keeper {
 type Identity = Option<(u64, u64, u64, i64, i64)>;
 
 impl Keeper {
-    /// The roots from what is at hand, before anybody is asked. Blocking.
+    /// The roots from what is at hand, before anybody is asked; what is good is kept. Blocking.
     pub fn load(&self, previous: Option<&Trust>, now: SystemTime) -> Trust {
-        load(&self.sources, &self.state, previous, now)
+        let (trust, to_keep) = load(&self.sources, &self.state, previous, now);
+        for (name, kept) in to_keep {
+            keep(&self.state, &name, &kept);
+        }
+        trust
+    }
+
+    /// The same for commands that only look: nothing is kept. Blocking.
+    pub fn look(&self, now: SystemTime) -> Trust {
+        load(&self.sources, &self.state, None, now).0
     }
 
     /// Keeps `trust` up to date for as long as it is polled, and hands over each new state of things.
@@ -63,8 +74,17 @@ impl Keeper {
             seen.insert(source.name.clone(), identities(source));
         }
         let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut warn = Instant::now();
         loop {
             looks.tick().await;
+            if warn <= Instant::now() {
+                warn = Instant::now() + WARN_EVERY;
+                for (root, state) in trust.states() {
+                    for warning in state.warnings(SystemTime::now()) {
+                        tracing::warn!(root, source = state.source, "trusted root: {warning}");
+                    }
+                }
+            }
             for source in &self.sources {
                 let now = identities(source);
                 let changed =
@@ -74,7 +94,13 @@ impl Keeper {
                     let before = trust.state(&source.name).cloned();
                     let (source, folder) = (source.clone(), self.state.clone());
                     let name = source.name.clone();
-                    let work = move || reload(&source, &folder, before.as_ref(), SystemTime::now());
+                    let work = move || {
+                        let (state, kept) = reload(&source, &folder, before.as_ref(), SystemTime::now());
+                        if let Some(kept) = kept {
+                            keep(&folder, &source.name, &kept);
+                        }
+                        state
+                    };
                     if let Ok(state) = tokio::task::spawn_blocking(work).await {
                         trust = self.exchange(&trust, &name, state, &publish);
                     }
@@ -257,7 +283,7 @@ mod tests {
 
     fn state(failures: u32, has_root: bool) -> State {
         let source = &keeper().sources[0];
-        let loaded = reload(source, Path::new("/nonexistent"), None, SystemTime::UNIX_EPOCH);
+        let (loaded, _) = reload(source, Path::new("/nonexistent"), None, SystemTime::UNIX_EPOCH);
         State { failures, root: loaded.root.filter(|_| has_root), ..State::of(source) }
     }
 

@@ -61,13 +61,13 @@ const KNOWN: &[(&str, KeyShape, bool)] = &[
     ("PKIX_ECDSA_P521_SHA_256", KeyShape::P521, false),
     ("PKIX_ED25519", KeyShape::Ed25519, false),
     ("PKIX_ED25519_PH", KeyShape::Ed25519, false),
+    ("PKIX_RSA_PKCS1V5", KeyShape::Rsa, false),
     ("PKIX_RSA_PKCS1V15_2048_SHA256", KeyShape::Rsa, false),
     ("PKIX_RSA_PKCS1V15_3072_SHA256", KeyShape::Rsa, false),
     ("PKIX_RSA_PKCS1V15_4096_SHA256", KeyShape::Rsa, false),
     ("PKIX_RSA_PSS_2048_SHA256", KeyShape::Rsa, false),
     ("PKIX_RSA_PSS_3072_SHA256", KeyShape::Rsa, false),
     ("PKIX_RSA_PSS_4096_SHA256", KeyShape::Rsa, false),
-    ("PKIX_RSA_PKCS1V5", KeyShape::Rsa, false),
     ("PKIX_RSA_PSS", KeyShape::Rsa, false),
     ("PKCS1_RSA_PKCS1V5", KeyShape::Rsa, true),
     ("PKCS1_RSA_PSS", KeyShape::Rsa, true),
@@ -78,6 +78,12 @@ impl KeyDetails {
     pub fn named(name: &str) -> Option<Self> {
         let &(name, shape, pkcs1) = KNOWN.iter().find(|(known, ..)| *known == name)?;
         Some(Self { name, shape, pkcs1 })
+    }
+
+    /// The name for a SubjectPublicKeyInfo that comes without one.
+    pub(super) fn of_spki(der: &[u8]) -> Option<Self> {
+        let mut names = KNOWN.iter().filter(|(.., pkcs1)| !pkcs1);
+        names.find_map(|(name, ..)| Self::named(name).filter(|details| details.check(der).is_ok()))
     }
 
     /// Whether `der` is such a key. The error says what was expected.

@@ -14,34 +14,49 @@ use super::tuf::{self, Fetched};
 use crate::config::files;
 use crate::limits;
 
-/// All roots from what is at hand. `state` is the vetter's state folder; `previous` are the roots in force until now.
-/// None of this fails: a root that cannot be had is told as such.
-pub fn load(sources: &[RootSource], state: &Path, previous: Option<&Trust>, now: SystemTime) -> Trust {
-    let one = |source: &RootSource| {
-        let previous = previous.and_then(|trust| trust.state(&source.name));
-        (source.name.clone(), reload(source, state, previous, now))
-    };
-    Trust::new(sources.iter().map(one))
+/// All roots from what is at hand, and what of it should be kept, by name. `state` is the vetter's state folder;
+/// `previous` are the roots in force until now. None of this fails: a root that cannot be had is told as such.
+pub(super) fn load(
+    sources: &[RootSource],
+    state: &Path,
+    previous: Option<&Trust>,
+    now: SystemTime,
+) -> (Trust, Vec<(String, Kept)>) {
+    let mut to_keep = Vec::new();
+    let roots: Vec<(String, State)> = sources
+        .iter()
+        .map(|source| {
+            let previous = previous.and_then(|trust| trust.state(&source.name));
+            let (loaded, kept) = reload(source, state, previous, now);
+            to_keep.extend(kept.map(|kept| (source.name.clone(), kept)));
+            (source.name.clone(), loaded)
+        })
+        .collect();
+    (Trust::new(roots), to_keep)
 }
 
-/// One root from what is at hand.
-pub(super) fn reload(source: &RootSource, state: &Path, previous: Option<&State>, now: SystemTime) -> State {
+/// One root from what is at hand, and what of it should be kept.
+pub(super) fn reload(
+    source: &RootSource,
+    state: &Path,
+    previous: Option<&State>,
+    now: SystemTime,
+) -> (State, Option<Kept>) {
     let blank = State::of(source);
     let previous = previous.filter(|previous| previous.root.is_some() && previous.source == blank.source);
-    let loaded = match (&source.tuf, &source.given) {
-        (Some(tuf), given) => repository(source, tuf, given.as_ref(), state, &blank),
+    let (loaded, kept) = match (&source.tuf, &source.given) {
+        (Some(tuf), given) => (repository(source, tuf, given.as_ref(), state, &blank), None),
         (None, Some(Given::File(path))) => file(source, path, state, now, &blank),
-        (None, Some(given)) => at_hand(given, state_of(&blank, Origin::Source)),
-        (None, None) => State { error: Some("no source".to_owned()), ..blank },
+        (None, Some(given)) => (at_hand(given, state_of(&blank, Origin::Source)), None),
+        (None, None) => (State { error: Some("no source".to_owned()), ..blank }, None),
     };
     match previous {
         // What is in force is at least as good as nothing, and as what was given for the time before it.
-        Some(previous) if matches!(loaded.origin, Origin::Nothing | Origin::Given) => State {
-            origin: if loaded.error.is_some() { Origin::Kept } else { previous.origin },
-            error: loaded.error,
-            ..previous.clone()
-        },
-        _ => loaded,
+        Some(previous) if matches!(loaded.origin, Origin::Nothing | Origin::Given) => {
+            let origin = if loaded.error.is_some() { Origin::Kept } else { previous.origin };
+            (State { origin, error: loaded.error, ..previous.clone() }, None)
+        }
+        _ => (loaded, kept),
     }
 }
 
@@ -70,7 +85,13 @@ fn read(path: &Path) -> Result<Bytes, String> {
     read.map(Bytes::from).map_err(|error| error.to_string())
 }
 
-fn file(source: &RootSource, path: &Path, state: &Path, now: SystemTime, blank: &State) -> State {
+fn file(
+    source: &RootSource,
+    path: &Path,
+    state: &Path,
+    now: SystemTime,
+    blank: &State,
+) -> (State, Option<Kept>) {
     let before = kept::read(state, &source.name);
     let read = read(path).and_then(|bytes| match parse(&bytes) {
         Ok(root) => Ok((bytes, root)),
@@ -79,12 +100,12 @@ fn file(source: &RootSource, path: &Path, state: &Path, now: SystemTime, blank: 
     match read {
         Ok((bytes, root)) => {
             let same =
-                |kept: &Kept| kept.files.get(TRUSTED_ROOT_TARGET) == Some(&bytes) && kept.files.len() == 1;
-            if !before.is_ok_and(|before| before.as_ref().is_some_and(same)) {
-                let files = [(TRUSTED_ROOT_TARGET.to_owned(), bytes)].into();
-                keep(state, &source.name, &Kept { at: now, files });
-            }
-            State { root: Some(Arc::new(root)), at: Some(now), ..state_of(blank, Origin::Source) }
+                |kept: &Kept| kept.files.len() == 1 && kept.files.get(TRUSTED_ROOT_TARGET) == Some(&bytes);
+            let known = before.is_ok_and(|before| before.as_ref().is_some_and(same));
+            let files = [(TRUSTED_ROOT_TARGET.to_owned(), bytes)].into();
+            let kept = (!known).then_some(Kept { at: now, files });
+            let state = state_of(blank, Origin::Source);
+            (State { root: Some(Arc::new(root)), at: Some(now), ..state }, kept)
         }
         Err(error) => {
             let good = before.ok().flatten().and_then(|kept| {
@@ -92,12 +113,13 @@ fn file(source: &RootSource, path: &Path, state: &Path, now: SystemTime, blank: 
                 Some((root, kept.at))
             });
             let blank = State { error: Some(error), failures: 1, ..blank.clone() };
-            match good {
+            let state = match good {
                 Some((root, at)) => {
                     State { root: Some(Arc::new(root)), at: Some(at), ..state_of(&blank, Origin::Kept) }
                 }
                 None => blank,
-            }
+            };
+            (state, None)
         }
     }
 }

@@ -74,6 +74,16 @@ impl Material {
             Self::TimestampAuthorities => "timestampAuthorities",
         }
     }
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authorities => "certificate_authorities",
+            Self::CtLogs => "ct_logs",
+            Self::Logs => "transparency_logs",
+            Self::TimestampAuthorities => "timestamp_authorities",
+        }
+    }
 }
 
 /// Why bytes are no trusted root.

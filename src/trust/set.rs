@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
 use super::root::{Material, Root};
 use super::source::RootSource;
+use crate::audit::rfc3339;
 use crate::image::{Digest, quoted};
 
 /// The roots in force. A value never changes: who verifies with it sees one state of things from beginning to end.
@@ -81,6 +82,31 @@ impl State {
         let root = self.root.as_ref()?;
         let ends = Material::ALL.into_iter().filter_map(|material| Some((material, root.ends(material)?)));
         ends.min_by_key(|(_, end)| *end)
+    }
+}
+
+/// What ends within this is warned about: time to exchange a root on all nodes.
+pub const WARN_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+
+impl State {
+    /// What somebody should look at, one line each.
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Some(expires) = self.expires.filter(|expires| *expires < now) {
+            all.push(format!(
+                "its TUF metadata expired at {}; what they vouched for stays in use, and may have been taken back",
+                rfc3339(expires)
+            ));
+        }
+        if let Some((material, end)) = self.ends().filter(|(_, end)| *end < now + WARN_BEFORE) {
+            let word = if end < now { "ended" } else { "end" };
+            all.push(format!(
+                "its {} {word} at {}; nothing newer than that can be verified with it",
+                material.key(),
+                rfc3339(end)
+            ));
+        }
+        all
     }
 }
 
@@ -191,6 +217,25 @@ mod tests {
         let two = one.with("b", embedded());
         assert_ne!(version(&one), version(&two));
         assert_eq!(version(&one), two.version_of(|name| name == "a"));
+    }
+
+    #[test]
+    fn what_has_expired_or_will_soon_is_warned_about() {
+        let state = embedded();
+        let (_, end) = state.ends().unwrap();
+        assert_eq!(state.warnings(end - WARN_BEFORE), [] as [String; 0]);
+        let soon = state.warnings(end - WARN_BEFORE + Duration::from_secs(1));
+        assert_eq!(
+            soon,
+            [
+                "its certificateAuthorities end at 2031-10-05T13:56:58.000Z; nothing newer than that can be verified with it"
+            ]
+        );
+        assert!(state.warnings(end + Duration::from_secs(1))[0].contains(" ended at "));
+        let stale = State { expires: Some(SystemTime::UNIX_EPOCH), ..embedded() };
+        assert!(stale.warnings(SystemTime::UNIX_EPOCH).is_empty());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert!(stale.warnings(now)[0].starts_with("its TUF metadata expired at 1970-01-01T00:00:00.000Z"));
     }
 
     #[test]

@@ -133,3 +133,7 @@ fn said(error: &sigstore_tuf::Error) -> String {
     let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
     text.chars().take(limits::QUOTED_CHARS).map(printable).collect()
 }
+
+#[cfg(test)]
+#[path = "tuf_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::policy::{Check, Judgement, Policy, PolicySet, Shortfall, Subject};
 use crate::registry::Client;
 use crate::telemetry::Trace;
+use crate::trust::Trust;
 use crate::verify::SimpleSigning;
 
 /// What decisions are made by; exchanged whole at a reload.
@@ -26,6 +27,8 @@ pub struct InForce {
     pub policies: Result<Arc<PolicySet>, String>,
     /// Speaks to registries as the configuration says.
     pub registry: Arc<Client>,
+    /// The trusted roots. Exchanged in the background too: then by a value of its own that differs in nothing else.
+    pub trust: Arc<Trust>,
 }
 
 /// The facts of a call that bear on each of its images.
@@ -94,11 +97,17 @@ pub(super) struct Case<'a> {
 impl InForce {
     /// The same, as if it were enforced.
     pub fn enforcing(&self) -> InForce {
+        InForce { mode: Mode::Enforce, ..self.trusting(Arc::clone(&self.trust)) }
+    }
+
+    /// The same with other trusted roots.
+    pub fn trusting(&self, trust: Arc<Trust>) -> InForce {
         InForce {
             config: self.config.clone(),
-            mode: Mode::Enforce,
+            mode: self.mode,
             policies: self.policies.clone(),
             registry: Arc::clone(&self.registry),
+            trust,
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::case::InForce;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
 use crate::registry::{Client, Observer, Settings};
+use crate::trust::{Keeper, Trust};
 
 /// The folder within stateDir that is the vetter's to write.
 pub const VETTER_STATE: &str = "vetter";
@@ -25,22 +26,24 @@ pub struct Loaded {
     pub error: Option<String>,
 }
 
-/// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad. Nothing is
-/// enforced where the relay says `audit_because`.
+/// Builds the whole new set. `previous` are the policies in force until now, kept if the folder's are bad, and `trusted`
+/// the roots. Nothing is enforced where the relay says `audit_because`.
 ///
 /// # Errors
 /// The text is no configuration, or TLS cannot be set up: nothing may change then.
 pub fn load(
     configure: &Configure,
     previous: Option<Arc<PolicySet>>,
+    trusted: Option<&Trust>,
     observer: Observer,
 ) -> Result<Loaded, String> {
     let config = ProxyConfiguration::parse("config.yaml", configure.settings.as_bytes())
         .map_err(|error| error.to_string())?;
     let registry = client(&config, observer)?;
-    let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
+    let (policies, error) = policies(&config, &state(&config), previous);
+    let trust = keeper(&config, policies.as_deref().ok(), &registry).load(trusted, SystemTime::now());
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
-    Ok(Loaded { in_force: InForce { mode, config, policies, registry }, error })
+    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust) }, error })
 }
 
 /// A registry client as the configuration says.
@@ -58,6 +61,19 @@ pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Cli
     Client::new(&settings, observer)
         .map(Arc::new)
         .map_err(|error| format!("the registry client cannot be set up: {error}"))
+}
+
+/// Who keeps the roots of the configuration and of the policies' TrustRoot documents up to date.
+pub fn keeper(config: &ProxyConfiguration, policies: Option<&PolicySet>, client: &Arc<Client>) -> Keeper {
+    let configured = &config.trust.roots;
+    let documents = policies.map(PolicySet::trust_roots).unwrap_or_default().iter();
+    let documents = documents.filter(|root| configured.iter().all(|other| other.name != root.name));
+    Keeper {
+        sources: configured.iter().chain(documents).cloned().collect(),
+        refresh_every: config.trust.refresh_every,
+        state: state(config),
+        client: Arc::clone(client),
+    }
 }
 
 fn state(config: &ProxyConfiguration) -> PathBuf {
@@ -84,12 +100,27 @@ pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, Vec<Stri
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
+/// A TrustRoot document does not take the place of a root that the configuration names.
+fn clash(config: &ProxyConfiguration, set: &PolicySet) -> Option<String> {
+    let named = |name: &str| config.trust.roots.iter().any(|root| root.name == name);
+    let root = set.trust_roots().iter().find(|root| named(&root.name))?;
+    let place = root.document.as_deref().unwrap_or_default();
+    Some(format!(
+        "{place}: metadata.name: expected another name than in trust.roots, found {}; rename one",
+        root.name
+    ))
+}
+
 fn policies(
-    folder: &Path,
+    config: &ProxyConfiguration,
     state: &Path,
     previous: Option<Arc<PolicySet>>,
 ) -> (Result<Arc<PolicySet>, String>, Option<String>) {
-    let error = match from_folder(folder) {
+    let read = from_folder(&config.policy_dir).and_then(|(set, sources)| match clash(config, &set) {
+        Some(fault) => Err(vec![fault]),
+        None => Ok((set, sources)),
+    });
+    let error = match read {
         Ok((set, sources)) => {
             if let Err(error) = files::keep_policies(state, &sources) {
                 tracing::error!(%error, "the policies cannot be kept for a start with bad ones");

@@ -27,6 +27,7 @@ use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
 use crate::registry::Observer;
 use crate::telemetry::{Role, Span, Trace, Tracer};
+use crate::trust::Trust;
 
 /// How often it is looked whether the policy folder was exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -50,6 +51,10 @@ struct Session {
     audit: RwLock<Option<Arc<AuditLog>>>,
     metrics: Arc<VetterMetrics>,
     metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
+    /// Keeps the trusted roots up to date.
+    trust_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// What the relay was told last, its basis without the trusted roots.
+    told: Mutex<Option<Configured>>,
     outgoing: mpsc::Sender<Bytes>,
     /// The number of the last configuration that was built.
     built: watch::Sender<u64>,
@@ -82,6 +87,8 @@ pub async fn serve(socket: UnixStream) {
         audit: RwLock::default(),
         metrics: Arc::default(),
         metrics_task: Mutex::default(),
+        trust_task: Mutex::default(),
+        told: Mutex::default(),
         outgoing,
         built: watch::Sender::default(),
     });
@@ -153,6 +160,7 @@ impl Session {
                 }
             }),
             metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
+            trust: self.in_force().map(|in_force| wire::trust(&in_force.trust)).unwrap_or_default(),
         }
     }
 
@@ -195,7 +203,12 @@ impl Session {
 
     /// Builds the whole new set, then swaps; a bad one changes nothing, and says so.
     async fn configure(self: &Arc<Session>, configure: &Configure) {
+        // What it finds now belongs to the settings before.
+        if let Some(task) = self.trust_task.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
         let previous = self.in_force().and_then(|old| old.policies.as_ref().ok().cloned());
+        let trusted = self.in_force().map(|old| Arc::clone(&old.trust));
         let settings = Digest::of(configure.settings.as_bytes());
         let audits = if configure.audit_because.is_empty() { "" } else { " audit" };
         let serial = configure.serial;
@@ -203,7 +216,8 @@ impl Session {
         // Reading and compiling may take a while with thousands of policies; calls go on meanwhile.
         let metrics = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |outcome| metrics.registry_request(outcome));
-        let loaded = tokio::task::spawn_blocking(move || load::load(&configure, previous, observer)).await;
+        let load = move || load::load(&configure, previous, trusted.as_deref(), observer);
+        let loaded = tokio::task::spawn_blocking(load).await;
         let (policy_error, policy_set, policies) = match loaded {
             Ok(Ok(loaded)) => {
                 let set = loaded.in_force.policies.as_ref().map(|set| set.hash().to_string());
@@ -227,10 +241,43 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings}{audits} {policy_set}");
-        let configured = Configured { policy_error, policy_set, basis, policies, serial };
-        let configured = from_vetter::Body::Configured(configured);
-        // Never dropped for want of room: the relay would go on with permits of the policies before.
-        let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(configured) })).await;
+        let told = Configured { policy_error, policy_set, basis, policies, serial };
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        self.tell_configured().await;
+        self.keep_trust();
+    }
+
+    /// Tells the relay what is in force, the trusted roots with it.
+    async fn tell_configured(&self) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut told) = told else { return };
+        if let Some(in_force) = self.in_force() {
+            told.basis = format!("{} {}", told.basis, in_force.trust.version());
+        }
+        let told = from_vetter::Body::Configured(told);
+        // Never dropped for want of room: the relay would go on with permits of what was in force before.
+        let _ = self.outgoing.send(wire::frame(&FromVetter { id: 0, body: Some(told) })).await;
+    }
+
+    /// Keeps the trusted roots in force up to date, until the next configuration.
+    fn keep_trust(self: &Arc<Session>) {
+        let Some(in_force) = self.in_force() else { return };
+        let policies = in_force.policies.as_ref().ok().map(Arc::as_ref);
+        let keeper = load::keeper(&in_force.config, policies, &in_force.registry);
+        let session = Arc::clone(self);
+        let task = keeper.run(Arc::clone(&in_force.trust), move |trust| session.trust_changed(trust));
+        *self.trust_task.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(task));
+    }
+
+    /// Puts other trusted roots in force. Permits that the relay holds rest on the material of those before.
+    fn trust_changed(self: &Arc<Session>, trust: Arc<Trust>) {
+        let Some(old) = self.in_force() else { return };
+        let same_material = old.trust.version() == trust.version();
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(old.trusting(trust)));
+        if !same_material {
+            let session = Arc::clone(self);
+            tokio::spawn(async move { session.tell_configured().await });
+        }
     }
 
     async fn put_in_force(self: &Arc<Session>, new: InForce) {
@@ -299,6 +346,9 @@ impl Session {
         self.metrics.proofs_held(roots);
         if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
             self.metrics.audit_log_free_bytes(free);
+        }
+        if let Some(in_force) = self.in_force() {
+            self.metrics.trust(&in_force.trust);
         }
         if let Some(audit) = self.audit() {
             self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());

@@ -5,6 +5,8 @@ use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::limits;
+use crate::relay::clients::millis;
+use crate::trust::Trust;
 
 #[allow(missing_docs, unused_qualifications, clippy::all)]
 mod generated {
@@ -30,4 +32,26 @@ pub fn link(socket: UnixStream) -> Link {
 /// A message as a frame's bytes.
 pub fn frame<M: Message>(message: &M) -> bytes::Bytes {
     message.encode_to_vec().into()
+}
+
+/// The trusted roots, for whoever asks how the vetter is.
+pub fn trust(trust: &Trust) -> Vec<TrustRoot> {
+    let one = |(name, state): (&str, &crate::trust::State)| {
+        let (ends_first, ends) = state
+            .ends()
+            .map_or((String::new(), 0), |(material, end)| (material.key().to_owned(), millis(end)));
+        TrustRoot {
+            name: name.to_owned(),
+            source: state.source.clone(),
+            origin: state.origin.as_str().to_owned(),
+            version: state.root.as_ref().map(|root| root.version().to_string()).unwrap_or_default(),
+            at: state.at.map_or(0, millis),
+            expires: state.expires.map_or(0, millis),
+            ends,
+            ends_first,
+            newest: state.root.as_ref().and_then(|root| root.newest()).map_or(0, millis),
+            error: state.error.clone().unwrap_or_default(),
+        }
+    };
+    trust.states().map(one).collect()
 }

@@ -19,4 +19,5 @@ mod report;
 mod snapshot;
 mod support;
 mod systemd;
+mod trust;
 mod vetting;
