@@ -9,6 +9,8 @@ mod claims;
 mod der;
 mod entry;
 mod evidence;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod identity;
 mod key;
 mod legacy;
@@ -21,6 +23,8 @@ mod simple_signing;
 mod statement;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod verifier;
 
