@@ -23,6 +23,11 @@ e2e: tools ## end-to-end tests with the real parts; needs root and `make peers`
 demo: ## a small node: a signed image runs, an unsigned one does not; needs root
 	examples/demo/run.sh
 
+# The suite's cases are not in the tree: CRIVET_CONFORMANCE says where they are. Skipped where they are not.
+conformance: ## sigstore's conformance suite on crivet's verifier: how many of its cases come out right
+	cargo build --quiet --example conformance
+	examples/conformance/run.sh target/debug/examples/conformance
+
 bench-peers: ## what the bench compares with, into the same cache
 	tests/e2e/peers/install.sh haproxy socat nginx containerd-1.6 containerd-2 runc docker-registry busybox cosign-2 crictl
 
@@ -54,4 +59,4 @@ test: ## everything: check, deny, then end-to-end with the real parts
 	$(MAKE) deny
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo bench-peers bench deny tools dist dist-check test
+.PHONY: help check peers fixtures e2e demo conformance bench-peers bench deny tools dist dist-check test

@@ -43,6 +43,17 @@ pub enum JsonError {
     },
 }
 
+impl JsonError {
+    /// Whether it is a limit that was hit: nothing is known then.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } => true,
+            Self::Syntax(text) => text.contains("(limit JSON_VALUES)"),
+            Self::Spelling { .. } | Self::Value { .. } => false,
+        }
+    }
+}
+
 /// Parses one JSON document without duplicate keys at any depth, of at most `cap` bytes and
 /// [`limits::JSON_VALUES`] values. `limit` is the name `cap` has in [`limits`].
 ///

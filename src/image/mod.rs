@@ -11,5 +11,5 @@ mod reference;
 pub use digest::{Digest, DigestError, ImageId, IndexDigest, ManifestDigest};
 pub use identity::{Content, Need, Step, Target, Tie, Walk, WalkError};
 pub use platform::Platform;
-pub use quoted::quoted;
+pub use quoted::{quoted, quoted_name};
 pub use reference::{ImageName, Reference, ReferenceError};

@@ -2,15 +2,26 @@
 
 use std::fmt::Write;
 
+use crate::limits;
+
 /// Longest excerpt of outside text in a message, characters.
 const EXCERPT: usize = 80;
 
 /// `text` in double quotes, cut to [`EXCERPT`] characters, with everything but printable ASCII escaped: no
 /// line breaks, terminal controls or bidirectional marks get from outside into a log or a pod's status.
 pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(EXCERPT + 2);
+    quoted_up_to(text, EXCERPT)
+}
+
+/// As [`quoted`], for names that say nothing when they are cut so early: workflows have some 150 characters.
+pub fn quoted_name(text: &str) -> String {
+    quoted_up_to(text, limits::QUOTED_CHARS)
+}
+
+fn quoted_up_to(text: &str, most: usize) -> String {
+    let mut out = String::with_capacity(most.min(text.len()) + 2);
     out.push('"');
-    for c in text.chars().take(EXCERPT) {
+    for c in text.chars().take(most) {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
             ' '..='~' => out.push(c),
@@ -18,7 +29,7 @@ pub fn quoted(text: &str) -> String {
         }
     }
     out.push('"');
-    if text.chars().nth(EXCERPT).is_some() {
+    if text.chars().nth(most).is_some() {
         // Writing to a String cannot fail.
         let _ = write!(out, "... ({} bytes)", text.len());
     }

@@ -7,7 +7,7 @@ use regex::{Regex, RegexBuilder};
 use super::certificate::Certificate;
 use super::claims::FulcioClaim;
 use super::key::PublicKey;
-use crate::image::quoted;
+use crate::image::quoted_name;
 use crate::limits;
 
 /// Who may have signed, and what besides the signature is asked for. One of these has to hold by itself (facts,
@@ -158,7 +158,7 @@ pub enum PatternError {
     #[error("expected a regular expression, found an empty text")]
     Empty,
     /// Its syntax, or its size once compiled ([`limits::REGEX_PROGRAM_BYTES`]).
-    #[error("expected a regular expression (RE2 syntax), found {}: {why}", quoted(.found))]
+    #[error("expected a regular expression (RE2 syntax), found {}: {why}", quoted_name(.found))]
     Syntax {
         /// The expression.
         found: String,
@@ -213,8 +213,8 @@ impl Eq for Matcher {}
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exact(expected) => f.write_str(&quoted(expected)),
-            Self::Regex(pattern) => write!(f, "what matches {}", quoted(&pattern.written)),
+            Self::Exact(expected) => f.write_str(&quoted_name(expected)),
+            Self::Regex(pattern) => write!(f, "what matches {}", quoted_name(&pattern.written)),
         }
     }
 }
@@ -233,8 +233,8 @@ impl fmt::Display for PkiSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             self.subject.as_ref().map(|subject| format!("subject {subject}")),
-            self.email.as_ref().map(|email| format!("e-mail {}", quoted(email))),
-            self.hostname.as_ref().map(|hostname| format!("hostname {}", quoted(hostname))),
+            self.email.as_ref().map(|email| format!("e-mail {}", quoted_name(email))),
+            self.hostname.as_ref().map(|hostname| format!("hostname {}", quoted_name(hostname))),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() { f.write_str("nobody") } else { f.write_str(&parts.join(" and ")) }

@@ -8,6 +8,8 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 /// `INTEGER`.
 pub(super) const INTEGER: u8 = 0x02;
+/// `BIT STRING`.
+pub(super) const BIT_STRING: u8 = 0x03;
 /// `OCTET STRING`.
 pub(super) const OCTET_STRING: u8 = 0x04;
 /// `OBJECT IDENTIFIER`.
@@ -38,10 +40,6 @@ pub(super) struct Element<'a> {
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
     /// The one element that `bytes` are, with this tag.
     pub fn only(bytes: &'a [u8], tag: u8) -> Option<Element<'a>> {
         let mut reader = Self(bytes);

@@ -16,11 +16,16 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::der;
 use crate::image::{Digest, quoted};
 use crate::limits;
+use crate::trust::Log;
 
 /// Smallest and largest RSA modulus taken, bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// AlgorithmIdentifier of rsaEncryption, with its NULL (RFC 8017, A.1).
+const RSA_ENCRYPTION: &[u8] = &[0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0];
 
 /// What kind of key it is, and so which signatures it verifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,6 +128,15 @@ impl PublicKey {
         let bits = spki.subject_public_key.data.to_vec();
         let algorithm = algorithm(&spki)?;
         Ok(Self { algorithm, bits, der: der.to_vec(), fingerprint: Digest::of(der) })
+    }
+
+    /// The key of a trusted root's log, which may be a bare RSAPublicKey (RFC 8017, A.1.1).
+    pub(super) fn of_log(log: &Log) -> Result<Self, KeyError> {
+        if !log.key_details.pkcs1 {
+            return Self::from_der(&log.key);
+        }
+        let bits = der::encode(der::BIT_STRING, &[&[0], log.key.as_slice()].concat());
+        Self::from_der(&der::encode(der::SEQUENCE, &[RSA_ENCRYPTION, &bits].concat()))
     }
 
     /// `sha256:<hex>` of the key's DER (SubjectPublicKeyInfo): the same as in cosign's key hints.

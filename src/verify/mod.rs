@@ -2,18 +2,30 @@
 //! time come in as arguments; no I/O.
 
 mod authority;
+mod bundle;
 mod certificate;
+mod chain;
 mod claims;
-#[allow(dead_code, reason = "the formats that need it follow")]
 mod der;
+mod entry;
 mod evidence;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod identity;
 mod key;
-#[allow(dead_code, reason = "the formats that need it follow")]
+mod legacy;
+mod log;
 mod outcome;
+mod sct;
 mod signature_manifest;
+mod signed;
 mod simple_signing;
+mod statement;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod timestamp;
 mod verifier;
 
 pub use authority::{
@@ -32,4 +44,4 @@ pub use signature_manifest::{
     ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SignatureManifestError,
 };
 pub use simple_signing::{Claim, ClaimError, SimpleSigning, VerifyError, verify_simple};
-pub use verifier::{Roots, Sought, verify};
+pub use verifier::{Artifact, Sought, verify, verify_artifact};

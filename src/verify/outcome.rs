@@ -10,15 +10,18 @@ use serde_json::{Map, Value};
 use super::certificate::{AltName, Certificate};
 use super::claims::FulcioClaim;
 use super::key::PublicKey;
-use crate::image::{Digest, quoted};
+use crate::image::{Digest, quoted_name};
 
-/// A check, in the order in which they are made; the later one fails, the further a signature got.
+/// A check, in the order in which they are made; the later one fails, the further a signature got. The signature itself
+/// is early, so that one by another key is never nearer than one by the right key that lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     /// It is within the limits, of a supported format, and reads one way only.
     Format,
     /// It is signed in the way the authority signs: with a key or with a certificate.
     Kind,
+    /// The signature is the key's over these bytes.
+    Signature,
     /// The log's promise, which has the time, is signed by a log of the trusted root.
     Promise,
     /// A timestamp is by an authority of the trusted root, over this signature.
@@ -33,8 +36,6 @@ pub enum Step {
     Inclusion,
     /// Enough distinct logs and timestamp authorities vouch.
     Witnesses,
-    /// The signature is the key's over these bytes.
-    Signature,
     /// The log's entry is of this signature, key and content.
     Entry,
     /// What was signed is a claim about an image.
@@ -53,6 +54,7 @@ impl Step {
         match self {
             Self::Format => "format",
             Self::Kind => "kind of signer",
+            Self::Signature => "signature",
             Self::Promise => "log promise",
             Self::Timestamp => "timestamp",
             Self::Time => "verified time",
@@ -60,7 +62,6 @@ impl Step {
             Self::Sct => "certificate transparency",
             Self::Inclusion => "log inclusion",
             Self::Witnesses => "thresholds",
-            Self::Signature => "signature",
             Self::Entry => "log entry",
             Self::Claim => "claim",
             Self::Subject => "subject",
@@ -76,6 +77,7 @@ impl Step {
                 "sigstore bundle spec, Verification; DSSE protocol 1.0; RFC 8259, 4; CVE-2024-29902"
             }
             Self::Kind => "sigstore client spec, 4",
+            Self::Signature => "cosign SIGNATURE_SPEC; DSSE protocol 1.0; sigstore client spec, 4.4",
             Self::Promise => "sigstore client spec, 4.1.1; CVE-2024-55655",
             Self::Timestamp => "RFC 3161, 2.3 and 2.4.2; RFC 5652, 5.4; CVE-2026-39984",
             Self::Time => "sigstore client spec, 4.1",
@@ -83,7 +85,6 @@ impl Step {
             Self::Sct => "RFC 6962, 3.2 and 3.3; sigstore client spec, 4.2",
             Self::Inclusion => "RFC 6962, 2.1.1; C2SP tlog-checkpoint; sigstore client spec, 4.1.2",
             Self::Witnesses => "GHSA-9vcr-p3rj-q5q6",
-            Self::Signature => "cosign SIGNATURE_SPEC; DSSE protocol 1.0; sigstore client spec, 4.4",
             Self::Entry => "sigstore client spec, 4.1.3; CVE-2022-36056; CVE-2026-22703",
             Self::Claim => "cosign SIGNATURE_SPEC, Simple Signing; in-toto Statement v1",
             Self::Subject => "cosign SIGNATURE_SPEC; in-toto Statement v1, subject; CVE-2023-33959",
@@ -156,7 +157,7 @@ impl fmt::Display for Signer {
             Self::Key(fingerprint) => write!(f, "key {fingerprint}"),
             Self::Certificate(CertificateSigner { names, issuer, .. }) => {
                 let listed: Vec<String> =
-                    names.iter().take(LISTED).map(|name| quoted(name.as_str())).collect();
+                    names.iter().take(LISTED).map(|name| quoted_name(name.as_str())).collect();
                 match listed.as_slice() {
                     [] => f.write_str("nobody by name")?,
                     listed => f.write_str(&listed.join(", "))?,
@@ -165,7 +166,7 @@ impl fmt::Display for Signer {
                     write!(f, " and {more} more")?;
                 }
                 match issuer {
-                    Some(issuer) => write!(f, " (issuer {})", quoted(issuer)),
+                    Some(issuer) => write!(f, " (issuer {})", quoted_name(issuer)),
                     None => Ok(()),
                 }
             }

@@ -115,7 +115,7 @@ pub fn verify_simple(key: &PublicKey, signing: &SimpleSigning) -> Result<Claim, 
 }
 
 impl Claim {
-    fn parse(payload: &[u8]) -> Result<Self, ClaimError> {
+    pub(super) fn parse(payload: &[u8]) -> Result<Self, ClaimError> {
         // 4. Strict parse, no duplicate keys.
         let value = json::parse(payload, "PAYLOAD_BYTES", limits::PAYLOAD_BYTES)?;
         let top = only(&value, "payload", &["critical", "optional"])?;

@@ -2,25 +2,27 @@
 
 use std::time::SystemTime;
 
-use sigstore_trust_root::TrustedRoot;
+use serde_json::Map;
+use sigstore_verify::types::pae;
 
-use super::outcome::{Checked, Failure, Signer, Step, Verified};
-use super::simple_signing::{VerifyError, verify_simple};
-use super::{Authority, Evidence, KeyAuthority};
-use crate::image::Digest;
-
-/// The trusted roots that are there, by name.
-pub trait Roots {
-    /// The root of that name.
-    fn root(&self, name: &str) -> Option<&TrustedRoot>;
-}
-
-/// None: for policies of keys alone.
-impl Roots for () {
-    fn root(&self, _: &str) -> Option<&TrustedRoot> {
-        None
-    }
-}
+use super::authority::{Authority, KeylessAuthority, Witness, Witnesses};
+use super::certificate::Certificate;
+use super::chain::{self, Issuer, Usage};
+use super::entry::{Expected, Message, Verifier};
+use super::evidence::Evidence;
+use super::key::PublicKey;
+use super::legacy::Wanted;
+use super::log::Known;
+use super::outcome::{
+    Checked, ClaimedSigner, Failure, Predicate, Signer, Step, TimeSource, Verified, VerifiedTime,
+};
+use super::signed::{Content, Form, Material, Problem, Signed};
+use super::simple_signing::Claim;
+use super::statement::{SIGNATURE_PREDICATE, Statement};
+use super::{bundle, identity, legacy, sct, timestamp};
+use crate::audit::rfc3339;
+use crate::image::{Digest, quoted_name};
+use crate::trust::{Root, Trust};
 
 /// What an image has to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +36,18 @@ pub enum Sought<'a> {
     },
 }
 
+/// A file that a bundle is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Artifact<'a> {
+    /// Its bytes.
+    Bytes(&'a [u8]),
+    /// Its digest.
+    Digest(Digest),
+}
+
 /// Whether `evidence` is what is `sought`, about one of `digests` (those an image has: its index and its platform's
-/// manifest), by `authority`. `now` is used where only the clock can tell, and else decides nothing.
+/// manifest), by `authority`. `now` decides only where nothing else tells the time: a private PKI without witnesses, and a
+/// log that begins in the future.
 ///
 /// # Errors
 /// The first check that does not hold.
@@ -44,41 +56,468 @@ pub fn verify(
     authority: &Authority,
     sought: &Sought<'_>,
     digests: &[Digest],
-    roots: &dyn Roots,
+    trust: &Trust,
     now: SystemTime,
 ) -> Result<Verified, Failure> {
-    let _ = (roots, now);
-    let failure =
-        |step, text: String| Failure { step, text, undecided: false, signer: None, checks: Vec::new() };
-    match (evidence, authority, sought) {
-        (
-            Evidence::Simple(signing),
-            Authority::Key(KeyAuthority { name, key, witnesses }),
-            Sought::Signature,
-        ) if witnesses.logs.count == 0 && witnesses.timestamps.count == 0 => {
-            let claim = verify_simple(key, signing).map_err(|error| match error {
-                VerifyError::Claim { .. } => failure(Step::Claim, error.to_string()),
-                error => failure(Step::Signature, error.to_string()),
-            })?;
-            claim.about(digests).map_err(|error| failure(Step::Subject, error.to_string()))?;
-            let checked = |step, detail: String| Checked { step, detail };
-            Ok(Verified {
-                signer: Signer::key(key),
-                authority: name.clone(),
-                digest: claim.digest(),
-                docker_reference: Some(claim.docker_reference().to_owned()),
-                annotations: claim.optional().clone(),
-                times: Vec::new(),
-                logs: Vec::new(),
-                timestamp_authorities: Vec::new(),
-                predicate: None,
-                checks: vec![
-                    checked(Step::Signature, format!("by key {}", key.fingerprint())),
-                    checked(Step::Subject, format!("about {}", claim.digest())),
-                ],
-                until: None,
-            })
+    let by_certificate = !matches!(authority, Authority::Key(_));
+    let Witnesses { logs, timestamps } = authority.witnesses();
+    let wanted = Wanted {
+        certificate: by_certificate,
+        log: by_certificate || logs.count > 0,
+        timestamp: by_certificate || timestamps.count > 0,
+    };
+    let mut case = Case::new(authority, trust, now);
+    let read = match evidence {
+        Evidence::Simple(signing) => legacy::simple(signing, wanted),
+        Evidence::Attached(attached) => legacy::attached(attached, wanted),
+        Evidence::Bundle(bytes) => bundle::read(bytes),
+    };
+    let outcome = read.and_then(|signed| case.image(&signed, sought, digests));
+    outcome.map_err(|problem| case.failure(problem))
+}
+
+/// Whether a bundle is about a file, by `authority`; attestations of any type count. For files and for the conformance
+/// suite: images go through [`verify`].
+///
+/// # Errors
+/// The first check that does not hold.
+pub fn verify_artifact(
+    bundle: &[u8],
+    authority: &Authority,
+    artifact: Artifact<'_>,
+    trust: &Trust,
+    now: SystemTime,
+) -> Result<Verified, Failure> {
+    let mut case = Case::new(authority, trust, now);
+    let outcome = bundle::read(bundle).and_then(|signed| {
+        let digest = match artifact {
+            Artifact::Bytes(bytes) => Digest::of(bytes),
+            Artifact::Digest(digest) => digest,
+        };
+        let bytes = match artifact {
+            Artifact::Bytes(bytes) => Some(bytes),
+            Artifact::Digest(_) => None,
+        };
+        let found = case.signed(&signed, &[digest], bytes)?;
+        case.verified(found, None)
+    });
+    outcome.map_err(|problem| case.failure(problem))
+}
+
+/// One signature and one authority.
+struct Case<'a> {
+    authority: &'a Authority,
+    trust: &'a Trust,
+    now: SystemTime,
+    checks: Vec<Checked>,
+    signer: Option<ClaimedSigner>,
+    times: Vec<VerifiedTime>,
+    logs: Vec<Digest>,
+    timestamp_authorities: Vec<Digest>,
+    until: Option<SystemTime>,
+}
+
+/// What a signature says, once it holds.
+struct Said {
+    digest: Digest,
+    docker_reference: Option<String>,
+    annotations: Map<String, serde_json::Value>,
+    predicate: Option<Predicate>,
+    /// Whether it may be a signature on an image.
+    is_signature: bool,
+}
+
+impl<'a> Case<'a> {
+    fn new(authority: &'a Authority, trust: &'a Trust, now: SystemTime) -> Self {
+        Self {
+            authority,
+            trust,
+            now,
+            checks: Vec::new(),
+            signer: None,
+            times: Vec::new(),
+            logs: Vec::new(),
+            timestamp_authorities: Vec::new(),
+            until: None,
         }
-        _ => Err(failure(Step::Kind, "this kind of signature is not supported".to_owned())),
     }
+
+    fn passed(&mut self, step: Step, detail: impl Into<String>) {
+        self.checks.push(Checked { step, detail: detail.into() });
+    }
+
+    fn failure(self, problem: Problem) -> Failure {
+        let Problem { step, text, undecided } = problem;
+        Failure { step, text, undecided, signer: self.signer, checks: self.checks }
+    }
+
+    fn image(
+        &mut self,
+        signed: &Signed,
+        sought: &Sought<'_>,
+        digests: &[Digest],
+    ) -> Result<Verified, Problem> {
+        let said = self.signed(signed, digests, None)?;
+        self.verified(said, Some(sought))
+    }
+
+    /// Everything but type and identity.
+    fn signed(&mut self, signed: &Signed, digests: &[Digest], bytes: Option<&[u8]>) -> Result<Said, Problem> {
+        let form = match signed.form {
+            Form::Annotations => "cosign's annotations".to_owned(),
+            Form::Bundle(version) => format!("sigstore bundle {version}"),
+        };
+        self.passed(Step::Format, form);
+        let (verifier, chain, key) = self.kind(signed)?;
+        let encoded;
+        let message = match &signed.content {
+            Content::Claim(payload) => Message::Bytes(payload),
+            Content::Envelope { payload_type, payload, .. } => {
+                encoded = pae(payload_type, payload);
+                Message::Bytes(&encoded)
+            }
+            Content::Artifact(digest) => artifact(digest.as_ref(), digests, bytes, &key, &signed.signature)?,
+        };
+        self.signature(&signed.signature, message, verifier, &key)?;
+        let known = self.witnesses(signed, verifier, chain)?;
+        let expected = Expected {
+            signature: &signed.signature,
+            verifier,
+            message,
+            envelope: match &signed.content {
+                Content::Envelope { payload_type, payload, .. } => Some((payload_type, payload)),
+                _ => None,
+            },
+        };
+        for known in &known {
+            expected.check(known.entry)?;
+            self.passed(Step::Entry, format!("{} {}", known.entry.kind_version.kind(), known.log.url));
+        }
+        self.said(&signed.content, message, digests)
+    }
+
+    /// Who has to have signed: the authority's key, or the certificate that came with the signature.
+    fn kind<'s>(
+        &mut self,
+        signed: &'s Signed,
+    ) -> Result<(Verifier<'s>, &'s [Certificate], PublicKey), Problem>
+    where
+        'a: 's,
+    {
+        match (self.authority, &signed.material) {
+            (Authority::Key(authority), Material::Key) => {
+                Ok((Verifier::Key(&authority.key), &[], authority.key.clone()))
+            }
+            (Authority::Key(_), Material::Certificate { leaf, .. }) => {
+                self.signer = Some(ClaimedSigner { signer: Signer::certificate(leaf), verified: false });
+                Err(Problem::new(Step::Kind, "expected a signature by a key, found one with a certificate"))
+            }
+            (_, Material::Key) => {
+                Err(Problem::new(Step::Kind, "expected a signature with a certificate, found one by a key"))
+            }
+            (_, Material::Certificate { leaf, chain }) => {
+                self.signer = Some(ClaimedSigner { signer: Signer::certificate(leaf), verified: false });
+                let key = leaf
+                    .key()
+                    .map_err(|error| Problem::new(Step::Kind, format!("the certificate's key: {error}")))?;
+                Ok((Verifier::Certificate(leaf), chain, key))
+            }
+        }
+    }
+
+    fn signature(
+        &mut self,
+        signature: &[u8],
+        message: Message<'_>,
+        verifier: Verifier<'_>,
+        key: &PublicKey,
+    ) -> Result<(), Problem> {
+        let holds = match message {
+            Message::Bytes(bytes) => key.verifies(bytes, signature),
+            Message::Digest(digest) => key.verifies_digest(&digest, signature),
+        };
+        let (algorithm, fingerprint) = (key.algorithm(), key.fingerprint());
+        let whose = match verifier {
+            Verifier::Key(_) => format!("the {algorithm} key {fingerprint}"),
+            Verifier::Certificate(_) => format!("its certificate's {algorithm} key"),
+        };
+        if !holds {
+            let text = format!("expected a signature by {whose}, found one that does not verify with it");
+            return Err(Problem::new(Step::Signature, text));
+        }
+        if let Verifier::Key(key) = verifier {
+            self.signer = Some(ClaimedSigner { signer: Signer::key(key), verified: true });
+        }
+        self.passed(Step::Signature, format!("by {whose}"));
+        Ok(())
+    }
+
+    /// Logs, timestamps and the certificate, which depends on their times; the entries that count.
+    fn witnesses<'s>(
+        &mut self,
+        signed: &'s Signed,
+        verifier: Verifier<'_>,
+        chain: &[Certificate],
+    ) -> Result<Vec<Known<'s>>, Problem>
+    where
+        'a: 's,
+    {
+        let Witnesses { logs, timestamps } = self.authority.witnesses();
+        let (log_root, timestamp_root) = (self.root_of(logs)?, self.root_of(timestamps)?);
+        let mut known = Vec::new();
+        if let Some(root) = log_root {
+            for entry in &signed.entries {
+                known.extend(Known::find(entry, root)?);
+            }
+        }
+        self.promises(&known)?;
+        if let Some(root) = timestamp_root {
+            self.timestamps(signed, root)?;
+        }
+        if let Verifier::Certificate(leaf) = verifier {
+            self.certificate(leaf, chain)?;
+        }
+        let times: Vec<SystemTime> = self.times.iter().map(|known| known.time).collect();
+        for known in &known {
+            known.included(signed.form, &times, self.now)?;
+            let how = if known.entry.inclusion_proof.is_some() { "proved" } else { "promised" };
+            self.passed(Step::Inclusion, format!("{how} by the log {}", known.log.url));
+            if !self.logs.contains(&known.identity()) {
+                self.logs.push(known.identity());
+            }
+        }
+        self.enough("transparency logs", logs, self.logs.len())?;
+        self.enough("timestamp authorities", timestamps, self.timestamp_authorities.len())?;
+        Ok(known)
+    }
+
+    /// The root that has a kind of witness; `None`: nobody looks at it.
+    fn root_of(&self, witness: &Witness) -> Result<Option<&'a Root>, Problem> {
+        let name = match (&witness.root, self.authority) {
+            (Some(name), Authority::Keyless(_)) => name,
+            (Some(name), _) if witness.count > 0 => name,
+            (None, Authority::Keyless(KeylessAuthority { root, .. })) => root,
+            _ => return Ok(None),
+        };
+        self.root(name).map(Some)
+    }
+
+    fn root(&self, name: &str) -> Result<&'a Root, Problem> {
+        let root = self.trust.root(name);
+        root.map(AsRef::as_ref).map_err(|text| Problem::undecided(Step::Witnesses, text))
+    }
+
+    fn promises(&mut self, known: &[Known<'_>]) -> Result<(), Problem> {
+        for known in known {
+            if let Some(time) = known.promised()? {
+                self.times.push(VerifiedTime { time, source: TimeSource::Log(known.identity()) });
+                self.passed(Step::Promise, format!("{} by the log {}", rfc3339(time), known.log.url));
+            }
+        }
+        Ok(())
+    }
+
+    fn timestamps(&mut self, signed: &Signed, root: &Root) -> Result<(), Problem> {
+        let stamped = signed.stamped.as_deref().unwrap_or(&signed.signature);
+        for token in &signed.timestamps {
+            let Some(stamp) = timestamp::verify(token, stamped, root)? else { continue };
+            let source = TimeSource::Timestamp(stamp.authority);
+            self.times.push(VerifiedTime { time: stamp.time, source });
+            if !self.timestamp_authorities.contains(&stamp.authority) {
+                self.timestamp_authorities.push(stamp.authority);
+            }
+            self.passed(Step::Timestamp, format!("{} by {}", rfc3339(stamp.time), stamp.authority));
+        }
+        Ok(())
+    }
+
+    /// Each verified time has to be within the certificate's (sigstore client spec, 4.1), and for keyless there has to be
+    /// one: never the clock.
+    fn certificate(&mut self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), Problem> {
+        if self.times.is_empty() {
+            if matches!(self.authority, Authority::Keyless(_)) {
+                let text = "expected a time that a log of the trusted root promises or a timestamp authority of it \
+                            signs, found none";
+                return Err(Problem::new(Step::Time, text));
+            }
+            self.times.push(VerifiedTime { time: self.now, source: TimeSource::Clock });
+            self.until = Some(leaf.not_after());
+        }
+        let how = if self.until.is_some() { "the node's clock" } else { "verified" };
+        self.passed(Step::Time, format!("{how}, {} in all", self.times.len()));
+        let sct_root = match self.authority {
+            Authority::Keyless(KeylessAuthority { root, sct, .. }) => Some((self.root(root)?, *sct)),
+            _ => None,
+        };
+        let issuers = self.issuers(sct_root.map(|(root, _)| root));
+        let mut issuer = Vec::new();
+        for known in &self.times {
+            issuer = chain::verify(leaf, chain, &issuers, Usage::CodeSigning, known.time)
+                .map_err(|text| Problem::new(Step::Chain, text))?;
+        }
+        self.signer = Some(ClaimedSigner { signer: Signer::certificate(leaf), verified: true });
+        self.passed(Step::Chain, format!("issued by the holder of key {}", Digest::of(&issuer)));
+        if let Some((root, true)) = sct_root {
+            let log = sct::verify(leaf, &issuer, root)?;
+            self.passed(Step::Sct, format!("promised by the CT log {}", quoted_name(log)));
+        }
+        Ok(())
+    }
+
+    fn issuers(&self, root: Option<&'a Root>) -> Vec<Issuer<'a>> {
+        if let Authority::Pki(authority) = self.authority {
+            let intermediates: Vec<&[u8]> = authority.intermediates.iter().map(Certificate::der).collect();
+            let issuer = |anchor: &'a Certificate| Issuer {
+                anchor: anchor.der(),
+                intermediates: intermediates.clone(),
+                window: None,
+            };
+            return authority.roots.iter().map(issuer).collect();
+        }
+        let authorities = root.map(Root::authorities).unwrap_or_default();
+        let issuer = |authority: &'a crate::trust::Authority| {
+            let (anchor, intermediates) = authority.chain.split_last()?;
+            let intermediates = intermediates.iter().map(|certificate| certificate.der.as_slice()).collect();
+            Some(Issuer { anchor: &anchor.der, intermediates, window: authority.window })
+        };
+        authorities.iter().filter_map(issuer).collect()
+    }
+
+    fn enough(&mut self, what: &str, witness: &Witness, found: usize) -> Result<(), Problem> {
+        let expected = usize::from(witness.count);
+        if found < expected {
+            let text = format!("expected {expected} distinct {what} of the trusted root, found {found}");
+            return Err(Problem::new(Step::Witnesses, text));
+        }
+        if expected > 0 {
+            self.passed(Step::Witnesses, format!("{found} of {expected} {what}"));
+        }
+        Ok(())
+    }
+
+    /// What was signed, and whether it is about one of `digests`.
+    fn said(&mut self, content: &Content, message: Message<'_>, digests: &[Digest]) -> Result<Said, Problem> {
+        let said = match content {
+            Content::Claim(payload) => {
+                let claim = Claim::parse(payload)
+                    .map_err(|error| Problem::new(Step::Claim, format!("it is signed, but {error}")))?;
+                self.passed(Step::Claim, "simple signing");
+                claim.about(digests).map_err(|error| Problem::new(Step::Subject, error.to_string()))?;
+                Said {
+                    digest: claim.digest(),
+                    docker_reference: Some(claim.docker_reference().to_owned()),
+                    annotations: claim.optional().clone(),
+                    predicate: None,
+                    is_signature: true,
+                }
+            }
+            Content::Envelope { payload_type, payload, attached } => {
+                let statement = Statement::read(payload_type, payload)?;
+                self.passed(Step::Claim, "in-toto statement");
+                let (digest, annotations) = statement.about(digests)?;
+                let is_signature = !attached && statement.predicate.predicate_type == SIGNATURE_PREDICATE;
+                let predicate = Some(statement.predicate);
+                Said { digest, docker_reference: None, annotations, predicate, is_signature }
+            }
+            Content::Artifact(_) => {
+                let digest = match message {
+                    Message::Bytes(bytes) => Digest::of(bytes),
+                    Message::Digest(digest) => digest,
+                };
+                Said {
+                    digest,
+                    docker_reference: None,
+                    annotations: Map::new(),
+                    predicate: None,
+                    is_signature: true,
+                }
+            }
+        };
+        self.passed(Step::Subject, said.digest.to_string());
+        Ok(said)
+    }
+
+    /// Type and identity, and what all came to.
+    fn verified(&mut self, said: Said, sought: Option<&Sought<'_>>) -> Result<Verified, Problem> {
+        if let Some(sought) = sought {
+            let detail = said.is(sought).map_err(|text| Problem::new(Step::Type, text))?;
+            self.passed(Step::Type, detail);
+        }
+        let Some(ClaimedSigner { signer, verified: true }) = &self.signer else {
+            return Err(Problem::new(Step::Identity, "expected a signer, found none"));
+        };
+        identity::check(self.authority, signer).map_err(|text| Problem::new(Step::Identity, text))?;
+        let signer = signer.clone();
+        self.passed(Step::Identity, signer.to_string());
+        Ok(Verified {
+            signer,
+            authority: self.authority.name().map(str::to_owned),
+            digest: said.digest,
+            docker_reference: said.docker_reference,
+            annotations: said.annotations,
+            times: std::mem::take(&mut self.times),
+            logs: std::mem::take(&mut self.logs),
+            timestamp_authorities: std::mem::take(&mut self.timestamp_authorities),
+            predicate: said.predicate,
+            checks: std::mem::take(&mut self.checks),
+            until: self.until,
+        })
+    }
+}
+
+impl Said {
+    /// Whether it is what is sought: an attestation is no signature (cosign 3 takes one for it), a signature no
+    /// attestation, and an attestation of one type none of another (CVE-2022-35929, CVE-2026-39395).
+    fn is(&self, sought: &Sought<'_>) -> Result<String, String> {
+        let found = match &self.predicate {
+            Some(predicate) => format!("an attestation of type {}", quoted_name(&predicate.predicate_type)),
+            None => "a signature".to_owned(),
+        };
+        match (sought, &self.predicate) {
+            (Sought::Signature, _) if self.is_signature => Ok("signature".to_owned()),
+            (Sought::Signature, _) => Err(format!("expected a signature, found {found}")),
+            (Sought::Attestation { predicate_types }, Some(predicate))
+                if !self.is_signature && predicate_types.contains(&predicate.predicate_type) =>
+            {
+                Ok(found)
+            }
+            (Sought::Attestation { predicate_types }, _) => {
+                let expected: Vec<String> =
+                    predicate_types.iter().take(3).map(|one| quoted_name(one)).collect();
+                let expected = if expected.is_empty() { "no type".to_owned() } else { expected.join(" or ") };
+                Err(format!("expected an attestation of type {expected}, found {found}"))
+            }
+        }
+    }
+}
+
+/// What a message signature is over: the file's bytes, or of the image's digests the one that it verifies with.
+fn artifact<'s>(
+    logged: Option<&(super::key::Hash, Vec<u8>)>,
+    digests: &[Digest],
+    bytes: Option<&'s [u8]>,
+    key: &PublicKey,
+    signature: &[u8],
+) -> Result<Message<'s>, Problem> {
+    let candidates: Vec<Message<'s>> = match bytes {
+        Some(bytes) => vec![Message::Bytes(bytes)],
+        None => digests.iter().copied().map(Message::Digest).collect(),
+    };
+    // The hash beside the signature is a hint; one that contradicts is refused.
+    let named = |message: &&Message<'_>| match logged {
+        None => true,
+        Some((hash, expected)) => message.hash(*hash).as_ref() == Some(expected),
+    };
+    let mut named = candidates.iter().filter(named);
+    let Some(first) = named.next() else {
+        return Err(Problem::new(
+            Step::Signature,
+            "expected a signature over this digest, found one over another",
+        ));
+    };
+    let holds = |message: &&Message<'_>| match message {
+        Message::Bytes(_) => true,
+        Message::Digest(digest) => key.verifies_digest(digest, signature),
+    };
+    Ok(*std::iter::once(first).chain(named).find(holds).unwrap_or(first))
 }

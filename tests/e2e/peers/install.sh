@@ -39,7 +39,7 @@ promtool        | bookworm | prometheus=2.42.*
 browser_parts='
 chromium        | bookworm | chromium
 '
-go_parts='crictl critest kubelet'
+go_parts='crictl critest kubelet olareg'
 # What only the fixtures are made with: named, not part of all. Node 20 or later; the lock file pins the rest.
 npm_parts='sigstore-npm'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
@@ -181,13 +181,13 @@ install_machine() {
     rm -rf "$work"
 }
 
-go_dir() { case $1 in kubelet) echo "$here/kubelet" ;; *) echo "$here/cri-tools" ;; esac; }
+go_dir() { case $1 in kubelet | olareg) echo "$here/$1" ;; *) echo "$here/cri-tools" ;; esac; }
 
 install_go() {
     local part=$1 dir module version flags="-s -w" began=$SECONDS job
     command -v go >/dev/null || die "$part: the go command is missing; install Go 1.26 or later"
     dir=$(go_dir "$part")
-    case $part in kubelet) module=k8s.io/kubernetes ;; *) module=sigs.k8s.io/cri-tools ;; esac
+    case $part in kubelet) module=k8s.io/kubernetes ;; olareg) module=github.com/olareg/olareg ;; *) module=sigs.k8s.io/cri-tools ;; esac
     cd "$dir"
     version=$(go list -m -f '{{.Version}}' "$module")
     local out=$peers/bin/.$part.new
@@ -196,6 +196,8 @@ install_go() {
             # What the kubelet reports as its version, and refuses to start without.
             local v=k8s.io/component-base/version
             flags+=" -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=$(cut -d. -f2 <<<"$version")"
+            set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
+        olareg)
             set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
         crictl)
             set -- go build -trimpath -ldflags "$flags -X $module/pkg/version.Version=$version" -o "$out" "$module/cmd/crictl" ;;

@@ -20,6 +20,7 @@ pub struct Case {
 }
 
 pub struct Identity {
+    /// Empty where a private CA names none.
     pub issuer: String,
     pub subject: String,
 }

@@ -1,0 +1,218 @@
+//! Whether a log's entry is about this signature: otherwise any entry of any log would do (CVE-2022-36056,
+//! CVE-2026-22703).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use sigstore_verify::types::TransparencyLogEntry;
+
+use super::certificate::Certificate;
+use super::key::{Hash, PublicKey};
+use super::outcome::Step;
+use super::signed::Problem;
+use crate::image::json;
+use crate::image::{Digest, quoted};
+use crate::limits;
+
+/// What an entry has to be about.
+pub(super) struct Expected<'a> {
+    pub signature: &'a [u8],
+    pub verifier: Verifier<'a>,
+    pub message: Message<'a>,
+    /// The payload of a DSSE envelope, and its type.
+    pub envelope: Option<(&'a str, &'a [u8])>,
+}
+
+/// With what the signature is verified.
+#[derive(Clone, Copy)]
+pub(super) enum Verifier<'a> {
+    Key(&'a PublicKey),
+    Certificate(&'a Certificate),
+}
+
+/// What was signed, as far as it is at hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Message<'a> {
+    Bytes(&'a [u8]),
+    /// Its SHA-256.
+    Digest(Digest),
+}
+
+impl Message<'_> {
+    /// Its hash; `None` where only another one is known.
+    pub fn hash(&self, hash: Hash) -> Option<Vec<u8>> {
+        match (self, hash) {
+            (Self::Bytes(bytes), hash) => Some(hash.of(bytes)),
+            (Self::Digest(digest), Hash::Sha256) => Some(digest.raw().to_vec()),
+            (Self::Digest(_), _) => None,
+        }
+    }
+}
+
+impl Expected<'_> {
+    /// Holds the entry's body against the signature.
+    pub fn check(&self, entry: &TransparencyLogEntry) -> Result<(), Problem> {
+        self.body(entry).map_err(|text| Problem::new(Step::Entry, text))
+    }
+
+    fn body(&self, entry: &TransparencyLogEntry) -> Result<(), String> {
+        let body = entry.canonicalized_body.as_bytes();
+        let value = json::parse(body, "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES)
+            .map_err(|error| format!("log entry: {error}"))?;
+        let (kind, version) = (entry.kind_version.kind(), entry.kind_version.version());
+        if text(&value, "/kind")? != kind || text(&value, "/apiVersion")? != version {
+            return Err(format!(
+                "expected a log entry of kind {kind} {version}, found a body of another kind"
+            ));
+        }
+        match (kind, version) {
+            ("hashedrekord", "0.0.1") => self.hashedrekord1(&value),
+            ("hashedrekord", "0.0.2") => self.hashedrekord2(&value),
+            ("dsse", "0.0.1") => self.dsse(&value),
+            ("intoto", "0.0.2") => self.intoto(&value),
+            _ => Err(format!("a log entry of kind {kind} {version} is not supported")),
+        }
+    }
+
+    /// rekor `pkg/types/hashedrekord/v0.0.1`. Over a DSSE envelope the hash is that of its pre-authentication encoding.
+    fn hashedrekord1(&self, body: &Value) -> Result<(), String> {
+        let hash = hash_named(text(body, "/spec/data/hash/algorithm")?)?;
+        self.message_hash(hash, &hex(text(body, "/spec/data/hash/value")?)?)?;
+        self.signature(&base64(text(body, "/spec/signature/content")?)?)?;
+        self.pem(&base64(text(body, "/spec/signature/publicKey/content")?)?)
+    }
+
+    /// rekor-tiles `hashedrekord.proto`. The algorithm is a protobuf enum's name.
+    fn hashedrekord2(&self, body: &Value) -> Result<(), String> {
+        const AT: &str = "/spec/hashedRekordV002";
+        let at = |pointer: &str| text(body, &format!("{AT}{pointer}"));
+        let hash = hash_named(at("/data/algorithm")?)?;
+        self.message_hash(hash, &base64(at("/data/digest")?)?)?;
+        self.signature(&base64(at("/signature/content")?)?)?;
+        let verifier = body.pointer(&format!("{AT}/signature/verifier"));
+        let has = |key| verifier.and_then(|verifier| verifier.get(key)).is_some();
+        match (self.verifier, has("x509Certificate"), has("publicKey")) {
+            (Verifier::Certificate(_), true, false) => {
+                self.der(&base64(at("/signature/verifier/x509Certificate/rawBytes")?)?)
+            }
+            (Verifier::Key(_), false, true) => {
+                self.der(&base64(at("/signature/verifier/publicKey/rawBytes")?)?)
+            }
+            _ => Err("expected a log entry of this kind of signer, found another".to_owned()),
+        }
+    }
+
+    /// rekor `pkg/types/dsse/v0.0.1`. The hash of the whole envelope is that of a JSON text that nobody kept.
+    fn dsse(&self, body: &Value) -> Result<(), String> {
+        let (_, payload) =
+            self.envelope.ok_or("expected a log entry of a signature, found one of an envelope")?;
+        let hash = hash_named(text(body, "/spec/payloadHash/algorithm")?)?;
+        if hash.of(payload) != hex(text(body, "/spec/payloadHash/value")?)? {
+            return Err("expected a log entry of this payload, found another".to_owned());
+        }
+        let one = only(body, "/spec/signatures")?;
+        self.signature(&base64(text(one, "/signature")?)?)?;
+        self.pem(&base64(text(one, "/verifier")?)?)
+    }
+
+    /// rekor `pkg/types/intoto/v0.0.2`, whose signature is in base64 twice.
+    fn intoto(&self, body: &Value) -> Result<(), String> {
+        let (payload_type, payload) =
+            self.envelope.ok_or("expected a log entry of a signature, found one of an envelope")?;
+        let hash = hash_named(text(body, "/spec/content/payloadHash/algorithm")?)?;
+        if hash.of(payload) != hex(text(body, "/spec/content/payloadHash/value")?)? {
+            return Err("expected a log entry of this payload, found another".to_owned());
+        }
+        if text(body, "/spec/content/envelope/payloadType")? != payload_type {
+            return Err("expected a log entry of this type of payload, found another".to_owned());
+        }
+        let one = only(body, "/spec/content/envelope/signatures")?;
+        let once = base64(text(one, "/sig")?)?;
+        self.signature(&base64(std::str::from_utf8(&once).unwrap_or_default())?)?;
+        self.pem(&base64(text(one, "/publicKey")?)?)
+    }
+
+    fn message_hash(&self, hash: Hash, logged: &[u8]) -> Result<(), String> {
+        match self.message.hash(hash) {
+            Some(own) if own == logged => Ok(()),
+            Some(_) => Err("expected a log entry of what was signed, found one of something else".to_owned()),
+            None => Err(
+                "a log entry with another hash than SHA-256 is not supported where only a digest was signed"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn signature(&self, logged: &[u8]) -> Result<(), String> {
+        if logged == self.signature {
+            return Ok(());
+        }
+        Err("expected a log entry of this signature, found one of another".to_owned())
+    }
+
+    /// The key or certificate as PEM.
+    fn pem(&self, logged: &[u8]) -> Result<(), String> {
+        let pem = std::str::from_utf8(logged).map_err(|_| "expected PEM in the log entry, found no text")?;
+        let der = match self.verifier {
+            Verifier::Certificate(_) => {
+                Certificate::from_pem(pem).ok().and_then(|found| match found.as_slice() {
+                    [one] => Some(one.der().to_vec()),
+                    _ => None,
+                })
+            }
+            Verifier::Key(_) => PublicKey::from_pem(logged).ok().map(|key| key.der().to_vec()),
+        };
+        der.map_or_else(|| self.der(&[]), |der| self.der(&der))
+    }
+
+    fn der(&self, logged: &[u8]) -> Result<(), String> {
+        match self.verifier {
+            Verifier::Key(key) if key.der() == logged => Ok(()),
+            Verifier::Certificate(certificate) if certificate.der() == logged => Ok(()),
+            Verifier::Key(_) => {
+                Err("expected a log entry with this key, found one with another signer".to_owned())
+            }
+            Verifier::Certificate(_) => {
+                Err("expected a log entry with this certificate, found one with another signer".to_owned())
+            }
+        }
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str, String> {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.ok_or_else(|| format!("expected {pointer} in the log entry, found none"))
+}
+
+fn only<'a>(value: &'a Value, pointer: &str) -> Result<&'a Value, String> {
+    match value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice) {
+        Some([one]) => Ok(one),
+        _ => Err(format!("expected one signature at {pointer} in the log entry, found none or several")),
+    }
+}
+
+fn base64(text: &str) -> Result<Vec<u8>, String> {
+    STANDARD.decode(text).map_err(|_| format!("expected base64 in the log entry, found {}", quoted(text)))
+}
+
+fn hex(text: &str) -> Result<Vec<u8>, String> {
+    let bytes = text.as_bytes().as_chunks::<2>();
+    let read = |pair: &[u8; 2]| {
+        let digits = std::str::from_utf8(pair).ok().filter(|digits| !digits.starts_with('+'))?;
+        u8::from_str_radix(digits, 16).ok()
+    };
+    let decoded: Option<Vec<u8>> = bytes.0.iter().map(read).collect();
+    match decoded {
+        Some(decoded) if bytes.1.is_empty() => Ok(decoded),
+        _ => Err(format!("expected hex in the log entry, found {}", quoted(text))),
+    }
+}
+
+fn hash_named(name: &str) -> Result<Hash, String> {
+    match name {
+        "sha256" | "SHA2_256" => Ok(Hash::Sha256),
+        "sha384" | "SHA2_384" => Ok(Hash::Sha384),
+        "sha512" | "SHA2_512" => Ok(Hash::Sha512),
+        other => Err(format!("expected a hash by SHA-2 in the log entry, found {}", quoted(other))),
+    }
+}
