@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Digest, ImageName, Reference};
-use crate::verify::{Authority, SIGNATURE_PREDICATE_TYPE};
+use crate::verify::{Authority, SIGNATURE_PREDICATE};
 
 /// A policy file's name (without its folder) and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,7 +204,7 @@ impl Policy {
     /// The predicate types it asks for; a signature's where it asks for signatures.
     pub fn predicate_types(&self) -> impl Iterator<Item = &str> {
         self.requirements().into_iter().flat_map(|requirement| match &requirement.wanted {
-            Wanted::Signature => vec![SIGNATURE_PREDICATE_TYPE],
+            Wanted::Signature => vec![SIGNATURE_PREDICATE],
             Wanted::Attestation(types) => types.iter().map(String::as_str).collect(),
         })
     }

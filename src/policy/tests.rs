@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::image::{Digest, ImageName, json};
 use crate::limits;
+use crate::trust::Trust;
 use crate::verify::testing::{Signer, claim_of};
 use crate::verify::{self, Evidence, SimpleSigning};
 
@@ -57,7 +58,14 @@ fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgem
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
     policy.judge(&subject, &digests, evidence, &mut |evidence, signer, sought| {
-        verify::verify(evidence, &signer.authority, sought, &digests, &(), SystemTime::UNIX_EPOCH)
+        verify::verify(
+            evidence,
+            &signer.authority,
+            sought,
+            &digests,
+            &Trust::default(),
+            SystemTime::UNIX_EPOCH,
+        )
     })
 }
 

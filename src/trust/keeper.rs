@@ -272,6 +272,8 @@ mod tests {
             request_timeout: Duration::from_secs(1),
             max_concurrent_per_host: 1,
             user_agent: "crivet/test".to_owned(),
+            hosts: registry::HostFiles::None,
+            proxies: registry::ProxySettings::default(),
         };
         Keeper {
             sources: Settings::default().roots,

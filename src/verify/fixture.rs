@@ -81,7 +81,12 @@ impl Fixture {
     }
 
     /// What is sought of it.
-    pub fn verify(&self, evidence: &Evidence, authority: &Authority, sought: &Sought<'_>) -> Result<Verified, Failure> {
+    pub fn verify(
+        &self,
+        evidence: &Evidence,
+        authority: &Authority,
+        sought: &Sought<'_>,
+    ) -> Result<Verified, Failure> {
         verify(evidence, authority, sought, &[self.digest], &self.trust, now())
     }
 
@@ -139,7 +144,8 @@ fn evidence(manifest: &[u8], blobs: &BTreeMap<Digest, Vec<u8>>) -> Vec<Evidence>
 
 fn authorities(name: &str, dir: &Path, case: &Value) -> Vec<Authority> {
     let witness = |there: bool| Witness { count: there.into(), root: Some(ROOT.to_owned()) };
-    let witnesses = Witnesses { logs: witness(name.contains("rekor")), timestamps: witness(name.contains("tsa")) };
+    let witnesses =
+        Witnesses { logs: witness(name.contains("rekor")), timestamps: witness(name.contains("tsa")) };
     let pem = |file: &str| Certificate::from_pem(&fs::read_to_string(dir.join(file)).unwrap()).unwrap();
     if dir.join("ca-root.pem").exists() {
         let subject = Matcher::Exact(case["identity"]["subject"].as_str().unwrap().to_owned());
@@ -156,7 +162,11 @@ fn authorities(name: &str, dir: &Path, case: &Value) -> Vec<Authority> {
         return vec![Authority::Keyless(KeylessAuthority {
             name: None,
             root: ROOT.to_owned(),
-            identities: vec![Identity { issuer: exact("issuer"), subject: exact("subject"), claims: Vec::new() }],
+            identities: vec![Identity {
+                issuer: exact("issuer"),
+                subject: exact("subject"),
+                claims: Vec::new(),
+            }],
             sct: true,
             witnesses,
         })];

@@ -41,7 +41,9 @@ pub use outcome::{
     VerifiedTime,
 };
 pub use signature_manifest::{
-    ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SignatureManifestError,
+    ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, EvidenceManifest, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE,
+    SignatureLayer, SignatureManifest, SignatureManifestError,
 };
 pub use simple_signing::{Claim, ClaimError, SimpleSigning, VerifyError, verify_simple};
+pub use statement::SIGNATURE_PREDICATE;
 pub use verifier::{Artifact, Sought, verify, verify_artifact};

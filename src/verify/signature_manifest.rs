@@ -19,9 +19,20 @@ pub const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
 /// Annotation of such a layer that holds the signature, base64.
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 
+/// A manifest under one of cosign's tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignatureManifest;
+
+impl SignatureManifest {
+    /// The layers of this media type, as [`EvidenceManifest::parse`] reads them.
+    pub fn parse(wanted: &str, bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
+        Ok(EvidenceManifest::parse(|found| found == wanted, bytes)?.layers)
+    }
+}
+
 /// A manifest of signatures or attestations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignatureManifest {
+pub struct EvidenceManifest {
     /// The digest it says it is about (OCI image spec v1.1, `subject`); cosign's tags have none.
     pub subject: Option<Digest>,
     /// The predicate type it says a bundle of it has (cosign BUNDLE_SPEC).
@@ -66,7 +77,7 @@ impl From<JsonError> for SignatureManifestError {
     }
 }
 
-impl SignatureManifest {
+impl EvidenceManifest {
     /// Reads a manifest of at most [`limits::MANIFEST_BYTES`]. Layers of other media types share the manifest with some
     /// tools and are left out before anything is counted.
     pub fn parse(wanted: impl Fn(&str) -> bool, bytes: &[u8]) -> Result<Self, SignatureManifestError> {
@@ -128,10 +139,6 @@ mod tests {
 
     const COSIGN: &[u8] = include_bytes!("../../tests/fixtures/simple-signing/three-keys/signatures.json");
 
-    fn parse(wanted: &str, bytes: &[u8]) -> Result<Vec<SignatureLayer>, SignatureManifestError> {
-        SignatureManifest::parse(|found| found == wanted, bytes).map(|manifest| manifest.layers)
-    }
-
     fn with_layers(layers: Value) -> Vec<u8> {
         let manifest =
             json!({"schemaVersion": 2, "mediaType": MANIFEST_TYPES[0], "config": {}, "layers": layers});
@@ -144,7 +151,7 @@ mod tests {
 
     #[test]
     fn signatures_made_by_cosign_are_listed() {
-        let layers = parse(SIGNATURE_MEDIA_TYPE, COSIGN).unwrap();
+        let layers = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, COSIGN).unwrap();
         assert_eq!(layers.len(), 3);
         assert!(layers.iter().all(|layer| !layer.signature.is_empty() && layer.descriptor.size > 0));
     }
@@ -155,36 +162,36 @@ mod tests {
         let mut layers = many("application/vnd.dsse.envelope.v1+json", 10_000);
         layers.extend(many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES));
         assert_eq!(
-            parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap().len(),
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap().len(),
             limits::SIGNATURES
         );
         let layers = many(SIGNATURE_MEDIA_TYPE, limits::SIGNATURES + 1);
-        let error = parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
+        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert!(error.to_string().contains("limit SIGNATURES"), "{error}");
     }
 
     #[test]
     fn signature_tag_with_ten_thousand_signatures_is_a_limit_hit_not_unsigned() {
         let layers = vec![layer(SIGNATURE_MEDIA_TYPE); 10_000];
-        let error = parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
+        let error = SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!(layers))).unwrap_err();
         assert_eq!(error, SignatureManifestError::TooMany { found: 10_000 });
     }
 
     #[test]
     fn empty_list_is_valid_and_other_documents_are_not() {
-        assert_eq!(parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!([]))), Ok(Vec::new()));
+        assert_eq!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(json!([]))), Ok(Vec::new()));
         let text = |change: &str, to: &str| {
             String::from_utf8(with_layers(json!([]))).unwrap().replace(change, to).into_bytes()
         };
-        assert!(parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"Layers\"")).is_err());
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"Layers\"")).is_err());
         assert!(
-            parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"manifests\"")).is_err()
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("\"layers\"", "\"manifests\"")).is_err()
         );
-        assert!(parse(SIGNATURE_MEDIA_TYPE, &text(":2", ":1")).is_err());
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text(":2", ":1")).is_err());
         assert!(
-            parse(SIGNATURE_MEDIA_TYPE, &text("image.manifest", "image.index")).is_err()
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &text("image.manifest", "image.index")).is_err()
         );
-        assert!(parse(SIGNATURE_MEDIA_TYPE, b"<html>").is_err());
+        assert!(SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, b"<html>").is_err());
     }
 
     #[test]
@@ -195,7 +202,7 @@ mod tests {
             "dev.sigstore.cosign/bundle": "B", "dev.sigstore.cosign/rfc3161timestamp": "T",
         });
         let manifest = with_layers(json!([layer(SIGNATURE_MEDIA_TYPE), attestation]));
-        let found = parse(ATTESTATION_MEDIA_TYPE, &manifest).unwrap();
+        let found = SignatureManifest::parse(ATTESTATION_MEDIA_TYPE, &manifest).unwrap();
         let text = |text: &str| Some(text.to_owned());
         let annotations = Annotations {
             certificate: text("C"),
@@ -210,7 +217,7 @@ mod tests {
     fn layer_without_annotation_is_kept_with_an_empty_signature() {
         let bare = json!([{"mediaType": SIGNATURE_MEDIA_TYPE, "digest": Digest::of(b""), "size": 0}]);
         assert_eq!(
-            parse(SIGNATURE_MEDIA_TYPE, &with_layers(bare)).unwrap()[0].signature,
+            SignatureManifest::parse(SIGNATURE_MEDIA_TYPE, &with_layers(bare)).unwrap()[0].signature,
             ""
         );
     }

@@ -16,7 +16,7 @@ pub(super) const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 /// Versions of the statement. They differ in what names a subject, which nothing here reads.
 const TYPES: [&str; 2] = ["https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1"];
 /// What cosign 3 signs images with (cosign BUNDLE_SPEC): the one predicate that says nothing but "signed".
-pub(super) const SIGNATURE_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
+pub const SIGNATURE_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 
 /// A statement, read strictly.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use crate::policy::{Check, Judgement, Place, Policy, PolicySet, Shortfall, Signe
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::trust::Trust;
-use crate::verify::{Evidence, Failure, SIGNATURE_PREDICATE_TYPE, Sought, Step, Verified};
+use crate::verify::{Evidence, Failure, SIGNATURE_PREDICATE, Sought, Step, Verified};
 
 /// What decisions are made by; exchanged whole at a reload.
 pub struct InForce {
@@ -153,7 +153,9 @@ impl<'a> Case<'a> {
     /// Where its policies have their evidence. A signature is the same wherever it was found.
     pub fn places(&self) -> Vec<&'a Place> {
         let mut places: Vec<&Place> = Vec::new();
-        for place in self.policies.iter().filter(|policy| policy.needs_evidence()).flat_map(|policy| policy.places()) {
+        for place in
+            self.policies.iter().filter(|policy| policy.needs_evidence()).flat_map(|policy| policy.places())
+        {
             if !places.contains(&place) {
                 places.push(place);
             }
@@ -168,7 +170,7 @@ impl<'a> Case<'a> {
         for policy in &self.policies {
             types.extend(policy.predicate_types().map(str::to_owned));
         }
-        let signature = types.contains(SIGNATURE_PREDICATE_TYPE);
+        let signature = types.contains(SIGNATURE_PREDICATE);
         let attestation = types.len() > usize::from(signature);
         let forms = [
             signature.then_some(Form::SignatureTag),

@@ -35,12 +35,7 @@ pub struct Verifier<'a> {
 
 impl Verifications {
     /// For an image that has these digests.
-    pub fn about<'a>(
-        &'a self,
-        digests: &'a [Digest],
-        trust: &'a Trust,
-        now: SystemTime,
-    ) -> Verifier<'a> {
+    pub fn about<'a>(&'a self, digests: &'a [Digest], trust: &'a Trust, now: SystemTime) -> Verifier<'a> {
         Verifier { held: self, digests, trust, version: trust.version(), now }
     }
 

@@ -428,7 +428,13 @@ impl Vetter {
 
     /// Verifies what is not `known` yet piece by piece, and lets others work in between: a single one takes a millisecond
     /// or a few, and whoever can push to a registry may have left many.
-    async fn judge(&self, case: &Case<'_>, digests: &[Digest], evidence: &[Evidence], known: usize) -> Vetting {
+    async fn judge(
+        &self,
+        case: &Case<'_>,
+        digests: &[Digest],
+        evidence: &[Evidence],
+        known: usize,
+    ) -> Vetting {
         let trust = &case.in_force.trust;
         let verifier = self.verifications.about(digests, trust, SystemTime::now());
         let judge = |evidence: &[Evidence]| {

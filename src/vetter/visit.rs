@@ -59,7 +59,10 @@ impl Visit {
     /// What refers to a digest, as the registry lists it.
     pub async fn referrers(&self, digest: &Digest) -> Result<Referrers, Trouble> {
         let span = self.turn("GET referrers", &digest.to_string()).await?;
-        self.told(span, self.registry.referrers(&self.repository, digest, None, &self.credential, self.by).await)
+        self.told(
+            span,
+            self.registry.referrers(&self.repository, digest, None, &self.credential, self.by).await,
+        )
     }
 
     /// The manifest with this digest.

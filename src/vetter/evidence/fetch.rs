@@ -12,8 +12,8 @@ use crate::proofs::{Moment, Proofs};
 use crate::registry::Cap;
 use crate::telemetry::Role;
 use crate::verify::{
-    ATTESTATION_MEDIA_TYPE, Attached, BUNDLE_MEDIA_TYPE, Evidence, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE, SignatureLayer,
-    SignatureManifest, SimpleSigning,
+    ATTESTATION_MEDIA_TYPE, Attached, BUNDLE_MEDIA_TYPE, Evidence, EvidenceManifest, PREDICATE_TYPE,
+    SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning,
 };
 use crate::vetter::trouble::Trouble;
 use crate::vetter::visit::Visit;
@@ -77,11 +77,11 @@ impl Fetch {
         let mut found = Found::default();
         let tag = format!("{}sha256-{}.{suffix}", self.tag_prefix, self.digest.hex());
         let manifest = match self.manifest(&tag).await {
-            Ok(manifest) => SignatureManifest::parse(|known| known == media_type, &manifest)?,
+            Ok(manifest) => SignatureManifest::parse(media_type, &manifest)?,
             Err(Trouble::Fetch(error)) if error.is_not_found() => return Ok(found),
             Err(trouble) => return Err(trouble),
         };
-        for layer in manifest.layers {
+        for layer in manifest {
             self.layer(layer, &mut found).await;
         }
         Ok(found)
@@ -144,13 +144,15 @@ impl Fetch {
                 || [SIGNATURE_MEDIA_TYPE, ATTESTATION_MEDIA_TYPE].contains(&media_type)
         };
         // One that cannot be read may be evidence only if it says that it is.
-        let manifest = match SignatureManifest::parse(is_evidence, &manifest) {
+        let manifest = match EvidenceManifest::parse(is_evidence, &manifest) {
             Ok(manifest) => manifest,
             Err(_) if rank(candidate.artifact_type.as_deref()) != Some(0) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         // A list says what refers to what; what is listed has to say so itself.
-        if manifest.subject != Some(self.digest) || manifest.predicate_type.is_some_and(|found| !wanted(&found)) {
+        if manifest.subject != Some(self.digest)
+            || manifest.predicate_type.is_some_and(|found| !wanted(&found))
+        {
             return Ok(());
         }
         for layer in manifest.layers {
