@@ -27,6 +27,7 @@ mod node;
 mod packages;
 mod parts;
 mod pause;
+mod registries;
 mod report;
 mod restart;
 mod rollout;
