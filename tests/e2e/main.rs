@@ -31,5 +31,6 @@ mod registries;
 mod report;
 mod restart;
 mod rollout;
+mod signers;
 mod support;
 mod wire;
