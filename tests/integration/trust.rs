@@ -13,10 +13,10 @@ use crivet::vetter::load::client;
 
 use super::registry::fake::{Fake, Reply, Seen, endless, reply};
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tuf");
+pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tuf");
 
 /// A folder with the good repository and others laid over it.
-fn repository(over: &[&str]) -> tempfile::TempDir {
+pub fn repository(over: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("targets")).unwrap();
     lay(folder.path(), "good");
@@ -26,7 +26,7 @@ fn repository(over: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-fn lay(onto: &Path, name: &str) {
+pub fn lay(onto: &Path, name: &str) {
     for below in ["", "targets"] {
         let Ok(entries) = std::fs::read_dir(Path::new(FIXTURES).join(name).join(below)) else { continue };
         for entry in entries.map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file()) {
