@@ -19,3 +19,4 @@ mod signer;
 mod switch;
 mod time;
 mod traces;
+mod trust;
