@@ -102,6 +102,42 @@ pub const REGISTRY_TOKEN_SECONDS: u64 = 3600;
 /// Most registry hosts with a concurrency count of their own; idle ones make room.
 pub const REGISTRY_HOSTS: usize = 1024;
 
+/// Seconds for which a mirror that could not be reached is passed over: each request of a vetting would wait for it anew.
+pub const MIRROR_REST_SECONDS: u64 = 30;
+
+/// Most kinds of connections (CAs, client certificates, checking or not, time limit) kept at once; a node has one or two.
+pub const REGISTRY_WIRES: usize = 64;
+
+/// Largest hosts.toml or registries.conf read, bytes. The largest known have some hundred entries of 200 bytes.
+pub const HOSTS_FILE_BYTES: usize = 512 * 1024;
+
+/// Most folders of registries in one root of containerd's or in one `certs.d`.
+pub const HOSTS_FOLDERS: usize = 1024;
+
+/// Most hosts in one hosts.toml, or mirrors of one registry; each may be asked before a pull fails.
+pub const HOSTS_MIRRORS: usize = 32;
+
+/// Most files in one folder of certificates.
+pub const HOSTS_CERTIFICATES: usize = 64;
+
+/// Largest file of CA certificates, or of a client certificate or key, bytes. All public CAs together have 220 KB.
+pub const HOSTS_CERTIFICATE_BYTES: usize = 1024 * 1024;
+
+/// Most files in registries.conf.d.
+pub const REGISTRIES_CONF_FILES: usize = 256;
+
+/// Most entries of registries.conf and its drop-ins together.
+pub const REGISTRIES_CONF_ENTRIES: usize = 4096;
+
+/// Most pages of a list of referrers. A page is a manifest, of at most [`MANIFEST_BYTES`].
+pub const REFERRER_PAGES: usize = 16;
+
+/// Most referrers of one digest taken over from its list, whatever their types: CI that signs each night for years.
+pub const REFERRERS: usize = 4096;
+
+/// Most bytes of annotations kept of one referrer; they are hints, and nothing is decided by them.
+pub const REFERRER_ANNOTATION_BYTES: usize = 4 * 1024;
+
 /// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
 pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
 

@@ -119,6 +119,8 @@ named! {
         RegistryLogin = "RegistryLogin",
         /// Undecided: what answers is no registry, or one whose answer is refused.
         RegistryAnswer = "RegistryAnswer",
+        /// Undecided: the runtime's registry host files leave no host to ask.
+        RegistryHosts = "RegistryHosts",
         /// Undecided: the registry does not have it.
         NotFound = "NotFound",
         /// Undecided: bytes, or the container, are not what was vetted.

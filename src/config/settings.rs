@@ -12,6 +12,7 @@ use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
 use crate::limits;
 pub use crate::policy::Mode;
+use crate::registry::HostFiles;
 use crate::yaml::{self, Document, Fault};
 
 /// Where policies are kept unless the configuration says otherwise.
@@ -89,6 +90,8 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// Longest a single request may take; default 10s.
     pub timeout: Duration,
+    /// Where the runtime keeps which hosts stand for a registry; none by default.
+    pub hosts: HostFiles,
 }
 
 /// Vetting settings.
@@ -184,6 +187,8 @@ struct WrittenRegistry {
     #[serde(default, rename = "plainHTTP")]
     plain_http: Vec<Text>,
     timeout: Option<Text>,
+    config_path: Option<Text>,
+    registries_conf: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]
@@ -276,6 +281,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 .map(|host| within.of("registry.plainHTTP", host, registry_host))
                 .collect::<Result<_, _>>()?,
             timeout: within.time("registry.timeout", &written.registry.timeout, second * 10, second, hour)?,
+            hosts: within.hosts(&written.registry)?,
         },
         vetting: Vetting {
             timeout: within.time("vetting.timeout", &written.vetting.timeout, second * 30, second, hour)?,
@@ -346,6 +352,21 @@ impl Check<'_> {
         };
         let endpoint = endpoint.unwrap_or_else(|| "localhost:4317".to_owned());
         Ok(Tracing { endpoint, sampling_rate_per_million })
+    }
+
+    fn hosts(&self, written: &WrittenRegistry) -> Result<HostFiles, Fault> {
+        let folders = |text: &str| text.split(':').map(absolute).collect::<Result<Vec<_>, _>>();
+        let config_path = self.optional("registry.configPath", &written.config_path, folders)?;
+        let registries_conf = self.optional("registry.registriesConf", &written.registries_conf, absolute)?;
+        match (config_path, registries_conf, &written.registries_conf) {
+            (Some(_), Some(_), Some(at)) => {
+                let text = "registry.registriesConf: expected this or registry.configPath, found both; keep the runtime's";
+                Err(self.document.fault_at(at, text.to_owned()))
+            }
+            (Some(folders), ..) => Ok(HostFiles::Containerd(folders)),
+            (None, Some(file), _) => Ok(HostFiles::Containers(file)),
+            (None, None, _) => Ok(HostFiles::None),
+        }
     }
 
     fn time(
@@ -424,7 +445,7 @@ unmatched: allow
         assert!(!read.force_enforce);
         assert_eq!((read.audit_log.max_size, read.audit_log.max_backups), (100 << 20, 5));
         assert!(!read.audit_log.journal);
-        assert_eq!(read.registry.plain_http, Vec::<String>::new());
+        assert_eq!((read.registry.plain_http, read.registry.hosts), (Vec::new(), HostFiles::None));
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(3600));
         assert_eq!(read.drain_timeout, Duration::from_secs(5));
     }
@@ -434,7 +455,7 @@ unmatched: allow
         let read = parse(&format!(
             "{VALID}imageEndpoint: unix:///run/images.sock\npolicyDir: /p\nstateDir: /s\nmetricsAddress: 127.0.0.1:9466\n\
              auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
-             registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s}}\n\
+             registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s, configPath: '/etc/containerd/certs.d:/etc/docker/certs.d'}}\n\
              vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h}}\n\
              pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n\
              tracing: {{endpoint: 'otel:4317', samplingRatePerMillion: 7}}\n"
@@ -447,7 +468,11 @@ unmatched: allow
             AuditLog { path: PathBuf::from("/a.jsonl"), max_size: 1 << 20, max_backups: 2, journal: true };
         assert_eq!((read.audit_log, read.vetter_user.as_deref()), (log, Some("crivet")));
         let timeout = Duration::from_secs(3);
-        assert_eq!(read.registry, Registry { plain_http: vec!["reg.local:5000".to_owned()], timeout });
+        let roots = [PathBuf::from("/etc/containerd/certs.d"), PathBuf::from("/etc/docker/certs.d")];
+        let hosts = HostFiles::Containerd(roots.to_vec());
+        assert_eq!(read.registry, Registry { plain_http: vec!["reg.local:5000".to_owned()], timeout, hosts });
+        let registries = parse(&format!("{VALID}registry: {{registriesConf: /r.conf}}\n")).unwrap();
+        assert_eq!(registries.registry.hosts, HostFiles::Containers(PathBuf::from("/r.conf")));
         assert_eq!(read.vetting.timeout, Duration::from_secs(20));
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(7200));
         assert_eq!(read.vetting.usable_when_vetter_down, Duration::from_secs(3600));
@@ -499,6 +524,9 @@ unmatched: allow
             ("auditLog: {maxSize: 1}", "auditLog.maxSize: expected at least 64Ki"),
             ("auditLog: {maxBackups: 1001}", "auditLog.maxBackups: expected at most 1000"),
             ("registry: {plainHTTP: ['http://x']}", "registry.plainHTTP: expected a registry"),
+            ("registry: {configPath: certs.d}", "registry.configPath: expected an absolute path"),
+            ("registry: {configPath: '/a:'}", "registry.configPath: expected an absolute path"),
+            ("registry: {configPath: /a, registriesConf: /b}", "registry.registriesConf: expected this or"),
             ("vetting: {timeout: 0s}", "vetting.timeout: expected 1 to 3600 seconds"),
             ("vetting: {other: 0s}", "unknown field `other`"),
             ("tracing: {endpoint: 'http://x:1'}", "tracing.endpoint: expected a collector's"),

@@ -5,27 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{Method, StatusCode, Uri};
+use http::Method;
+use http::header::CONTENT_TYPE;
 use tokio::time::Instant;
 
-use super::challenge::Challenge;
+use super::ask::{Call, Query};
 use super::credential::Credential;
-use super::error::{Cause, FetchError, Said, Violation};
-use super::host::Endpoint;
-use super::token::{self, Grant, GrantKey, Grants, Plan};
-use super::transport::{Answer, Ask, Cap, Transport};
+use super::error::{Cause, FetchError, Violation};
+use super::hosts::{HostFiles, Operation};
+use super::proxy::ProxySettings;
+use super::retry::retry_after;
+use super::token::Grants;
+use super::transport::{Answer, Ask, Cap, Target, Transport};
 use crate::image::{Digest, Reference};
-use crate::limits::{MANIFEST_BYTES, REGISTRY_RETRIES, REGISTRY_TOKEN_SECONDS};
+use crate::limits::MANIFEST_BYTES;
 
 /// Manifest types crivet reads; registries convert to what a client lacks, so all are named.
-const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
+pub(super) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json";
-
-/// First wait before a retry without `Retry-After`; four times that before the next.
-const RETRY_WAIT: Duration = Duration::from_millis(200);
 
 /// The client's settings, checked by the configuration.
 #[derive(Clone, Debug)]
@@ -40,6 +39,10 @@ pub struct Settings {
     pub max_concurrent_per_host: usize,
     /// `User-Agent`.
     pub user_agent: String,
+    /// Which other hosts stand for a registry.
+    pub hosts: HostFiles,
+    /// HTTP proxies.
+    pub proxies: ProxySettings,
 }
 
 /// How one HTTP request ended, for metrics.
@@ -112,19 +115,16 @@ pub struct Fetched {
 /// Fetches from registries. Each call takes the credential for the reference's registry and a deadline for
 /// everything it does: tokens, redirects, retries.
 pub struct Client {
-    transport: Arc<Transport>,
-    grants: Arc<Grants>,
+    pub(super) transport: Arc<Transport>,
+    pub(super) grants: Arc<Grants>,
     /// Nobody waits: nothing is tried again, and no live request waits for a slot.
-    guest: bool,
+    pub(super) guest: bool,
+    pub(super) mirrors: MirrorCredentials,
 }
 
-/// What all requests of one call have in common.
-struct Call<'a> {
-    key: GrantKey,
-    subject: String,
-    deadline: Instant,
-    credential: &'a Credential,
-}
+/// What may be shown to a mirror, by its `host[:port]` and the repository's name there: the node's own credentials for
+/// that host. The registry's are not shown to it.
+pub type MirrorCredentials = Arc<dyn Fn(&str, &str) -> Credential + Send + Sync>;
 
 impl Client {
     /// Makes a client; no connection yet.
@@ -134,13 +134,27 @@ impl Client {
     /// no error: it is logged, and each https registry then fails by name.
     pub fn new(settings: &Settings, observer: Observer) -> io::Result<Self> {
         let transport = Arc::new(Transport::new(settings, observer)?);
-        Ok(Self { transport, grants: Arc::default(), guest: false })
+        let mirrors: MirrorCredentials = Arc::new(|_, _| Credential::Anonymous);
+        Ok(Self { transport, grants: Arc::default(), guest: false, mirrors })
+    }
+
+    /// The same client with credentials for mirrors, which are otherwise asked without any.
+    #[must_use]
+    pub fn with_mirror_credentials(self, mirrors: MirrorCredentials) -> Self {
+        Self { mirrors, ..self }
     }
 
     /// The same client for work nobody waits for. Its requests are tried once, and do not take the slots that live
     /// ones wait for: whoever uses it bounds how many there are at once.
     pub fn as_guest(&self) -> Self {
-        Self { transport: Arc::clone(&self.transport), grants: Arc::clone(&self.grants), guest: true }
+        let (transport, grants) = (Arc::clone(&self.transport), Arc::clone(&self.grants));
+        Self { transport, grants, guest: true, mirrors: Arc::clone(&self.mirrors) }
+    }
+
+    /// Reads the runtime's registry hosts again if their files have changed. It waits for the disk, and so must not be
+    /// called where others wait.
+    pub fn reread_hosts(&self) {
+        self.transport.reread();
     }
 
     /// HTTP requests sent so far, tokens and redirects included.
@@ -159,12 +173,36 @@ impl Client {
         credential: &Credential,
         deadline: Instant,
     ) -> Result<Fetched, FetchError> {
-        let call = self.call("manifest", repo, &format!(":{tag}"), credential, deadline);
-        let answer = match manifest_path(tag) {
-            Ok(path) => self.get(&call, Method::GET, &path, Some(MANIFEST_TYPES), Cap::MANIFEST).await,
-            Err(cause) => Err(cause),
-        };
-        answer.and_then(|answer| fetched(&answer, None)).map_err(|cause| call.failed(cause))
+        self.tagged(Operation::Resolve, repo, tag, credential, deadline).await
+    }
+
+    /// As [`Client::manifest_by_tag`], for a tag that holds signatures or attestations: any host that serves the image
+    /// may have them, also one that may not say what other tags point at.
+    ///
+    /// # Errors
+    /// As there; `NotFound` only where no host has such a tag.
+    pub async fn evidence_by_tag(
+        &self,
+        repo: &Reference,
+        tag: &str,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Fetched, FetchError> {
+        self.tagged(Operation::Evidence, repo, tag, credential, deadline).await
+    }
+
+    async fn tagged(
+        &self,
+        operation: Operation,
+        repo: &Reference,
+        tag: &str,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Fetched, FetchError> {
+        let call = Call::new("manifest", repo, &format!(":{tag}"), operation, credential, deadline);
+        let path = manifest_path(tag).map_err(|cause| call.failed(cause))?;
+        let query = Query { accept: Some(MANIFEST_TYPES), ..Query::get(&path, Cap::MANIFEST) };
+        self.ask(&call, &query, |answer| fetched(answer, None)).await
     }
 
     /// The manifest with this digest.
@@ -178,12 +216,10 @@ impl Client {
         credential: &Credential,
         deadline: Instant,
     ) -> Result<Fetched, FetchError> {
-        let call = self.call("manifest", repo, &format!("@{digest}"), credential, deadline);
+        let call = Call::new("manifest", repo, &format!("@{digest}"), Operation::Pull, credential, deadline);
         let path = format!("manifests/{digest}");
-        self.get(&call, Method::GET, &path, Some(MANIFEST_TYPES), Cap::MANIFEST)
-            .await
-            .and_then(|answer| fetched(&answer, Some(digest)))
-            .map_err(|cause| call.failed(cause))
+        let query = Query { accept: Some(MANIFEST_TYPES), ..Query::get(&path, Cap::MANIFEST) };
+        self.ask(&call, &query, |answer| fetched(answer, Some(digest))).await
     }
 
     /// The digest `tag` points at now, as the registry claims it: good for noticing a change, no proof of
@@ -198,16 +234,39 @@ impl Client {
         credential: &Credential,
         deadline: Instant,
     ) -> Result<Digest, FetchError> {
-        let call = self.call("manifest", repo, &format!(":{tag}"), credential, deadline);
-        let answer = match manifest_path(tag) {
-            Ok(path) => self.get(&call, Method::HEAD, &path, Some(MANIFEST_TYPES), Cap::MANIFEST).await,
-            Err(cause) => Err(cause),
-        };
-        answer
-            .and_then(|answer| {
-                claimed_digest(&answer)?.ok_or(Cause::Protocol(Violation::NoHeader("Docker-Content-Digest")))
-            })
-            .map_err(|cause| call.failed(cause))
+        self.head_of(Operation::Resolve, repo, tag, credential, deadline).await
+    }
+
+    /// As [`Client::head`], of the hosts that [`Client::evidence_by_tag`] asks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn evidence_head(
+        &self,
+        repo: &Reference,
+        tag: &str,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Digest, FetchError> {
+        self.head_of(Operation::Evidence, repo, tag, credential, deadline).await
+    }
+
+    async fn head_of(
+        &self,
+        operation: Operation,
+        repo: &Reference,
+        tag: &str,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Digest, FetchError> {
+        let call = Call::new("manifest", repo, &format!(":{tag}"), operation, credential, deadline);
+        let path = manifest_path(tag).map_err(|cause| call.failed(cause))?;
+        let get = Query::get(&path, Cap::MANIFEST);
+        let query = Query { method: Method::HEAD, accept: Some(MANIFEST_TYPES), ..get };
+        self.ask(&call, &query, |answer| {
+            claimed_digest(answer)?.ok_or(Cause::Protocol(Violation::NoHeader("Docker-Content-Digest")))
+        })
+        .await
     }
 
     /// The blob with this digest (spec v1.1, "Pulling blobs").
@@ -222,162 +281,50 @@ impl Client {
         credential: &Credential,
         deadline: Instant,
     ) -> Result<Bytes, FetchError> {
-        let call = self.call("blob", repo, &format!("@{digest}"), credential, deadline);
-        self.get(&call, Method::GET, &format!("blobs/{digest}"), None, cap)
-            .await
-            .and_then(|answer| {
-                held_to(&answer, digest)?;
-                Ok(answer.body)
-            })
-            .map_err(|cause| call.failed(cause))
+        let call = Call::new("blob", repo, &format!("@{digest}"), Operation::Pull, credential, deadline);
+        let path = format!("blobs/{digest}");
+        self.ask(&call, &Query::get(&path, cap), |answer| {
+            held_to(answer, digest)?;
+            Ok(answer.body.clone())
+        })
+        .await
     }
 
-    /// Whether a registry (`host[:port]`) answers as one (spec v1.1, "Determining Support"): a wish for a login is an
-    /// answer.
+    /// Whether a registry (`host[:port]`) or a host that stands for it answers as one (spec v1.1, "Determining Support"):
+    /// a wish for a login is an answer.
     ///
     /// # Errors
-    /// It cannot be reached, or is none.
+    /// None can be reached, or none is a registry.
     pub async fn ping(&self, registry: &str, deadline: Instant) -> Result<(), Cause> {
-        let endpoint = self.transport.endpoint(registry);
-        let uri = format!("{}/v2/", endpoint.base()).parse();
+        let hosts = self.transport.hosts_of(registry, "", Operation::Pull).map_err(Cause::Hosts)?;
+        let mut last = Cause::Timeout;
+        for host in &hosts {
+            let (first, second) = self.transport.targets(host)?;
+            for target in [Some(first), second].into_iter().flatten() {
+                match self.ping_at(&target, deadline).await {
+                    Ok(()) => return Ok(()),
+                    Err(cause) => last = cause,
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn ping_at(&self, target: &Target, deadline: Instant) -> Result<(), Cause> {
+        let uri = format!("{}/", target.endpoint.base()).parse();
         let uri = uri.map_err(|_| Cause::Protocol(Violation::Name))?;
         let (method, cap) = (Method::GET, Cap::MANIFEST);
         let ask =
             Ask { method, uri, accept: None, authorization: None, form: None, cap, deadline, guest: false };
-        let answer = self.transport.follow(&endpoint, ask).await?;
+        let answer = self.transport.follow(target, ask).await?;
         match answer.status.as_u16() {
             401 | 403 => Ok(()),
             200 if answer.is_web_page() => Err(Cause::NotARegistry),
             200 => Ok(()),
-            429 => Err(Cause::TooManyRequests { retry_after: retry_after(&answer) }),
+            429 => Err(Cause::TooManyRequests { retry_after: retry_after(&answer.headers) }),
             status @ 500..=599 => Err(Cause::ServerError { status }),
             status => Err(Cause::Protocol(Violation::Status(status))),
         }
-    }
-
-    fn call<'a>(
-        &self,
-        what: &str,
-        repo: &Reference,
-        which: &str,
-        credential: &'a Credential,
-        deadline: Instant,
-    ) -> Call<'a> {
-        let registry = self.transport.endpoint(repo.registry());
-        let repository = repo.repository().to_owned();
-        Call {
-            subject: format!("{what} {}/{}{which}", repo.registry(), repository),
-            key: GrantKey { registry, repository, credential: credential.clone() },
-            deadline,
-            credential,
-        }
-    }
-
-    /// Asks within the deadline, logs in if asked to, and lets only 200 through.
-    async fn get(
-        &self,
-        call: &Call<'_>,
-        method: Method,
-        path: &str,
-        accept: Option<&'static str>,
-        cap: Cap,
-    ) -> Result<Answer, Cause> {
-        let registry = &call.key.registry;
-        let uri: Uri = format!("{}/v2/{}/{path}", registry.base(), call.key.repository)
-            .parse()
-            .map_err(|_| Cause::Protocol(Violation::Name))?;
-        let ask = Ask {
-            method,
-            uri,
-            accept,
-            authorization: None,
-            form: None,
-            cap,
-            deadline: call.deadline,
-            guest: self.guest,
-        };
-        self.with_login(call, ask).await.and_then(only_ok)
-    }
-
-    async fn with_login(&self, call: &Call<'_>, mut ask: Ask) -> Result<Answer, Cause> {
-        if let Some(grant) = self.grants.get(&call.key, Instant::now()) {
-            ask.authorization = Some(grant.header(call.credential)?);
-        }
-        let answer = self.retried(call, &call.key.registry, &ask).await?;
-        // A challenge from where a redirect led is none of the registry's: there is no credential for it.
-        if answer.status != StatusCode::UNAUTHORIZED || !answer.from_registry {
-            if answer.status == StatusCode::FORBIDDEN {
-                self.grants.forget(&call.key);
-            }
-            return Ok(answer);
-        }
-        let challenge = Challenge::of(&answer.headers).ok_or(Cause::Protocol(Violation::Challenge))?;
-        let Some(grant) = self.login(call, &challenge).await? else { return Ok(answer) };
-        ask.authorization = Some(grant.header(call.credential)?);
-        let answer = self.retried(call, &call.key.registry, &ask).await?;
-        if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            self.grants.forget(&call.key);
-        }
-        Ok(answer)
-    }
-
-    /// A grant for the call's key, or `None` if its credential cannot answer the challenge.
-    async fn login(&self, call: &Call<'_>, challenge: &Challenge) -> Result<Option<Grant>, Cause> {
-        let asked = Instant::now();
-        let (grant, life) = match token::plan(challenge, &call.key, call.deadline)? {
-            Plan::Nothing => return Ok(None),
-            Plan::Grant(grant) => (grant, Duration::from_secs(REGISTRY_TOKEN_SECONDS)),
-            Plan::AskRealm(mut ask) => {
-                ask.guest = self.guest;
-                let answer = self
-                    .with_retries(call.deadline, || self.transport.realm(&call.key.registry, &ask))
-                    .await?;
-                let (token, life) = token::read_token(&answer)?;
-                (Grant::Bearer(token), life)
-            }
-        };
-        self.grants.keep(call.key.clone(), grant.clone(), asked + life, asked);
-        Ok(Some(grant))
-    }
-
-    async fn retried(&self, call: &Call<'_>, registry: &Endpoint, ask: &Ask) -> Result<Answer, Cause> {
-        self.with_retries(call.deadline, || self.transport.follow(registry, ask.clone())).await
-    }
-
-    /// Tries again after 429 and passing 5xx, as often as `REGISTRY_RETRIES` allows and only if the wait fits
-    /// the deadline.
-    async fn with_retries<F>(&self, deadline: Instant, send: impl Fn() -> F) -> Result<Answer, Cause>
-    where
-        F: Future<Output = Result<Answer, Cause>>,
-    {
-        let mut wait = RETRY_WAIT;
-        let mut left = if self.guest { 0 } else { REGISTRY_RETRIES };
-        loop {
-            let answer = send().await?;
-            let status = answer.status.as_u16();
-            if status != 429 && !(500..=599).contains(&status) {
-                return Ok(answer);
-            }
-            let asked_for = retry_after(&answer);
-            let pause = asked_for.map_or(wait, Duration::from_secs);
-            let passing = matches!(status, 429 | 500 | 502 | 503 | 504);
-            let fits = Instant::now().checked_add(pause).is_some_and(|at| at < deadline);
-            if !passing || left == 0 || !fits {
-                return Err(match status {
-                    429 => Cause::TooManyRequests { retry_after: asked_for },
-                    status => Cause::ServerError { status },
-                });
-            }
-            tokio::time::sleep(pause).await;
-            left -= 1;
-            wait *= 4;
-        }
-    }
-}
-
-impl Call<'_> {
-    fn failed(&self, cause: Cause) -> FetchError {
-        FetchError { subject: self.subject.clone(), cause }
     }
 }
 
@@ -392,7 +339,7 @@ impl Cap {
 
 /// `manifests/<tag>`, if `tag` is one (spec v1.1: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`). Anything else could
 /// name another path on the registry.
-fn manifest_path(tag: &str) -> Result<String, Cause> {
+pub(super) fn manifest_path(tag: &str) -> Result<String, Cause> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let valid = tag.len() <= 128
         && tag.bytes().next().is_some_and(word)
@@ -400,24 +347,8 @@ fn manifest_path(tag: &str) -> Result<String, Cause> {
     if valid { Ok(format!("manifests/{tag}")) } else { Err(Cause::Protocol(Violation::Name)) }
 }
 
-/// `Retry-After` in seconds. The date form (RFC 9110 section 10.2.3) is not used by registries.
-fn retry_after(answer: &Answer) -> Option<u64> {
-    answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
-}
-
-fn only_ok(answer: Answer) -> Result<Answer, Cause> {
-    let said = || Said::read(&answer.body, answer.is_web_page());
-    match answer.status {
-        StatusCode::OK => Ok(answer),
-        StatusCode::NOT_FOUND => Err(Cause::NotFound(said())),
-        StatusCode::UNAUTHORIZED => Err(Cause::Unauthorized(said())),
-        StatusCode::FORBIDDEN => Err(Cause::Forbidden(said())),
-        status => Err(Cause::Protocol(Violation::Status(status.as_u16()))),
-    }
-}
-
 /// Holds a manifest's body against the digest asked for and the one the registry claims.
-fn fetched(answer: &Answer, expected: Option<&Digest>) -> Result<Fetched, Cause> {
+pub(super) fn fetched(answer: &Answer, expected: Option<&Digest>) -> Result<Fetched, Cause> {
     let digest = match expected {
         Some(expected) => held_to(answer, expected)?,
         None if answer.is_web_page() => return Err(Cause::NotARegistry),

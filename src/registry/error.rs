@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::hosts::HostsError;
 use crate::image::Digest;
 
 /// A failed fetch: what was asked for, and why it was not had. `Display` is one line that is the same for the
@@ -10,7 +11,18 @@ use crate::image::Digest;
 pub struct FetchError {
     /// What was asked for: `manifest registry.example/app:v1`.
     pub subject: String,
-    /// Why it was not had.
+    /// Why it was not had: the last host's word that is not "not found", if there is one.
+    pub cause: Cause,
+    /// What each host said, in order, where others than the registry itself were asked; else none.
+    pub tried: Vec<Tried>,
+}
+
+/// What came of asking one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// `host[:port]`
+    pub host: String,
+    /// Why it did not give what was asked for.
     pub cause: Cause,
 }
 
@@ -52,6 +64,16 @@ pub enum Cause {
         /// Its value.
         bytes: usize,
     },
+    /// More of something than a limit allows.
+    #[error("more {what} than the limit {limit} ({most})")]
+    TooMany {
+        /// What is counted.
+        what: &'static str,
+        /// The limit's name in `limits`.
+        limit: &'static str,
+        /// Its value.
+        most: usize,
+    },
     /// The bytes are not those that were asked for, or not those the registry says they are.
     #[error("digest mismatch: expected {expected}, found {found}")]
     DigestMismatch {
@@ -69,6 +91,9 @@ pub enum Cause {
     /// A token realm that is not asked, and why.
     #[error("token realm refused: {0}")]
     RealmRefused(&'static str),
+    /// The runtime's files leave no host to ask.
+    #[error("no host can be asked: {0}")]
+    Hosts(HostsError),
     /// An answer the distribution spec does not know.
     #[error("not an answer of the distribution protocol: {0}")]
     Protocol(Violation),
@@ -98,6 +123,12 @@ pub enum Violation {
     /// The token endpoint's answer holds no token.
     #[error("no usable token in the token endpoint's answer")]
     Token,
+    /// A list of referrers that is none.
+    #[error("no image index where the list of referrers should be")]
+    Referrers,
+    /// A next page elsewhere.
+    #[error("the next page of the list of referrers is not on the same host and repository")]
+    NextPage,
     /// The request's own name cannot be written as a URL.
     #[error("the name cannot be asked for")]
     Name,
@@ -112,6 +143,17 @@ pub enum Unreachable {
     /// Nobody listens.
     #[error("connection refused")]
     Refused,
+    /// The proxy cannot be reached, or refuses to lead there.
+    #[error("the proxy of HTTPS_PROXY or HTTP_PROXY cannot be reached or does not lead there")]
+    Proxy,
+    /// The proxy answers 407.
+    #[error("the proxy wants another login (407); check HTTPS_PROXY and HTTP_PROXY")]
+    ProxyLogin,
+    /// The environment names something else than an HTTP proxy.
+    #[error(
+        "HTTPS_PROXY or HTTP_PROXY names no HTTP proxy; write it as http://host:port or https://host:port"
+    )]
+    ProxyUnusable,
     /// No route, or no answer to the connection attempt.
     #[error("no connection")]
     NoConnection,
@@ -185,14 +227,18 @@ impl FetchError {
             | Cause::Timeout
             | Cause::Unreachable(_)
             | Cause::NotARegistry
+            // A faulty file on the node says nothing about the image either.
+            | Cause::Hosts(HostsError::Files(_))
             | Cause::Protocol(_) => true,
             Cause::NotFound(_)
             | Cause::Unauthorized(_)
             | Cause::Forbidden(_)
             | Cause::TooLarge { .. }
+            | Cause::TooMany { .. }
             | Cause::DigestMismatch { .. }
             | Cause::RedirectRefused(_)
-            | Cause::RealmRefused(_) => false,
+            | Cause::RealmRefused(_)
+            | Cause::Hosts(HostsError::Blocked { .. } | HostsError::Incapable(_)) => false,
         }
     }
 
@@ -204,7 +250,12 @@ impl FetchError {
 
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.subject, self.cause)
+        if self.tried.is_empty() {
+            return write!(f, "{}: {}", self.subject, self.cause);
+        }
+        let tried: Vec<_> =
+            self.tried.iter().map(|tried| format!("{}: {}", tried.host, tried.cause)).collect();
+        write!(f, "{}: asked {}", self.subject, tried.join("; "))
     }
 }
 

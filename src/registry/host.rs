@@ -11,6 +11,8 @@ pub(super) struct Endpoint {
     pub(super) plain: bool,
     /// `host[:port]`
     pub(super) authority: String,
+    /// Of the API; empty, or with a slash in front and none at its end.
+    pub(super) path: String,
 }
 
 impl Endpoint {
@@ -19,12 +21,12 @@ impl Endpoint {
     pub(super) fn of(registry: &str, plain_http: &[String]) -> Self {
         let registry = registry.to_ascii_lowercase();
         let plain = is_loopback_host(host_of(&registry)) || plain_http.contains(&registry);
-        Self { plain, authority: canonical(&registry).to_owned() }
+        Self { plain, authority: canonical(&registry).to_owned(), path: "/v2".to_owned() }
     }
 
-    /// `scheme://host[:port]`
+    /// `scheme://host[:port]` and the API's path.
     pub(super) fn base(&self) -> String {
-        format!("{}://{}", if self.plain { "http" } else { "https" }, self.authority)
+        format!("{}://{}{}", if self.plain { "http" } else { "https" }, self.authority, self.path)
     }
 
     pub(super) fn host(&self) -> &str {
@@ -43,7 +45,7 @@ impl Endpoint {
 }
 
 /// Docker Hub's names for itself mean one registry.
-fn canonical(registry: &str) -> &str {
+pub(super) fn canonical(registry: &str) -> &str {
     match registry {
         "docker.io" | "index.docker.io" => "registry-1.docker.io",
         other => other,
@@ -119,18 +121,18 @@ mod tests {
     fn only_loopback_and_listed_registries_are_plain() {
         let listed = vec!["registry.internal:5000".to_owned()];
         for (registry, base) in [
-            ("docker.io", "https://registry-1.docker.io"),
-            ("registry.example", "https://registry.example"),
-            ("registry.example:5000", "https://registry.example:5000"),
-            ("localhost", "http://localhost"),
-            ("localhost:5000", "http://localhost:5000"),
-            ("127.0.0.1:5000", "http://127.0.0.1:5000"),
-            ("127.9.9.9", "http://127.9.9.9"),
-            ("[::1]:5000", "http://[::1]:5000"),
-            ("registry.internal:5000", "http://registry.internal:5000"),
-            ("registry.internal", "https://registry.internal"),
-            ("localhost.example", "https://localhost.example"),
-            ("127.0.0.1.example", "https://127.0.0.1.example"),
+            ("docker.io", "https://registry-1.docker.io/v2"),
+            ("registry.example", "https://registry.example/v2"),
+            ("registry.example:5000", "https://registry.example:5000/v2"),
+            ("localhost", "http://localhost/v2"),
+            ("localhost:5000", "http://localhost:5000/v2"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000/v2"),
+            ("127.9.9.9", "http://127.9.9.9/v2"),
+            ("[::1]:5000", "http://[::1]:5000/v2"),
+            ("registry.internal:5000", "http://registry.internal:5000/v2"),
+            ("registry.internal", "https://registry.internal/v2"),
+            ("localhost.example", "https://localhost.example/v2"),
+            ("127.0.0.1.example", "https://127.0.0.1.example/v2"),
         ] {
             assert_eq!(Endpoint::of(registry, &listed).base(), base);
         }

@@ -178,7 +178,7 @@ pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
 }
 
 /// `application/x-www-form-urlencoded`, everything but RFC 3986's unreserved characters escaped.
-fn form_encode(parameters: &[(&str, &str)]) -> String {
+pub(super) fn form_encode(parameters: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (name, value) in parameters {
         if !out.is_empty() {

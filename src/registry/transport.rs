@@ -1,36 +1,30 @@
 //! One HTTP exchange with everything bounded: time, header and body size, redirects, concurrency, and where it
 //! may connect to.
 
-use std::collections::HashMap;
-use std::error::Error as StdError;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION,
+    PROXY_AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::client::{Observer, Outcome, Settings};
 use super::error::{Cause, Unreachable, Violation};
 use super::host::{self, Endpoint};
-use super::resolve::{AddressRefused, NameUnknown, Resolver};
-use crate::limits::{
-    REGISTRY_ERROR_BYTES, REGISTRY_HEADER_BYTES, REGISTRY_HEADERS, REGISTRY_HOSTS, REGISTRY_REDIRECTS,
-};
-
-type HyperClient = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
+use super::hosts::{Host, HostFiles, HostsError, Operation, Reading};
+use super::proxy::{Proxies, Way};
+use super::wire::{HyperClient, Wire, Wires, classify};
+use crate::limits::{MIRROR_REST_SECONDS, REGISTRY_ERROR_BYTES, REGISTRY_HOSTS, REGISTRY_REDIRECTS};
 
 /// A named limit on a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +62,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// What was asked for, before any redirect.
+    pub(super) asked: Uri,
     /// Whether it comes from the registry itself, not from where a redirect led.
     pub(super) from_registry: bool,
 }
@@ -82,11 +78,24 @@ impl Answer {
     }
 }
 
+/// One place to send requests to, and how.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) endpoint: Endpoint,
+    pub(super) wire: Arc<Wire>,
+    /// Sent to this endpoint, and not to where it sends us.
+    pub(super) headers: Arc<[(String, String)]>,
+}
+
 pub(super) struct Transport {
-    /// For the registry itself: its name may resolve to any address.
-    direct: HyperClient,
-    /// For where a registry sends us: see [`host::is_node_local`].
-    foreign: HyperClient,
+    wires: Wires,
+    files: HostFiles,
+    reading: RwLock<Arc<Reading>>,
+    rereading: Mutex<()>,
+    /// Mirrors that could not be reached a moment ago, and why.
+    resting: Mutex<HashMap<String, (Instant, Cause)>>,
+    /// Hosts that may speak TLS or not, and do not.
+    plain: Mutex<HashSet<String>>,
     request_timeout: Duration,
     user_agent: HeaderValue,
     plain_http: Vec<String>,
@@ -99,28 +108,15 @@ pub(super) struct Transport {
 impl Transport {
     pub(super) fn new(settings: &Settings, observer: Observer) -> io::Result<Self> {
         let user_agent = HeaderValue::from_str(&settings.user_agent).map_err(io::Error::other)?;
-        let tls = tls_config()?;
-        let client = |foreign| {
-            let mut tcp = HttpConnector::new_with_resolver(Resolver { foreign });
-            tcp.enforce_http(false);
-            tcp.set_nodelay(true);
-            tcp.set_connect_timeout(Some(settings.connect_timeout));
-            let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(tls.clone())
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(tcp);
-            legacy::Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(Duration::from_secs(30))
-                .pool_max_idle_per_host(settings.max_concurrent_per_host)
-                .http1_max_buf_size(REGISTRY_HEADER_BYTES)
-                .http1_max_headers(REGISTRY_HEADERS)
-                .build(connector)
-        };
-        Ok(Self {
-            direct: client(false),
-            foreign: client(true),
+        let proxies = Arc::new(Proxies::new(&settings.proxies));
+        let wires = Wires::new(settings.connect_timeout, settings.max_concurrent_per_host, proxies)?;
+        let transport = Self {
+            wires,
+            files: settings.hosts.clone(),
+            reading: RwLock::new(Arc::new(Reading::of(&settings.hosts))),
+            rereading: Mutex::default(),
+            resting: Mutex::default(),
+            plain: Mutex::default(),
             request_timeout: settings.request_timeout,
             user_agent,
             plain_http: settings.plain_http.iter().map(|h| h.to_ascii_lowercase()).collect(),
@@ -128,11 +124,91 @@ impl Transport {
             hosts: Mutex::new(HashMap::new()),
             requests: AtomicU64::new(0),
             observer,
-        })
+        };
+        transport.tell();
+        Ok(transport)
     }
 
-    pub(super) fn endpoint(&self, registry: &str) -> Endpoint {
-        Endpoint::of(registry, &self.plain_http)
+    fn reading(&self) -> Arc<Reading> {
+        Arc::clone(&self.reading.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the runtime's files again if one has changed. Waits for the disk: not for a place where calls wait.
+    pub(super) fn reread(&self) {
+        // One at a time: a disk that hangs would gather more and more of them.
+        let Ok(_only) = self.rereading.try_lock() else { return };
+        let before = self.reading();
+        if !before.is_old() {
+            return;
+        }
+        let mut new = Reading::of(&self.files);
+        new.or_the_last_good(&before);
+        *self.reading.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        tracing::info!("the runtime's registry hosts have changed and are read again");
+        self.tell();
+    }
+
+    /// What an operator has to know of the hosts.
+    fn tell(&self) {
+        let reading = self.reading();
+        for host in reading.hosts.unchecked() {
+            tracing::warn!(%host, "TLS certificates are NOT checked for this registry host: the runtime's files say so");
+        }
+        for trouble in reading.hosts.troubles() {
+            tracing::error!(%trouble, "a registry host cannot be used");
+        }
+    }
+
+    /// The hosts to ask, in order.
+    pub(super) fn hosts_of(
+        &self,
+        registry: &str,
+        repository: &str,
+        operation: Operation,
+    ) -> Result<Vec<Host>, HostsError> {
+        self.reading().hosts.of(registry, repository, operation, &self.plain_http)
+    }
+
+    /// Where to send requests for a host; the second where the first speaks no TLS.
+    pub(super) fn targets(&self, host: &Host) -> Result<(Target, Option<Target>), Cause> {
+        let unusable = |why: String| Cause::Hosts(HostsError::Files(why));
+        let material = host.material.as_ref().map_err(|why| unusable(why.clone()))?;
+        let wire =
+            self.wires.of(material.as_deref(), host.skip_verify, host.dial_timeout).map_err(unusable)?;
+        let headers = Arc::clone(&host.headers);
+        let target = |endpoint| Target { endpoint, wire: Arc::clone(&wire), headers: Arc::clone(&headers) };
+        let (first, second) = host.endpoints();
+        Ok((target(first), second.map(target)))
+    }
+
+    /// Whether a host that may speak TLS or not was found not to.
+    pub(super) fn is_plain(&self, authority: &str) -> bool {
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(authority)
+    }
+
+    /// Takes note of what was found.
+    pub(super) fn found_plain(&self, authority: &str, plain: bool) {
+        let mut all = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        if !plain {
+            all.remove(authority);
+        } else if all.len() < REGISTRY_HOSTS {
+            all.insert(authority.to_owned());
+        }
+    }
+
+    /// Why a mirror could not be reached, if that was a moment ago.
+    pub(super) fn rests(&self, authority: &str, now: Instant) -> Option<Cause> {
+        let all = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(authority).filter(|(until, _)| now < *until).map(|(_, cause)| cause.clone())
+    }
+
+    /// Leaves a mirror alone for a while.
+    pub(super) fn rest(&self, authority: &str, cause: Cause, now: Instant) {
+        let mut all = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (until, _)| now < *until);
+        if all.len() < REGISTRY_HOSTS {
+            all.insert(authority.to_owned(), (now + Duration::from_secs(MIRROR_REST_SECONDS), cause));
+        }
     }
 
     /// HTTP requests sent so far.
@@ -142,12 +218,16 @@ impl Transport {
 
     /// Sends `ask` to `registry` and follows redirects. The authorization goes to the registry only, and never
     /// again once a redirect has led away from it.
-    pub(super) async fn follow(&self, registry: &Endpoint, mut ask: Ask) -> Result<Answer, Cause> {
+    pub(super) async fn follow(&self, target: &Target, mut ask: Ask) -> Result<Answer, Cause> {
+        let registry = &target.endpoint;
+        let asked = ask.uri.clone();
         let mut from_registry = true;
         for _ in 0..=REGISTRY_REDIRECTS {
-            let client = self.client_for(registry, &ask.uri).map_err(Cause::RedirectRefused)?;
-            let mut answer = self.send(client, &ask).await?;
+            let client = client_for(target, &ask.uri).map_err(Cause::RedirectRefused)?;
+            let headers: &[_] = if from_registry { &target.headers } else { &[] };
+            let mut answer = self.send(client, &ask, headers).await?;
             answer.from_registry = from_registry;
+            answer.asked = asked.clone();
             // RFC 9110 section 15.4; 300 and 304 are not for clients without a choice or a cache.
             if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
@@ -164,7 +244,8 @@ impl Transport {
     }
 
     /// Sends `ask` to a token realm. Not followed anywhere: it carries the password.
-    pub(super) async fn realm(&self, registry: &Endpoint, ask: &Ask) -> Result<Answer, Cause> {
+    pub(super) async fn realm(&self, target: &Target, ask: &Ask) -> Result<Answer, Cause> {
+        let registry = &target.endpoint;
         if ask.uri.scheme_str() != Some("https") {
             // In the clear only where the registry itself is, and then only to the same host: its port may be
             // another one.
@@ -176,26 +257,12 @@ impl Transport {
                 ));
             }
         }
-        let client = self.client_for(registry, &ask.uri).map_err(Cause::RealmRefused)?;
-        let answer = self.send(client, ask).await?;
+        let client = client_for(target, &ask.uri).map_err(Cause::RealmRefused)?;
+        let answer = self.send(client, ask, &[]).await?;
         if answer.status.is_redirection() {
             return Err(Cause::RealmRefused("it answers with a redirect"));
         }
         Ok(answer)
-    }
-
-    fn client_for(&self, registry: &Endpoint, uri: &Uri) -> Result<&HyperClient, &'static str> {
-        let host = host::unbracketed(uri.host().unwrap_or_default());
-        if registry.is_origin_of(uri) {
-            return Ok(&self.direct);
-        }
-        if host::is_loopback_host(registry.host()) && host::is_loopback_host(host) {
-            return Ok(&self.direct);
-        }
-        if host::is_loopback_host(host) || host.parse().is_ok_and(host::is_node_local) {
-            return Err("it leads to this node or its link, where the registry is not");
-        }
-        Ok(&self.foreign)
     }
 
     fn check_step(&self, registry: &Endpoint, from: &Uri, to: &Uri) -> Result<(), Cause> {
@@ -218,7 +285,12 @@ impl Transport {
         }
     }
 
-    async fn send(&self, client: &HyperClient, ask: &Ask) -> Result<Answer, Cause> {
+    async fn send(
+        &self,
+        client: &HyperClient,
+        ask: &Ask,
+        headers: &[(String, String)],
+    ) -> Result<Answer, Cause> {
         let authority = ask.uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
         let slots = self.slots(authority);
         let until = ask.deadline.min(Instant::now() + self.request_timeout);
@@ -228,7 +300,10 @@ impl Transport {
                 false => Some(slots.acquire().await.map_err(|_| Cause::Timeout)?),
             };
             self.requests.fetch_add(1, Ordering::Relaxed);
-            let response = client.request(self.request(ask)?).await.map_err(|e| classify(&e))?;
+            let response = client.request(self.request(ask, headers)?).await.map_err(|e| classify(&e))?;
+            if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+                return Err(Cause::Unreachable(Unreachable::ProxyLogin));
+            }
             read(response, ask).await
         })
         .await
@@ -237,23 +312,41 @@ impl Transport {
         result
     }
 
-    fn request(&self, ask: &Ask) -> Result<Request<Full<Bytes>>, Cause> {
-        let mut request = Request::builder()
-            .method(ask.method.clone())
-            .uri(ask.uri.clone())
-            .header(USER_AGENT, self.user_agent.clone());
+    fn request(&self, ask: &Ask, own: &[(String, String)]) -> Result<Request<Full<Bytes>>, Cause> {
+        let body = Full::new(ask.form.clone().unwrap_or_default());
+        let mut request = Request::new(body);
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.uri.clone();
+        let headers = request.headers_mut();
+        for (name, value) in own {
+            let name = HeaderName::try_from(name).map_err(|_| Cause::Protocol(Violation::Name))?;
+            let mut value = HeaderValue::try_from(value).map_err(|_| Cause::Protocol(Violation::Name))?;
+            value.set_sensitive(true);
+            // What is said about the connection is not the configuration's to say.
+            if ![HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, PROXY_AUTHORIZATION].contains(&name) {
+                headers.append(name, value);
+            }
+        }
+        if !headers.contains_key(USER_AGENT) {
+            headers.insert(USER_AGENT, self.user_agent.clone());
+        }
         if let Some(accept) = ask.accept {
-            request = request.header(ACCEPT, accept);
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
         if let Some(authorization) = &ask.authorization {
-            request = request.header(AUTHORIZATION, authorization.clone());
+            headers.insert(AUTHORIZATION, authorization.clone());
         }
         if ask.form.is_some() {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
-        request
-            .body(Full::new(ask.form.clone().unwrap_or_default()))
-            .map_err(|_| Cause::Protocol(Violation::Name))
+        // Through a tunnel the proxy is told at its start; otherwise with each request.
+        if ask.uri.scheme_str() == Some("http")
+            && let Way::Proxy(proxy) = self.wires.proxies().way(&ask.uri)
+            && let Some(login) = proxy.basic_auth()
+        {
+            headers.insert(PROXY_AUTHORIZATION, login.clone());
+        }
+        Ok(request)
     }
 
     fn slots(&self, authority: String) -> Arc<Semaphore> {
@@ -266,21 +359,20 @@ impl Transport {
     }
 }
 
-fn tls_config() -> io::Result<rustls::ClientConfig> {
-    let builder = || {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)
-    };
-    match builder()?.with_native_roots() {
-        Ok(config) => Ok(config.with_no_client_auth()),
-        Err(error) => {
-            // Trusts nobody: plain-HTTP registries still work, all others fail by name.
-            tracing::warn!(%error, "no CA certificates on this node: no https registry can be reached");
-            Ok(builder()?.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-        }
+/// The host's own client, or the one for where a registry sends us.
+fn client_for<'a>(target: &'a Target, uri: &Uri) -> Result<&'a HyperClient, &'static str> {
+    let registry = &target.endpoint;
+    let host = host::unbracketed(uri.host().unwrap_or_default());
+    if registry.is_origin_of(uri) {
+        return Ok(&target.wire.direct);
     }
+    if host::is_loopback_host(registry.host()) && host::is_loopback_host(host) {
+        return Ok(&target.wire.near);
+    }
+    if host::is_loopback_host(host) || host.parse().is_ok_and(host::is_node_local) {
+        return Err("it leads to this node or its link, where the registry is not");
+    }
+    Ok(&target.wire.foreign)
 }
 
 /// The target of a redirect (RFC 9110 section 10.2.2): absolute, or on the same server.
@@ -302,8 +394,13 @@ fn location(from: &Uri, headers: &HeaderMap) -> Result<Uri, Cause> {
 
 async fn read(response: Response<Incoming>, ask: &Ask) -> Result<Answer, Cause> {
     let (parts, body) = response.into_parts();
-    let answer =
-        |body| Answer { status: parts.status, headers: parts.headers.clone(), body, from_registry: true };
+    let answer = |body| Answer {
+        status: parts.status,
+        headers: parts.headers.clone(),
+        body,
+        asked: ask.uri.clone(),
+        from_registry: true,
+    };
     if ask.method == Method::HEAD || parts.status.is_redirection() {
         return Ok(answer(Bytes::new()));
     }
@@ -337,67 +434,11 @@ async fn collect(mut body: Incoming, cap: Cap) -> Result<Bytes, Cause> {
     Ok(all.freeze())
 }
 
-/// Makes a fixed cause of an error chain: its texts hold addresses, ports and times.
-fn classify(error: &(dyn StdError + 'static)) -> Cause {
-    let mut fallback = Cause::Unreachable(Unreachable::BrokenOff);
-    let mut next = Some(error);
-    while let Some(error) = next {
-        next = error.source();
-        if error.is::<AddressRefused>() {
-            return Cause::RedirectRefused("it leads to this node or its link, where the registry is not");
-        }
-        if error.is::<NameUnknown>() {
-            return Cause::Unreachable(Unreachable::Name);
-        }
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Cause::Unreachable(classify_tls(tls));
-        }
-        if error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect) {
-            fallback = Cause::Unreachable(Unreachable::NoConnection);
-        }
-        if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
-            if hyper.is_parse_too_large() {
-                return Cause::TooLarge {
-                    limit: "REGISTRY_HEADER_BYTES, or REGISTRY_HEADERS lines",
-                    bytes: REGISTRY_HEADER_BYTES,
-                };
-            }
-            if hyper.is_parse() {
-                fallback = Cause::Protocol(Violation::Http);
-            }
-        }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if io.kind() == io::ErrorKind::ConnectionRefused {
-                return Cause::Unreachable(Unreachable::Refused);
-            }
-            // io::Error hides what it wraps from source().
-            if let Some(inner) = io.get_ref() {
-                next = Some(inner);
-            }
-        }
-    }
-    fallback
-}
-
-fn classify_tls(error: &rustls::Error) -> Unreachable {
-    use rustls::CertificateError as Bad;
-    match error {
-        rustls::Error::InvalidCertificate(bad) => match bad {
-            Bad::UnknownIssuer => Unreachable::TlsIssuer,
-            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Unreachable::TlsName,
-            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
-                Unreachable::TlsTime
-            }
-            _ => Unreachable::Tls,
-        },
-        _ => Unreachable::Tls,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::registry::proxy::ProxySettings;
 
     #[test]
     fn a_step_never_leads_from_https_to_http_and_to_plain_http_only_where_configured() {
@@ -407,10 +448,12 @@ mod tests {
             request_timeout: Duration::from_secs(1),
             max_concurrent_per_host: 1,
             user_agent: "crivet/test".to_owned(),
+            hosts: HostFiles::None,
+            proxies: ProxySettings::default(),
         };
         let transport = Transport::new(&settings, Arc::new(|_| {})).unwrap();
         let step = |registry: &str, from: &str, to: &str| {
-            let registry = transport.endpoint(registry);
+            let registry = Endpoint::of(registry, &settings.plain_http);
             transport.check_step(&registry, &from.parse().unwrap(), &to.parse().unwrap()).is_ok()
         };
         assert!(step("registry.example", "https://registry.example/", "https://cdn.example/"));

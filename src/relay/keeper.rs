@@ -27,6 +27,7 @@ use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
 use crate::limits;
 use crate::metrics::RelayMetrics;
+use crate::registry::ProxySettings;
 use crate::vetter::wire::{
     self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
     RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
@@ -260,6 +261,12 @@ impl Keeper {
     }
 }
 
+/// Of the relay's environment, what the vetter's log and its way to registries depend on.
+fn is_handed_on(variable: &str) -> bool {
+    matches!(variable, "RUST_LOG" | "SSL_CERT_FILE" | "SSL_CERT_DIR")
+        || ProxySettings::VARIABLES.contains(&variable)
+}
+
 fn spawn(user: Option<(u32, u32)>) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -268,11 +275,7 @@ fn spawn(user: Option<(u32, u32)>) -> std::io::Result<(Child, UnixStream)> {
         .arg0("crivet")
         .arg("vetter")
         .env_clear()
-        .envs(
-            std::env::vars_os().filter(|(name, _)| {
-                matches!(name.to_str(), Some("RUST_LOG" | "SSL_CERT_FILE" | "SSL_CERT_DIR"))
-            }),
-        )
+        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_handed_on)))
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())

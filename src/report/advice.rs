@@ -49,7 +49,7 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         ),
         Some(Reason::RegistryUnreachable) => (
             "The registry could not be reached",
-            "Check from the node: name resolution, firewall, TLS, the registry itself. crivet asks registries directly, without mirrors and proxies.",
+            "Check from the node: name resolution, firewall, TLS, proxy, the registry itself. crivet uses the runtime's mirrors only where registry.configPath or registry.registriesConf names their files.",
         ),
         Some(Reason::RegistryRateLimited) => (
             "The registry has had too many requests",
@@ -62,6 +62,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         Some(Reason::RegistryAnswer) => (
             "What answered is no registry, or its answer was refused",
             "Look at what is behind that address: a proxy, a login page, a redirect to another host.",
+        ),
+        Some(Reason::RegistryHosts) => (
+            "The runtime's registry hosts leave nobody to ask",
+            "The message names the file, or the entry that blocks the image. Mend it, or let crivet's vetter read it; it is read again by itself.",
         ),
         Some(Reason::NotFound) => (
             "The registry does not have it",

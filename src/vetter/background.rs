@@ -212,7 +212,11 @@ mod tests {
     use super::*;
 
     fn too_many(retry_after: Option<u64>) -> FetchError {
-        FetchError { subject: "manifest".to_owned(), cause: Cause::TooManyRequests { retry_after } }
+        FetchError {
+            subject: "manifest".to_owned(),
+            cause: Cause::TooManyRequests { retry_after },
+            tried: Vec::new(),
+        }
     }
 
     /// Budgets that opened long ago, and are whole.

@@ -8,7 +8,7 @@ use super::case::InForce;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
-use crate::registry::{Client, Observer, Settings};
+use crate::registry::{Client, Observer, ProxySettings, Settings};
 
 /// The folder within stateDir that is the vetter's to write.
 pub const VETTER_STATE: &str = "vetter";
@@ -54,6 +54,8 @@ pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Cli
         request_timeout: config.registry.timeout,
         max_concurrent_per_host: PER_HOST,
         user_agent: concat!("crivet/", env!("CARGO_PKG_VERSION")).to_owned(),
+        hosts: config.registry.hosts.clone(),
+        proxies: ProxySettings::from_variables(|name| std::env::var(name).ok()),
     };
     Client::new(&settings, observer)
         .map(Arc::new)

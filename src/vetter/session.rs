@@ -182,6 +182,10 @@ impl Session {
                     self.built.send_replace(order.number);
                 }
                 _ = looks.tick() => {
+                    if let Some(in_force) = self.in_force() {
+                        // Aside, and not waited for: it waits for the disk.
+                        tokio::task::spawn_blocking(move || in_force.registry.reread_hosts());
+                    }
                     let now = self.folder_identity();
                     if now.is_some() && now != identity {
                         tracing::info!("the policy folder was exchanged");

@@ -73,7 +73,8 @@ fn of_fetch(cause: &Cause) -> Reason {
         Cause::Unauthorized(_) | Cause::Forbidden(_) => Reason::RegistryLogin,
         Cause::TooManyRequests { .. } => Reason::RegistryRateLimited,
         Cause::ServerError { .. } | Cause::Timeout | Cause::Unreachable(_) => Reason::RegistryUnreachable,
-        Cause::TooLarge { .. } => Reason::LimitReached,
+        Cause::TooLarge { .. } | Cause::TooMany { .. } => Reason::LimitReached,
+        Cause::Hosts(_) => Reason::RegistryHosts,
         Cause::DigestMismatch { .. } => Reason::ContentDiffers,
         Cause::NotARegistry | Cause::RedirectRefused(_) | Cause::RealmRefused(_) | Cause::Protocol(_) => {
             Reason::RegistryAnswer

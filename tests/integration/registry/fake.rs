@@ -27,6 +27,7 @@ pub struct Seen {
     /// Path and query.
     pub path: String,
     pub authorization: Option<String>,
+    pub headers: http::HeaderMap,
     pub body: String,
 }
 
@@ -108,6 +109,7 @@ async fn see(request: Request<Incoming>) -> Seen {
         method: parts.method.to_string(),
         path: parts.uri.to_string(),
         authorization: parts.headers.get("authorization").map(|v| v.to_str().unwrap().to_owned()),
+        headers: parts.headers.clone(),
         body: String::from_utf8(body.to_vec()).unwrap(),
     }
 }

@@ -3,15 +3,18 @@
 mod body;
 pub mod fake;
 mod login;
+mod mirrors;
+mod proxies;
 mod real;
 mod redirect;
+mod referrers;
 mod status;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crivet::image::{Digest, Reference};
-use crivet::registry::{Cause, Client, Credential, FetchError, Outcome, Settings};
+use crivet::registry::{Cause, Client, Credential, FetchError, HostFiles, Outcome, ProxySettings, Settings};
 use fake::{Fake, Reply, Seen, reply};
 use tokio::time::Instant;
 
@@ -25,6 +28,8 @@ fn settings() -> Settings {
         request_timeout: Duration::from_secs(20),
         max_concurrent_per_host: 4,
         user_agent: "crivet/test".to_owned(),
+        hosts: HostFiles::None,
+        proxies: ProxySettings::default(),
     }
 }
 
@@ -34,9 +39,13 @@ fn client() -> Client {
 
 /// A client and the outcomes it reports.
 fn observed() -> (Client, Arc<Mutex<Vec<Outcome>>>) {
+    observed_with(&settings())
+}
+
+fn observed_with(settings: &Settings) -> (Client, Arc<Mutex<Vec<Outcome>>>) {
     let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
     let log = Arc::clone(&outcomes);
-    let client = Client::new(&settings(), Arc::new(move |o| log.lock().unwrap().push(o))).unwrap();
+    let client = Client::new(settings, Arc::new(move |o| log.lock().unwrap().push(o))).unwrap();
     (client, outcomes)
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crivet::image::Reference;
 use crivet::registry::{Cause, Credential, Outcome, Said, Unreachable, Violation};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::fake::{Fake, reply};
 use super::{by_tag, cause, client, good_manifest, observed, repo, serving, soon};
 
@@ -113,6 +115,44 @@ async fn nobody_listens() {
     assert_eq!(error.cause, Cause::Unreachable(Unreachable::Refused));
     assert!(error.is_unreachable());
     assert_eq!(*outcomes.lock().unwrap(), [Outcome::Unreachable]);
+}
+
+/// A registry whose first connections end without an answer; says how many there were.
+async fn breaking_off(connections: usize) -> (Reference, std::sync::Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let repo = Reference::parse(&format!("{}/team/app:v1", listener.local_addr().unwrap())).unwrap();
+    let accepted = std::sync::Arc::<AtomicUsize>::default();
+    let count = std::sync::Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            if count.fetch_add(1, Ordering::SeqCst) >= connections {
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+                let _ = stream.write_all(head.as_bytes()).await;
+            }
+        }
+    });
+    (repo, accepted)
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_off_is_tried_once_more() {
+    for (broken, expected) in [(1, None), (9, Some(Cause::Unreachable(Unreachable::BrokenOff)))] {
+        let (repo, accepted) = breaking_off(broken).await;
+        let fetched = client().manifest_by_tag(&repo, "v1", &Credential::Anonymous, soon()).await;
+        assert_eq!(fetched.err().map(|error| error.cause), expected);
+        assert_eq!(accepted.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_as_a_date_is_held_against_the_registrys_clock() {
+    let headers =
+        [("retry-after", "Sun, 06 Nov 1994 09:49:37 GMT"), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")];
+    let fake = serving(move |_| reply(429, &headers, "")).await;
+    assert_eq!(cause(&fake).await, Cause::TooManyRequests { retry_after: Some(3600) });
+    assert_eq!(fake.seen().len(), 1);
 }
 
 #[tokio::test]
