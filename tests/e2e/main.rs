@@ -15,6 +15,7 @@ mod credentials;
 mod doctor;
 mod figures;
 mod gate;
+mod hosts;
 mod identity;
 mod inventory;
 mod journal;
