@@ -158,9 +158,9 @@ impl Fetch {
         let tag = format!("sha256-{}.sig", self.digest.hex());
         if self.visit.guest.is_some() {
             // GET only what HEAD says is there: GET is what registries count.
-            self.visit.head(&tag).await?;
+            self.visit.evidence_head(&tag).await?;
         }
-        Ok(self.visit.manifest_by_tag(&tag).await?.bytes)
+        Ok(self.visit.evidence_by_tag(&tag).await?.bytes)
     }
 
     fn keep_none(&self) {

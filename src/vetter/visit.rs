@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::background::{Background, Guest};
 use super::trouble::Trouble;
 use crate::image::{Digest, Reference};
-use crate::registry::{Cap, Client, Credential, FetchError, Fetched};
+use crate::registry::{Cap, Client, Credential, FetchError, Fetched, Referrers};
 use crate::telemetry::{Role, Span, Trace};
 
 /// Whom to ask, as whom, and until when.
@@ -42,6 +42,28 @@ impl Visit {
         let span = self.turn("GET manifest", tag).await?;
         let manifest = self.registry.manifest_by_tag(&self.repository, tag, &self.credential, self.by).await;
         self.told(span, manifest)
+    }
+
+    /// As [`Visit::head`], for a tag that holds signatures or attestations: any host that serves the image is asked.
+    pub async fn evidence_head(&self, tag: &str) -> Result<Digest, Trouble> {
+        let span = self.turn("HEAD manifest", tag).await?;
+        let head = self.registry.evidence_head(&self.repository, tag, &self.credential, self.by).await;
+        self.told(span, head)
+    }
+
+    /// As [`Visit::manifest_by_tag`], for such a tag.
+    pub async fn evidence_by_tag(&self, tag: &str) -> Result<Fetched, Trouble> {
+        let span = self.turn("GET manifest", tag).await?;
+        let manifest = self.registry.evidence_by_tag(&self.repository, tag, &self.credential, self.by).await;
+        self.told(span, manifest)
+    }
+
+    /// What refers to a digest. A guest is counted one request, however many pages there are.
+    pub async fn referrers(&self, digest: &Digest, artifact_type: Option<&str>) -> Result<Referrers, Trouble> {
+        let span = self.turn("GET referrers", &digest.to_string()).await?;
+        let (repository, credential) = (&self.repository, &self.credential);
+        let found = self.registry.referrers(repository, digest, artifact_type, credential, self.by).await;
+        self.told(span, found)
     }
 
     /// The manifest with this digest.
