@@ -9,6 +9,7 @@
 )]
 
 mod audit;
+mod fixtures;
 mod metrics;
 mod monitoring;
 mod node;

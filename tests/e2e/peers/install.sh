@@ -14,6 +14,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 peers=${CRIVET_PEERS:-${HOME:?}/.cache/crivet/peers}
+fixture_services=$here/../../fixtures/services
 archive_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # part | suite | packages: the first gives the part its version, the others are libraries it needs.
@@ -38,7 +39,9 @@ promtool        | bookworm | prometheus=2.42.*
 browser_parts='
 chromium        | bookworm | chromium
 '
-go_parts='crictl critest kubelet'
+go_parts='crictl critest kubelet olareg'
+# What only the fixtures are made with: named, not part of all. Node 20 or later; the lock file pins the rest.
+npm_parts='sigstore-npm'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
 machine_suite=bookworm
 machine_packages=systemd,systemd-sysv,dbus,procps,iproute2,rpm
@@ -53,6 +56,8 @@ recipe() {
     if [[ " $go_parts " == *" $1 "* ]]; then
         local dir; dir=$(go_dir "$1")
         echo "go $(cat "$dir"/go.mod "$dir"/go.sum "$dir"/*.go 2>/dev/null | sha256sum | cut -c1-16)"
+    elif [[ " $npm_parts " == *" $1 "* ]]; then
+        echo "npm $(cat "$fixture_services"/package.json "$fixture_services"/package-lock.json | sha256sum | cut -c1-16)"
     elif [[ $1 == machine ]]; then
         echo "machine 1 $machine_suite $machine_packages"
     else
@@ -176,13 +181,13 @@ install_machine() {
     rm -rf "$work"
 }
 
-go_dir() { case $1 in kubelet) echo "$here/kubelet" ;; *) echo "$here/cri-tools" ;; esac; }
+go_dir() { case $1 in kubelet | olareg) echo "$here/$1" ;; *) echo "$here/cri-tools" ;; esac; }
 
 install_go() {
     local part=$1 dir module version flags="-s -w" began=$SECONDS job
     command -v go >/dev/null || die "$part: the go command is missing; install Go 1.26 or later"
     dir=$(go_dir "$part")
-    case $part in kubelet) module=k8s.io/kubernetes ;; *) module=sigs.k8s.io/cri-tools ;; esac
+    case $part in kubelet) module=k8s.io/kubernetes ;; olareg) module=github.com/olareg/olareg ;; *) module=sigs.k8s.io/cri-tools ;; esac
     cd "$dir"
     version=$(go list -m -f '{{.Version}}' "$module")
     local out=$peers/bin/.$part.new
@@ -191,6 +196,8 @@ install_go() {
             # What the kubelet reports as its version, and refuses to start without.
             local v=k8s.io/component-base/version
             flags+=" -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=$(cut -d. -f2 <<<"$version")"
+            set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
+        olareg)
             set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
         crictl)
             set -- go build -trimpath -ldflags "$flags -X $module/pkg/version.Version=$version" -o "$out" "$module/cmd/crictl" ;;
@@ -210,13 +217,24 @@ install_go() {
     printf '%s %s %s\n' "$module/$part" "$version" "$(sha256sum <"$peers/bin/$part" | cut -d' ' -f1)" >"$peers/pkg/$part.versions"
 }
 
+install_npm() {
+    local part=$1 dir=$peers/pkg/$1
+    command -v npm >/dev/null || die "$part: npm is missing; install Node.js 20 or later"
+    say "$part: from the npm registry"
+    rm -rf "$dir" && mkdir -p "$dir"
+    cp "$fixture_services"/package.json "$fixture_services"/package-lock.json "$dir"
+    (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund >log 2>&1) || { cat "$dir/log" >&2; die "$part: npm ci failed"; }
+    printf '%s %s %s\n' "$part" "$(node -p "require(\"$dir/package.json\").dependencies[\"@sigstore/sign\"]")" \
+        "$(sha256sum <"$dir/package-lock.json" | cut -d' ' -f1)" >"$peers/pkg/$part.versions"
+}
+
 main() {
     local part parts
-    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts machine"; return; }
+    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts $npm_parts machine"; return; }
     # shellcheck disable=SC2046 # a list of words
     (($#)) || set -- $(debian_names) $go_parts machine
     for part; do
-        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts machine") || die "no part is called $part; see install.sh --list"
+        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts $npm_parts machine") || die "no part is called $part; see install.sh --list"
         complete "$part" || parts+=" $part"
     done
     if [[ -n ${parts:-} ]]; then
@@ -233,7 +251,14 @@ main() {
                         continue
                     fi
                     install_machine ;;
-                *) if [[ " $go_parts " == *" $part "* ]]; then install_go "$part"; else install_debian "$part"; fi ;;
+                *)
+                    if [[ " $go_parts " == *" $part "* ]]; then
+                        install_go "$part"
+                    elif [[ " $npm_parts " == *" $part "* ]]; then
+                        install_npm "$part"
+                    else
+                        install_debian "$part"
+                    fi ;;
             esac
             recipe "$part" >"$peers/stamps/$part"
         done

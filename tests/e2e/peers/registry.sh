@@ -61,7 +61,7 @@ push_layers() {
         layers: [{mediaType: "application/vnd.oci.image.layer.v1.tar", digest: $layer, size: $lsize}]}'
 }
 
-# pack_folder FOLDER FILE: a tar that depends on nothing but the content.
+# pack_folder FOLDER FILE: a tar that depends on nothing but the content, and is no longer than that needs.
 pack_folder() {
-    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$1" -cf "$2" .
+    tar --blocking-factor=1 --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$1" -cf "$2" .
 }
