@@ -4,7 +4,8 @@
 use crate::support::crivet::{Activation, key_policy};
 use crate::support::image::Pushed;
 use crate::support::node::{DENIED, Node, REGISTRY_UNAVAILABLE, Setup, assert_refused};
-use crate::support::registry::{FIXTURES, Registry};
+use crate::support::registry::Registry;
+use crate::support::secured::{Secured, file};
 use crate::support::wait_for;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,7 +18,11 @@ const REGISTRY: &str = "private.test";
 
 /// A node whose policies want a signature on everything, [`REGISTRY`] included.
 fn node(by: impl FnOnce() -> Activation) -> Option<Node> {
-    let node = Node::activated(&Setup::default(), |_| by())?;
+    node_with("1.6", by)
+}
+
+fn node_with(containerd: &str, by: impl FnOnce() -> Activation) -> Option<Node> {
+    let node = Node::activated(&Setup { containerd, ..Setup::default() }, |_| by())?;
     node.crivet.put_policies(&[
         key_policy("all", &node.glob("**"), &node.key),
         key_policy("private", &format!("{REGISTRY}/**"), &node.key),
@@ -54,11 +59,14 @@ fn hosts_toml(url: &str, settings: &str) -> String {
     format!("server = \"{url}\"\n{settings}\n[host.\"{url}\"]\n{settings}\n")
 }
 
-fn with_tls(registry: &Registry, client: bool) -> String {
-    let ca = format!("ca = [\"{FIXTURES}/ca.crt\"]\n");
-    let client =
-        if client { format!("client = \"{FIXTURES}/kubelet-client-current.pem\"\n") } else { String::new() };
-    hosts_toml(&format!("https://{}", registry.address()), &(ca + &client))
+/// `client = …` with the client certificate.
+fn client_pair() -> String {
+    format!("client = [[\"{}\", \"{}\"]]\n", file("client.crt").display(), file("client.key").display())
+}
+
+fn with_tls(registry: &Secured, client: &str) -> String {
+    let ca = format!("ca = [\"{}\"]\n", file("ca.crt").display());
+    hosts_toml(&format!("https://{}", registry.address()), &(ca + client))
 }
 
 fn without_tls(registry: &Registry) -> String {
@@ -68,10 +76,10 @@ fn without_tls(registry: &Registry) -> String {
 #[test]
 fn image_behind_a_private_ca_and_a_client_certificate_is_vetted_and_pulled() {
     let Some(node) = node(Activation::default) else { return };
-    let tls = Registry::start_tls(&node.peers, &node.registry);
+    let tls = Secured::with_client_certificates(&node.peers, &node.registry);
     let (pushed, signed) = push(&node, "signed", true);
     let (_, unsigned) = push(&node, "unsigned", false);
-    node.containerd.put_hosts(REGISTRY, &with_tls(&tls, true));
+    node.containerd.put_hosts(REGISTRY, &with_tls(&tls, &client_pair()));
 
     // crivet was not told where the runtime's files are: it looks for the name itself.
     let refused = node.crictl().pull(&signed);
@@ -83,11 +91,11 @@ fn image_behind_a_private_ca_and_a_client_certificate_is_vetted_and_pulled() {
     let images = node.containerd.crictl().run(["images", "--quiet", "--no-trunc"]).unwrap();
     assert!(images.contains(&pushed.id), "{images}");
     for agent in ["crivet/", "containerd/"] {
-        assert!(!tls.requests_of(agent).is_empty(), "{agent} did not ask the registry with TLS");
+        assert!(tls.log().contains(agent), "{agent} did not ask the registry with TLS");
     }
 
     // Without the client certificate the registry is not there for anybody; the file is read again by itself.
-    node.containerd.put_hosts(REGISTRY, &with_tls(&tls, false));
+    node.containerd.put_hosts(REGISTRY, &with_tls(&tls, ""));
     let (_, other) = push(&node, "other", true);
     wait_for("the file to be read", Duration::from_secs(30), || {
         // Until then crivet lets it through, and containerd cannot pull it.
@@ -97,7 +105,13 @@ fn image_behind_a_private_ca_and_a_client_certificate_is_vetted_and_pulled() {
 
 #[test]
 fn mirror_that_is_down_is_followed_by_the_registry_for_crivet_and_containerd_alike() {
-    let Some(node) = node(Activation::default) else { return };
+    for version in ["1.6", "2"] {
+        let Some(node) = node_with(version, Activation::default) else { return };
+        mirror_is_down(&node);
+    }
+}
+
+fn mirror_is_down(node: &Node) {
     // Bound, and nobody listens.
     let down = format!("127.0.0.1:{}", crate::support::free_port());
     let (server, mirror) = (node.registry.address(), Registry::start(&node.peers));
@@ -106,8 +120,8 @@ fn mirror_that_is_down_is_followed_by_the_registry_for_crivet_and_containerd_ali
         mirror.address()
     );
     node.containerd.put_hosts(REGISTRY, &hosts);
-    by_config_path(&node);
-    let (_, signed) = push(&node, "signed", true);
+    by_config_path(node);
+    let (_, signed) = push(node, "signed", true);
     node.crictl().pull(&signed).unwrap();
     // The second mirror is empty, and asked for what it may be asked for: not what the tag points at.
     let asked = mirror.requests_of("crivet/");
@@ -116,7 +130,7 @@ fn mirror_that_is_down_is_followed_by_the_registry_for_crivet_and_containerd_ali
     assert!(!asked.iter().any(|request| request.contains("manifests/1")), "{asked:?}");
     assert!(!mirror.requests_of("containerd/").is_empty());
 
-    let (_, unsigned) = push(&node, "unsigned", false);
+    let (_, unsigned) = push(node, "unsigned", false);
     let refused = node.crictl().pull(&unsigned);
     // What the mirror that is down may have is not absent.
     assert_refused(refused, REGISTRY_UNAVAILABLE, &[&down, "connection refused"]);
@@ -195,13 +209,13 @@ fn registry_behind_a_proxy_is_vetted_through_it() {
     let environment = vec![("HTTPS_PROXY".to_owned(), url), ("NO_PROXY".to_owned(), "other.test".into())];
     let by = || Activation { environment, ..Activation::default() };
     let Some(node) = node(by) else { return };
-    let tls = Registry::start_tls(&node.peers, &node.registry);
+    let tls = Secured::with_client_certificates(&node.peers, &node.registry);
     proxy.to.set(tls.address().to_owned()).unwrap();
     // containerd gets there by itself; crivet by a name that only the proxy knows. The certificate is for another one.
     node.containerd.put_hosts(REGISTRY, &without_tls(&node.registry));
     let own = node.peers.path().join("certs.d").join(REGISTRY);
     std::fs::create_dir_all(&own).unwrap();
-    let text = format!("skip_verify = true\nclient = \"{FIXTURES}/kubelet-client-current.pem\"\n");
+    let text = format!("skip_verify = true\n{}", client_pair());
     std::fs::write(own.join("hosts.toml"), text).unwrap();
     set_registry(&node, &format!("configPath: {}", node.peers.path().join("certs.d").display()));
 
@@ -209,7 +223,7 @@ fn registry_behind_a_proxy_is_vetted_through_it() {
     let (_, unsigned) = push(&node, "unsigned", false);
     node.crictl().pull(&signed).unwrap();
     assert_refused(node.crictl().pull(&unsigned), DENIED, &["private.test/unsigned"]);
-    assert!(!tls.requests_of("crivet/").is_empty());
+    assert!(tls.log().contains("crivet/"));
     let asked = proxy.asked.lock().unwrap().clone();
     assert!(!asked.is_empty());
     for head in asked {

@@ -28,6 +28,7 @@ mod node;
 mod packages;
 mod parts;
 mod pause;
+mod referrers;
 mod registries;
 mod report;
 mod restart;

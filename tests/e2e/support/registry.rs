@@ -1,4 +1,4 @@
-//! docker-registry on loopback, without TLS unless it is asked for.
+//! docker-registry on loopback, without TLS.
 
 use super::daemon::Daemon;
 use super::http;
@@ -16,9 +16,6 @@ pub struct Registry {
     authorization: Option<String>,
 }
 
-/// Certificates of a CA of their own, made by OpenSSL.
-pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/kubeconfig");
-
 /// `sha256:<hex>` of some bytes.
 pub fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
@@ -33,27 +30,6 @@ impl Registry {
     /// A registry that wants HTTP basic authentication for everything: `user:password`, and its htpasswd line.
     pub fn start_private(peers: &Peers, login: &str, htpasswd: &str) -> Self {
         Self::start_with(peers, Some((login, htpasswd)))
-    }
-
-    /// A second registry over what `other` stores, with TLS: its certificate is for 127.0.0.1 and of a CA that nobody
-    /// knows, and it wants a client certificate of the same CA (both in `tests/fixtures/kubeconfig`).
-    pub fn start_tls(peers: &Peers, other: &Registry) -> Self {
-        let address = format!("127.0.0.1:{}", super::free_port());
-        let dir = peers.path().join(format!("registry-{}", address.replace(':', "-")));
-        std::fs::create_dir(&dir).unwrap();
-        let storage = peers.path().join(format!("registry-{}/storage", other.address.replace(':', "-")));
-        let config = dir.join("config.yml");
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', \
-             tls: {{certificate: {FIXTURES}/server.crt, key: {FIXTURES}/server.key, clientcas: [{FIXTURES}/ca.crt]}}}}\n",
-            storage.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let name = format!("registry-{address}");
-        let program = peers.program("docker-registry");
-        let mut daemon = Daemon::start(peers, &name, &program, ["serve".as_ref(), config.as_os_str()], &[]);
-        daemon.wait_ready(Duration::from_secs(20), || std::net::TcpStream::connect(&address).is_ok());
-        Self { daemon, address, authorization: None }
     }
 
     fn start_with(peers: &Peers, login: Option<(&str, &str)>) -> Self {
