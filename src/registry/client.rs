@@ -299,7 +299,13 @@ impl Client {
         let hosts = self.transport.hosts_of(registry, "", Operation::Pull).map_err(Cause::Hosts)?;
         let mut last = Cause::Timeout;
         for host in &hosts {
-            let (first, second) = self.transport.targets(host)?;
+            let (first, second) = match self.transport.targets(host) {
+                Ok(targets) => targets,
+                Err(cause) => {
+                    last = cause;
+                    continue;
+                }
+            };
             for target in [Some(first), second].into_iter().flatten() {
                 match self.ping_at(&target, deadline).await {
                     Ok(()) => return Ok(()),

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::connect::{ProxyError, Route};
 use super::error::{Cause, Unreachable, Violation};
@@ -41,6 +41,8 @@ pub(super) struct Wires {
     connect_timeout: Duration,
     idle_per_host: usize,
     proxies: Arc<Proxies>,
+    /// Towards proxies.
+    to_proxy: ClientConfig,
     roots: RootCertStore,
     all: Mutex<HashMap<Key, Arc<Wire>>>,
 }
@@ -53,8 +55,9 @@ impl Wires {
         idle_per_host: usize,
         proxies: Arc<Proxies>,
     ) -> io::Result<Self> {
-        let all = Mutex::default();
-        let wires = Self { connect_timeout, idle_per_host, proxies, roots: system_roots(), all };
+        let (roots, all) = (system_roots(), Mutex::default());
+        let to_proxy = client_config(&roots, None, false, false).map_err(io::Error::other)?;
+        let wires = Self { connect_timeout, idle_per_host, proxies, to_proxy, roots, all };
         wires.of(None, false, None).map_err(io::Error::other)?;
         Ok(wires)
     }
@@ -79,14 +82,14 @@ impl Wires {
         if let Some(wire) = all.get(&key) {
             return Ok(Arc::clone(wire));
         }
-        let client = |foreign, to_host| {
-            let config = client_config(&self.roots, material, skip_verify, to_host);
-            self.client(Resolver { foreign }, timeout, config.map_err(|error| error.to_string())?)
+        let tls = |to_host| {
+            client_config(&self.roots, material, skip_verify, to_host).map_err(|error| error.to_string())
         };
+        let (own, others) = (tls(true)?, tls(false)?);
         let wire = Arc::new(Wire {
-            direct: client(false, true)?,
-            near: client(false, false)?,
-            foreign: client(true, false)?,
+            direct: self.client(false, timeout, own),
+            near: self.client(false, timeout, others.clone()),
+            foreign: self.client(true, timeout, others),
         });
         if all.len() >= REGISTRY_WIRES {
             // Requests under way keep theirs.
@@ -96,25 +99,20 @@ impl Wires {
         Ok(wire)
     }
 
-    fn client(
-        &self,
-        resolver: Resolver,
-        timeout: Duration,
-        tls: rustls::ClientConfig,
-    ) -> Result<HyperClient, String> {
-        let to_proxy = client_config(&self.roots, None, false, false).map_err(|error| error.to_string())?;
+    fn client(&self, foreign: bool, timeout: Duration, tls: ClientConfig) -> HyperClient {
+        let (proxies, to_proxy) = (Arc::clone(&self.proxies), self.to_proxy.clone());
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Route::new(resolver, timeout, Arc::clone(&self.proxies), to_proxy));
-        Ok(legacy::Client::builder(TokioExecutor::new())
+            .wrap_connector(Route::new(Resolver { foreign }, timeout, proxies, to_proxy));
+        legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(self.idle_per_host)
             .http1_max_buf_size(REGISTRY_HEADER_BYTES)
             .http1_max_headers(REGISTRY_HEADERS)
-            .build(connector))
+            .build(connector)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::image::{Digest, Platform};
 use crate::limits;
 use crate::metrics::{self, ConfigSource, VetterMetrics};
 use crate::proofs::Moment;
-use crate::registry::Observer;
+use crate::registry::{HostFiles, Observer};
 use crate::telemetry::{Role, Span, Trace, Tracer};
 use crate::trust::Trust;
 
@@ -204,7 +204,8 @@ impl Session {
                     self.built.send_replace(order.number);
                 }
                 _ = looks.tick() => {
-                    if let Some(in_force) = self.in_force() {
+                    let read = |in_force: &Arc<InForce>| in_force.config.registry.hosts != HostFiles::None;
+                    if let Some(in_force) = self.in_force().filter(read) {
                         // Aside, and not waited for: it waits for the disk.
                         tokio::task::spawn_blocking(move || in_force.registry.reread_hosts());
                     }

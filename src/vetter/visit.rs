@@ -44,25 +44,30 @@ impl Visit {
         self.told(span, manifest)
     }
 
-    /// As [`Visit::head`], of a tag that holds evidence.
+    /// As [`Visit::head`], for a tag that holds signatures or attestations: any host that serves the image is asked.
     pub async fn evidence_head(&self, tag: &str) -> Result<Digest, Trouble> {
         let span = self.turn("HEAD manifest", tag).await?;
-        self.told(span, self.registry.evidence_head(&self.repository, tag, &self.credential, self.by).await)
+        let head = self.registry.evidence_head(&self.repository, tag, &self.credential, self.by).await;
+        self.told(span, head)
     }
 
-    /// The manifest of a tag that holds evidence.
+    /// As [`Visit::manifest_by_tag`], for such a tag.
     pub async fn evidence_by_tag(&self, tag: &str) -> Result<Fetched, Trouble> {
         let span = self.turn("GET manifest", tag).await?;
-        self.told(span, self.registry.evidence_by_tag(&self.repository, tag, &self.credential, self.by).await)
+        let manifest = self.registry.evidence_by_tag(&self.repository, tag, &self.credential, self.by).await;
+        self.told(span, manifest)
     }
 
-    /// What refers to a digest, as the registry lists it.
-    pub async fn referrers(&self, digest: &Digest) -> Result<Referrers, Trouble> {
+    /// What refers to a digest. A guest is counted one request, however many pages there are.
+    pub async fn referrers(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Referrers, Trouble> {
         let span = self.turn("GET referrers", &digest.to_string()).await?;
-        self.told(
-            span,
-            self.registry.referrers(&self.repository, digest, None, &self.credential, self.by).await,
-        )
+        let (repository, credential) = (&self.repository, &self.credential);
+        let found = self.registry.referrers(repository, digest, artifact_type, credential, self.by).await;
+        self.told(span, found)
     }
 
     /// The manifest with this digest.

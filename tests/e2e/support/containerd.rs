@@ -65,6 +65,18 @@ impl Containerd {
         lead_to(self.socket.parent().unwrap(), registry.address(), registry);
     }
 
+    /// Its `config_path`: a folder for each registry.
+    pub fn config_path(&self) -> PathBuf {
+        self.socket.parent().unwrap().join("certs.d")
+    }
+
+    /// Has it read this `hosts.toml` for a registry.
+    pub fn put_hosts(&self, registry: &str, text: &str) {
+        let dir = self.config_path().join(registry);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("hosts.toml"), text).unwrap();
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }
