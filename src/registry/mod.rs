@@ -14,6 +14,7 @@
 mod challenge;
 mod client;
 mod credential;
+pub mod credentials;
 mod error;
 mod host;
 mod resolve;
