@@ -26,7 +26,7 @@ use crate::policy::Subject;
 use crate::relay::clients::millis;
 use crate::users;
 use crate::vetter::case::InForce;
-use crate::vetter::load::{client, from_folder};
+use crate::vetter::load::{client, from_folder, logins};
 use crate::vetter::wire::{Call, ImageUse, Judged};
 
 const PROC: &str = "/proc";
@@ -178,7 +178,8 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
         Err(faults) => Err(faults.join("; ")),
     };
     let registry = client(config, Arc::new(|_| {}))?;
-    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry })
+    let logins = logins(config);
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, logins })
 }
 
 /// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.

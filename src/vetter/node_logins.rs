@@ -1,0 +1,323 @@
+//! The node's own logins: read from the files that the configuration names, and asked of the kubelet's credential
+//! providers. In memory only, and wiped when dropped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::flight::Flights;
+use super::node::Node;
+use super::wire::CredentialTrouble;
+use crate::config::credential_files::CredentialFile;
+use crate::config::{NodeCredentials, files};
+use crate::limits;
+use crate::registry::Credential;
+use crate::registry::credentials::exec::Runner;
+use crate::registry::credentials::{Answer, CacheKey, DockerConfig, Keyring, Login, Provider, matches, read_providers};
+
+const FILES_FOR: Duration = Duration::from_secs(limits::CREDENTIAL_FILES_SECONDS);
+const RETRY_AFTER: Duration = Duration::from_secs(limits::CREDENTIAL_PROVIDER_RETRY_SECONDS);
+/// A provider that works with the pod's own token.
+const NEEDS_TOKEN: &str = "it works with a token of the pod's service account (tokenAttributes), which only the kubelet \
+     can have; the login of a pull through crivet is used, while crivet runs";
+
+/// Where logins come from, and those that are there.
+pub struct NodeLogins {
+    settings: NodeCredentials,
+    runner: Option<Runner>,
+    read: tokio::sync::Mutex<Option<(Arc<Files>, Instant)>>,
+    kept: Mutex<HashMap<(String, CacheKey), Kept>>,
+    flights: Flights<(String, String), Result<Arc<Logins>, String>>,
+    slots: Semaphore,
+    /// By provider: why its last run failed.
+    failed: Mutex<BTreeMap<String, String>>,
+    /// What is wrong with the files.
+    troubles: Mutex<Vec<CredentialTrouble>>,
+}
+
+/// Logins by location, as a provider gave them.
+type Logins = Vec<(String, Credential)>;
+
+/// What the files said.
+#[derive(Default)]
+struct Files {
+    configs: Vec<(Arc<str>, Keyring)>,
+    providers: Vec<Arc<Provider>>,
+}
+
+/// A provider's answer, or that it failed.
+struct Kept {
+    answer: Result<Arc<Logins>, String>,
+    since: Instant,
+    until: Instant,
+}
+
+/// Which provider can be asked about an image.
+#[derive(Default)]
+pub struct Asked {
+    /// What they gave, the most specific first.
+    pub logins: Vec<Login>,
+    /// Those that cover the image and gave nothing, and why.
+    pub failures: Vec<String>,
+    /// Whether all that cover it were asked.
+    pub complete: bool,
+}
+
+impl NodeLogins {
+    /// Of these settings; nothing is read yet. Providers are run as `user`, else as whom this process runs.
+    pub fn new(settings: NodeCredentials, user: Option<(u32, u32)>) -> Arc<Self> {
+        let bin_dir = settings.providers.as_ref().map(|providers| providers.bin_dir.clone());
+        Arc::new(Self {
+            settings,
+            runner: bin_dir.map(|bin_dir| Runner::new(bin_dir, user)),
+            read: tokio::sync::Mutex::default(),
+            kept: Mutex::default(),
+            flights: Flights::default(),
+            slots: Semaphore::new(limits::CREDENTIAL_PROVIDERS_AT_ONCE),
+            failed: Mutex::default(),
+            troubles: Mutex::default(),
+        })
+    }
+
+    /// Reads the files for the first time, so that what is wrong with them is known before a login is needed.
+    pub async fn prepare(&self, node: &Node) {
+        self.files(node).await;
+    }
+
+    /// What is wrong with the files and the providers.
+    pub fn troubles(&self) -> Vec<CredentialTrouble> {
+        let failed = lock(&self.failed);
+        let of_runs = failed.iter().map(|(source, why)| trouble(source, why.clone(), true));
+        lock(&self.troubles).iter().cloned().chain(of_runs).collect()
+    }
+
+    /// The docker configs' logins for a repository, in the order of the files.
+    pub async fn of_files(&self, repository: &str, node: &Node) -> Vec<Login> {
+        let files = self.files(node).await;
+        files.configs.iter().flat_map(|(_, keyring)| keyring.lookup(repository)).cloned().collect()
+    }
+
+    /// The providers' logins for a repository, as far as they have said them before.
+    pub async fn of_providers_so_far(self: &Arc<Self>, repository: &str, node: &Node) -> Asked {
+        let (mut said, mut complete) = (Vec::new(), true);
+        for provider in self.covering(repository, node).await {
+            let answer = self.known(&provider, repository, Instant::now());
+            complete &= answer.is_some();
+            said.extend(answer.map(|answer| (provider, answer)));
+        }
+        Asked { complete, ..together(repository, said) }
+    }
+
+    /// The providers' logins for a repository. Those that do not answer by `by` go on, for the next who asks.
+    pub async fn of_providers(self: &Arc<Self>, repository: &str, node: &Node, by: Instant) -> Asked {
+        let providers = self.covering(repository, node).await;
+        let asked = providers.into_iter().map(|provider| async move {
+            let answer = self.ask(&provider, repository, by).await;
+            (provider, answer)
+        });
+        Asked { complete: true, ..together(repository, join_all(asked).await) }
+    }
+
+    /// A registry did not take this credential: a provider that gave it is asked anew, though not at once.
+    pub fn refused(&self, credential: &Credential, now: Instant) {
+        lock(&self.kept).retain(|_, kept| {
+            let young = now.duration_since(kept.since) < RETRY_AFTER;
+            let gave = |logins: &Logins| logins.iter().any(|(_, given)| given == credential);
+            young || !kept.answer.as_ref().is_ok_and(|logins| gave(logins))
+        });
+    }
+
+    async fn covering(&self, repository: &str, node: &Node) -> Vec<Arc<Provider>> {
+        let covers = |provider: &&Arc<Provider>| provider.match_images.iter().any(|glob| matches(glob, repository));
+        self.files(node).await.providers.iter().filter(covers).cloned().collect()
+    }
+
+    /// What the files say, read anew from time to time.
+    async fn files(&self, node: &Node) -> Arc<Files> {
+        if self.settings.is_empty() {
+            return Arc::default();
+        }
+        // Whoever comes meanwhile waits for the same reading.
+        let mut read = self.read.lock().await;
+        let old = match &*read {
+            Some((files, at)) if at.elapsed() < FILES_FOR => return Arc::clone(files),
+            old => old.as_ref().map(|(files, _)| Arc::clone(files)),
+        };
+        let (files, troubles) = match node.credential_files(&self.settings).await {
+            Ok(found) => understood(found, old.as_deref()),
+            Err(why) => {
+                let troubles = vec![trouble("the node's logins", why, false)];
+                (old.clone().unwrap_or_default(), troubles)
+            }
+        };
+        if old.is_none_or(|old| old.providers != files.providers) {
+            lock(&self.kept).clear();
+            lock(&self.failed).clear();
+        }
+        for new in troubles.iter().filter(|new| !lock(&self.troubles).contains(new)) {
+            tracing::warn!(source = %new.source, why = %new.why, "the node's logins: one of their sources is of no use");
+        }
+        *lock(&self.troubles) = troubles;
+        *read = Some((Arc::clone(&files), Instant::now()));
+        files
+    }
+
+    /// What a provider has said about a repository before.
+    fn known(&self, provider: &Provider, repository: &str, now: Instant) -> Option<Result<Arc<Logins>, String>> {
+        if provider.needs_token {
+            return Some(Err(NEEDS_TOKEN.to_owned()));
+        }
+        let kept = lock(&self.kept);
+        let mut found = CacheKey::of(repository)
+            .into_iter()
+            .filter_map(|key| kept.get(&(provider.name.clone(), key)).filter(|kept| now < kept.until));
+        found.next().map(|kept| kept.answer.clone())
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        provider: &Arc<Provider>,
+        repository: &str,
+        by: Instant,
+    ) -> Result<Arc<Logins>, String> {
+        if let Some(known) = self.known(provider, repository, Instant::now()) {
+            return known;
+        }
+        let key = (provider.name.clone(), repository.to_owned());
+        let (this, asked, about) = (Arc::clone(self), Arc::clone(provider), repository.to_owned());
+        let answer = self.flights.join(key, by, async move { this.run(&asked, &about).await }).await;
+        answer.unwrap_or_else(|| Err("it has not answered yet; try again".to_owned()))
+    }
+
+    async fn run(&self, provider: &Provider, repository: &str) -> Result<Arc<Logins>, String> {
+        let Some(runner) = &self.runner else { return Err("there is no folder of providers".to_owned()) };
+        let _slot = self.slots.acquire().await;
+        // Another repository's answer may have been one for the whole registry.
+        if let Some(known) = self.known(provider, repository, Instant::now()) {
+            return known;
+        }
+        let program = runner.bin_dir.join(&provider.name);
+        let guarded = tokio::task::spawn_blocking(move || files::guard_file(&program)).await;
+        let answer = match guarded {
+            Ok(Ok(())) => runner.run(provider, repository).await.map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("its program could not be looked at; see the log".to_owned()),
+        };
+        self.keep(provider, repository, answer, Instant::now())
+    }
+
+    fn keep(
+        &self,
+        provider: &Provider,
+        repository: &str,
+        answer: Result<Answer, String>,
+        now: Instant,
+    ) -> Result<Arc<Logins>, String> {
+        let [image, ..] = CacheKey::of(repository);
+        let mut failed = lock(&self.failed);
+        let (answer, key, time) = match answer {
+            Ok(answer) => {
+                failed.remove(&provider.name);
+                let time = answer.cache_for.unwrap_or(provider.default_cache_duration);
+                (Ok(Arc::new(answer.auth)), answer.key, time)
+            }
+            Err(why) => {
+                if failed.insert(provider.name.clone(), why.clone()).as_ref() != Some(&why) {
+                    tracing::warn!(provider = %provider.name, %why, "a credential provider gave no login");
+                }
+                (Err(why), image, RETRY_AFTER)
+            }
+        };
+        if time > Duration::ZERO {
+            let mut kept = lock(&self.kept);
+            kept.retain(|_, kept| now < kept.until);
+            if kept.len() < limits::CREDENTIALS {
+                let value = Kept { answer: answer.clone(), since: now, until: now + time };
+                kept.insert((provider.name.clone(), key), value);
+            }
+        }
+        answer
+    }
+}
+
+/// What the files say, and what is wrong with them. A docker config that is not whole, as one that is being written may
+/// be, leaves what it said before.
+fn understood(found: Vec<CredentialFile>, old: Option<&Files>) -> (Arc<Files>, Vec<CredentialTrouble>) {
+    let (mut files, mut troubles) = (Files::default(), Vec::new());
+    let mut providers = Vec::<Provider>::new();
+    let mut broken = false;
+    for CredentialFile { path, of_providers, content } in found {
+        let bytes = match content {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                broken |= of_providers;
+                troubles.push(trouble(&path, why, of_providers));
+                continue;
+            }
+        };
+        let source: Arc<str> = path.as_str().into();
+        if of_providers {
+            match read_providers(&bytes) {
+                Ok(read) => providers.extend(read),
+                Err(fault) => {
+                    broken = true;
+                    troubles.push(trouble(&path, format!("line {}: {}", fault.line, fault.text), true));
+                }
+            }
+            continue;
+        }
+        match DockerConfig::read(&bytes, path.ends_with("/.dockercfg"), &source) {
+            Ok(config) => {
+                troubles.extend(config.left_out.into_iter().map(|why| trouble(&path, why, false)));
+                files.configs.push((source, config.keyring));
+            }
+            Err(error) => {
+                troubles.push(trouble(&path, error.to_string(), false));
+                let before = old.and_then(|old| old.configs.iter().find(|(known, _)| *known == source));
+                files.configs.extend(before.cloned());
+            }
+        }
+    }
+    let twice = |provider: &Provider| providers.iter().filter(|other| other.name == provider.name).count() > 1;
+    if let Some(provider) = providers.iter().find(|provider| twice(provider)) {
+        broken = true;
+        troubles.push(trouble(&provider.name, "expected each provider once, found it in two files".to_owned(), true));
+    }
+    // As the kubelet, which does not start with a part of them.
+    if !broken {
+        let needing = providers.iter().filter(|provider| provider.needs_token);
+        troubles.extend(needing.map(|provider| trouble(&provider.name, NEEDS_TOKEN.to_owned(), true)));
+        files.providers = providers.into_iter().map(Arc::new).collect();
+    }
+    (Arc::new(files), troubles)
+}
+
+/// The logins that several providers gave, in the kubelet's order.
+fn together(repository: &str, said: Vec<(Arc<Provider>, Result<Arc<Logins>, String>)>) -> Asked {
+    let (mut keyring, mut asked) = (Keyring::default(), Asked::default());
+    for (provider, answer) in said {
+        let source: Arc<str> = format!("credential provider {}", provider.name).into();
+        match answer {
+            Ok(logins) => {
+                for (location, credential) in logins.iter() {
+                    keyring.add(location, Login { credential: credential.clone(), source: Arc::clone(&source) });
+                }
+            }
+            Err(why) => asked.failures.push(format!("{source}: {why}")),
+        }
+    }
+    asked.logins = keyring.lookup(repository).into_iter().cloned().collect();
+    asked
+}
+
+fn trouble(source: &str, why: String, of_provider: bool) -> CredentialTrouble {
+    CredentialTrouble { source: source.to_owned(), why, of_provider }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
