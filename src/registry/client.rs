@@ -332,7 +332,7 @@ impl Client {
                 let answer = self
                     .with_retries(call.deadline, || self.transport.realm(&call.key.registry, &ask))
                     .await?;
-                let (token, life) = token::read_token(&answer)?;
+                let (token, life) = token::read_token(&answer, ask.form.is_some())?;
                 (Grant::Bearer(token), life)
             }
         };

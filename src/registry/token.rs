@@ -149,8 +149,8 @@ pub(super) fn plan(challenge: &Challenge, key: &GrantKey, deadline: Instant) -> 
     ask(Method::GET, &uri, basic_header(&key.credential), None)
 }
 
-/// The token in a token endpoint's answer, and how long it may be used.
-pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
+/// The token in a token endpoint's answer, and how long it may be used. `exchanged`: asked for with a refresh token.
+pub(super) fn read_token(answer: &Answer, exchanged: bool) -> Result<(Secret, Duration), Cause> {
     #[derive(serde::Deserialize)]
     struct Token<'a> {
         // Borrowed from the body: no second copy to wipe.
@@ -165,6 +165,8 @@ pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
         StatusCode::OK if answer.is_web_page() => return Err(Cause::NotARegistry),
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => return Err(Cause::Unauthorized(said())),
+        // RFC 6749 section 5.2: a refresh token that is over, `invalid_grant`, is a bad request.
+        StatusCode::BAD_REQUEST if exchanged => return Err(Cause::Unauthorized(said())),
         StatusCode::FORBIDDEN => return Err(Cause::Forbidden(said())),
         status => return Err(Cause::Protocol(Violation::Status(status.as_u16()))),
     }

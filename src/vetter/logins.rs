@@ -9,9 +9,11 @@ use tokio::time::Instant;
 use super::node::Node;
 use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
+use super::wire::Auth;
+use crate::image::Reference;
 use crate::limits;
 use crate::registry::credentials::Login;
-use crate::registry::{Cause, Credential, FetchError};
+use crate::registry::{AuthFields, Cause, Credential, FetchError};
 
 /// The logins for one repository. Of those that the node has, later ones are not looked for before the earlier ones are
 /// refused: providers are programs that take their time.
@@ -172,4 +174,23 @@ impl<'a> Logins<'a> {
 /// 401 or 403: the registry answered, and it is about who asks.
 fn is_refusal(error: &FetchError) -> bool {
     matches!(error.cause, Cause::Unauthorized(_) | Cause::Forbidden(_))
+}
+
+/// The login that a pull brought for its image; `None`: it brought none.
+///
+/// # Errors
+/// What it brought is no login.
+pub fn own_login(auth: Option<&Auth>, reference: &Reference) -> Result<Option<Credential>, Trouble> {
+    let Some(auth) = auth else { return Ok(None) };
+    let fields = AuthFields {
+        username: &auth.username,
+        password: &auth.password,
+        auth: &auth.auth,
+        server_address: &auth.server_address,
+        identity_token: &auth.identity_token,
+        registry_token: &auth.registry_token,
+    };
+    let login = Credential::from_auth(&fields, reference.registry());
+    let login = login.map_err(|error| Trouble::Call(error.to_string()))?;
+    Ok(Some(login).filter(|login| *login != Credential::Anonymous))
 }

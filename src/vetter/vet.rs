@@ -11,17 +11,17 @@ use super::credentials::Credentials;
 use super::evidence::{Evidences, Question, Wanted};
 use super::flight::Flights;
 use super::identity::{Identities, Sources};
-use super::logins::Logins;
+use super::logins::{Logins, own_login};
 use super::node::Node;
 use super::trouble::Trouble;
 use super::visit::Visit;
-use super::wire::{Auth, ImageUse, Kind};
+use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::Subject;
 use crate::proofs::Proofs;
-use crate::registry::{AuthFields, Credential};
+use crate::registry::Credential;
 use crate::telemetry::Role;
 use crate::verify::SimpleSigning;
 
@@ -505,20 +505,4 @@ enum Found {
 
 fn is_allowed(vetting: &Vetting) -> bool {
     vetting.decision == Decision::Allowed
-}
-
-/// The login that a pull brought for its image; `None`: it brought none.
-fn own_login(auth: Option<&Auth>, reference: &Reference) -> Result<Option<Credential>, Trouble> {
-    let Some(auth) = auth else { return Ok(None) };
-    let fields = AuthFields {
-        username: &auth.username,
-        password: &auth.password,
-        auth: &auth.auth,
-        server_address: &auth.server_address,
-        identity_token: &auth.identity_token,
-        registry_token: &auth.registry_token,
-    };
-    let login = Credential::from_auth(&fields, reference.registry());
-    let login = login.map_err(|error| Trouble::Call(error.to_string()))?;
-    Ok(Some(login).filter(|login| *login != Credential::Anonymous))
 }
