@@ -17,6 +17,7 @@ mod credential;
 pub mod credentials;
 mod error;
 mod host;
+mod login;
 mod resolve;
 mod token;
 mod transport;

@@ -112,7 +112,11 @@ pub(super) fn plan(challenge: &Challenge, key: &GrantKey, deadline: Instant) -> 
         (Challenge::Bearer { realm, service }, _) => (realm, service),
     };
     let scope = format!("repository:{}:pull", key.repository);
-    let mut parameters: Vec<(&str, &str)> = vec![("scope", &scope)];
+    // Without a repository it is about the login alone.
+    let mut parameters: Vec<(&str, &str)> = match key.repository.is_empty() {
+        true => Vec::new(),
+        false => vec![("scope", &scope)],
+    };
     if let Some(service) = service {
         parameters.push(("service", service));
     }

@@ -9,8 +9,8 @@ use super::node_logins::NodeLogins;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
-use crate::users;
 use crate::registry::{Client, Observer, Settings};
+use crate::users;
 
 /// The folder within stateDir that is the vetter's to write.
 pub const VETTER_STATE: &str = "vetter";

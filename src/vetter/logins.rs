@@ -52,7 +52,11 @@ impl<'a> Logins<'a> {
     pub fn of_pull(credential: Credential, of_node: &'a Arc<NodeLogins>, node: &'a Node) -> Self {
         let login = Login { credential, source: "the pull's login".into() };
         let by = Instant::now();
-        Self { stage: Stage::End, queue: VecDeque::from([login]), ..Self::of_node(None, String::new(), of_node, node, by) }
+        Self {
+            stage: Stage::End,
+            queue: VecDeque::from([login]),
+            ..Self::of_node(None, String::new(), of_node, node, by)
+        }
     }
 
     /// Of a call that brings none: the one held from a pull of the same repository and namespace, then the node's.

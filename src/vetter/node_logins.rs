@@ -17,7 +17,9 @@ use crate::config::{NodeCredentials, files};
 use crate::limits;
 use crate::registry::Credential;
 use crate::registry::credentials::exec::Runner;
-use crate::registry::credentials::{Answer, CacheKey, DockerConfig, Keyring, Login, Provider, matches, read_providers};
+use crate::registry::credentials::{
+    Answer, CacheKey, DockerConfig, Keyring, Login, Provider, matches, read_providers,
+};
 
 const FILES_FOR: Duration = Duration::from_secs(limits::CREDENTIAL_FILES_SECONDS);
 const RETRY_AFTER: Duration = Duration::from_secs(limits::CREDENTIAL_PROVIDER_RETRY_SECONDS);
@@ -132,7 +134,8 @@ impl NodeLogins {
     }
 
     async fn covering(&self, repository: &str, node: &Node) -> Vec<Arc<Provider>> {
-        let covers = |provider: &&Arc<Provider>| provider.match_images.iter().any(|glob| matches(glob, repository));
+        let covers =
+            |provider: &&Arc<Provider>| provider.match_images.iter().any(|glob| matches(glob, repository));
         self.files(node).await.providers.iter().filter(covers).cloned().collect()
     }
 
@@ -167,7 +170,12 @@ impl NodeLogins {
     }
 
     /// What a provider has said about a repository before.
-    fn known(&self, provider: &Provider, repository: &str, now: Instant) -> Option<Result<Arc<Logins>, String>> {
+    fn known(
+        &self,
+        provider: &Provider,
+        repository: &str,
+        now: Instant,
+    ) -> Option<Result<Arc<Logins>, String>> {
         if provider.needs_token {
             return Some(Err(NEEDS_TOKEN.to_owned()));
         }
@@ -282,10 +290,15 @@ fn understood(found: Vec<CredentialFile>, old: Option<&Files>) -> (Arc<Files>, V
             }
         }
     }
-    let twice = |provider: &Provider| providers.iter().filter(|other| other.name == provider.name).count() > 1;
+    let twice =
+        |provider: &Provider| providers.iter().filter(|other| other.name == provider.name).count() > 1;
     if let Some(provider) = providers.iter().find(|provider| twice(provider)) {
         broken = true;
-        troubles.push(trouble(&provider.name, "expected each provider once, found it in two files".to_owned(), true));
+        troubles.push(trouble(
+            &provider.name,
+            "expected each provider once, found it in two files".to_owned(),
+            true,
+        ));
     }
     // As the kubelet, which does not start with a part of them.
     if !broken {
@@ -304,7 +317,8 @@ fn together(repository: &str, said: Vec<(Arc<Provider>, Result<Arc<Logins>, Stri
         match answer {
             Ok(logins) => {
                 for (location, credential) in logins.iter() {
-                    keyring.add(location, Login { credential: credential.clone(), source: Arc::clone(&source) });
+                    keyring
+                        .add(location, Login { credential: credential.clone(), source: Arc::clone(&source) });
                 }
             }
             Err(why) => asked.failures.push(format!("{source}: {why}")),

@@ -152,7 +152,10 @@ impl Session {
                     backups: settings.max_backups,
                 }
             }),
-            credential_troubles: self.in_force().map(|in_force| in_force.logins.troubles()).unwrap_or_default(),
+            credential_troubles: self
+                .in_force()
+                .map(|in_force| in_force.logins.troubles())
+                .unwrap_or_default(),
             metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
         }
     }

@@ -195,7 +195,12 @@ impl Vetter {
 
     /// As whom a repository is asked: as the pull's own login where it brought one, else as one after the other of those
     /// there are. What one was refused is not the answer as long as there is another.
-    fn logins<'a>(&'a self, case: &'a Case<'_>, repository: &Reference, own: Option<&Credential>) -> Logins<'a> {
+    fn logins<'a>(
+        &'a self,
+        case: &'a Case<'_>,
+        repository: &Reference,
+        own: Option<&Credential>,
+    ) -> Logins<'a> {
         let of_node = &case.in_force.logins;
         if let Some(own) = own {
             return Logins::of_pull(own.clone(), of_node, &self.node);

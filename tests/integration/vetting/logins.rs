@@ -43,13 +43,17 @@ fn wants(node: &Node, login: &str, private: Private) {
         Private::Refuses => "Basic realm=\"r\"".to_owned(),
         Private::Hides => format!("Bearer realm=\"http://{}/token\"", node.host()),
     };
-    node.registry.instead(move |seen| match (seen.path.starts_with("/token"), seen.authorization.as_deref()) {
-        (true, None) => Some(reply(200, &[], r#"{"token":"nobody"}"#)),
-        (true, Some(shown)) if shown == expected => Some(reply(200, &[], r#"{"token":"somebody"}"#)),
-        (false, Some("Bearer somebody")) => None,
-        (false, Some("Bearer nobody")) => Some(reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#)),
-        (false, Some(shown)) if shown == expected => None,
-        _ => Some(reply(401, &[("www-authenticate", &challenge)], "")),
+    node.registry.instead(move |seen| {
+        match (seen.path.starts_with("/token"), seen.authorization.as_deref()) {
+            (true, None) => Some(reply(200, &[], r#"{"token":"nobody"}"#)),
+            (true, Some(shown)) if shown == expected => Some(reply(200, &[], r#"{"token":"somebody"}"#)),
+            (false, Some("Bearer somebody")) => None,
+            (false, Some("Bearer nobody")) => {
+                Some(reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#))
+            }
+            (false, Some(shown)) if shown == expected => None,
+            _ => Some(reply(401, &[("www-authenticate", &challenge)], "")),
+        }
     });
 }
 
@@ -186,11 +190,8 @@ async fn a_pull_s_own_refused_login_is_not_helped_by_the_node_s() {
     let (node, _) = private().await;
     let file = docker_config(&node, "config.json", &auth(LOGIN));
     let gate = with(&node, &format!("dockerConfigs: [{file}]")).await;
-    let own = v1::AuthConfig {
-        username: "pod".to_owned(),
-        password: "its-own".to_owned(),
-        ..Default::default()
-    };
+    let own =
+        v1::AuthConfig { username: "pod".to_owned(), password: "its-own".to_owned(), ..Default::default() };
     let call = v1::PullImageRequest { auth: Some(own), ..pull(&node.named("team/app:1")) };
     let text = refusal(&gate.client.call(PULL, &call.encode_to_vec()).await);
     assert!(text.starts_with(UNDECIDED) && text.contains("check the pull secret"), "{text}");
@@ -261,8 +262,16 @@ async fn a_provider_is_not_run_for_what_is_public() {
 #[tokio::test]
 async fn a_provider_that_fails_leaves_it_undecided_and_says_so() {
     for (script, private, expected) in [
-        ("echo correct-horse >&2; exit 3", Private::Refuses, "credential provider of-test: it ended with exit status: 3"),
-        ("echo correct-horse", Private::Refuses, "credential provider of-test: expected a CredentialProviderResponse"),
+        (
+            "echo correct-horse >&2; exit 3",
+            Private::Refuses,
+            "credential provider of-test: it ended with exit status: 3",
+        ),
+        (
+            "echo correct-horse",
+            Private::Refuses,
+            "credential provider of-test: expected a CredentialProviderResponse",
+        ),
         // Nobody is told that it is not there: that is no "unsigned".
         ("exit 3", Private::Hides, "credential provider of-test: it ended with exit status: 3"),
     ] {
