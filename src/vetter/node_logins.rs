@@ -33,7 +33,7 @@ pub struct NodeLogins {
     runner: Option<Runner>,
     read: tokio::sync::Mutex<Option<(Arc<Files>, Instant)>>,
     kept: Mutex<HashMap<(String, CacheKey), Kept>>,
-    flights: Flights<(String, String), Result<Arc<Logins>, String>>,
+    flights: Flights<(String, String), Said>,
     slots: Semaphore,
     /// By provider: why its last run failed.
     failed: Mutex<BTreeMap<String, String>>,
@@ -44,6 +44,9 @@ pub struct NodeLogins {
 /// Logins by location, as a provider gave them.
 type Logins = Vec<(String, Credential)>;
 
+/// What a provider said, or why it said nothing.
+type Said = Result<Arc<Logins>, String>;
+
 /// What the files said.
 #[derive(Default)]
 struct Files {
@@ -53,12 +56,12 @@ struct Files {
 
 /// A provider's answer, or that it failed.
 struct Kept {
-    answer: Result<Arc<Logins>, String>,
+    answer: Said,
     since: Instant,
     until: Instant,
 }
 
-/// Which provider can be asked about an image.
+/// What came of asking the providers that cover a repository.
 #[derive(Default)]
 pub struct Asked {
     /// What they gave, the most specific first.
@@ -170,12 +173,7 @@ impl NodeLogins {
     }
 
     /// What a provider has said about a repository before.
-    fn known(
-        &self,
-        provider: &Provider,
-        repository: &str,
-        now: Instant,
-    ) -> Option<Result<Arc<Logins>, String>> {
+    fn known(&self, provider: &Provider, repository: &str, now: Instant) -> Option<Said> {
         if provider.needs_token {
             return Some(Err(NEEDS_TOKEN.to_owned()));
         }
@@ -186,12 +184,7 @@ impl NodeLogins {
         found.next().map(|kept| kept.answer.clone())
     }
 
-    async fn ask(
-        self: &Arc<Self>,
-        provider: &Arc<Provider>,
-        repository: &str,
-        by: Instant,
-    ) -> Result<Arc<Logins>, String> {
+    async fn ask(self: &Arc<Self>, provider: &Arc<Provider>, repository: &str, by: Instant) -> Said {
         if let Some(known) = self.known(provider, repository, Instant::now()) {
             return known;
         }
@@ -201,7 +194,7 @@ impl NodeLogins {
         answer.unwrap_or_else(|| Err("it has not answered yet; try again".to_owned()))
     }
 
-    async fn run(&self, provider: &Provider, repository: &str) -> Result<Arc<Logins>, String> {
+    async fn run(&self, provider: &Provider, repository: &str) -> Said {
         let Some(runner) = &self.runner else { return Err("there is no folder of providers".to_owned()) };
         let _slot = self.slots.acquire().await;
         // Another repository's answer may have been one for the whole registry.
@@ -224,7 +217,7 @@ impl NodeLogins {
         repository: &str,
         answer: Result<Answer, String>,
         now: Instant,
-    ) -> Result<Arc<Logins>, String> {
+    ) -> Said {
         let [image, ..] = CacheKey::of(repository);
         let mut failed = lock(&self.failed);
         let (answer, key, time) = match answer {
@@ -310,7 +303,7 @@ fn understood(found: Vec<CredentialFile>, old: Option<&Files>) -> (Arc<Files>, V
 }
 
 /// The logins that several providers gave, in the kubelet's order.
-fn together(repository: &str, said: Vec<(Arc<Provider>, Result<Arc<Logins>, String>)>) -> Asked {
+fn together(repository: &str, said: Vec<(Arc<Provider>, Said)>) -> Asked {
     let (mut keyring, mut asked) = (Keyring::default(), Asked::default());
     for (provider, answer) in said {
         let source: Arc<str> = format!("credential provider {}", provider.name).into();
@@ -334,4 +327,110 @@ fn trouble(source: &str, why: String, of_provider: bool) -> CredentialTrouble {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const REPOSITORY: &str = "r.example/app";
+
+    fn config(name: &str, more: &str) -> String {
+        format!(
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: {name}\n  \
+             matchImages: [r.example]\n  defaultCacheDuration: 60s\n  \
+             apiVersion: credentialprovider.kubelet.k8s.io/v1\n{more}"
+        )
+    }
+
+    fn provider() -> Provider {
+        read_providers(config("it", "").as_bytes()).unwrap().remove(0)
+    }
+
+    fn answer(key: CacheKey, cache_for: Option<Duration>) -> Result<Answer, String> {
+        Ok(Answer { auth: vec![("r.example".to_owned(), Credential::basic("u", "p"))], key, cache_for })
+    }
+
+    fn file(path: &str, of_providers: bool, content: &str) -> CredentialFile {
+        let content = Ok(zeroize::Zeroizing::new(content.as_bytes().to_vec()));
+        CredentialFile { path: path.to_owned(), of_providers, content }
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_its_time_and_what_it_says_it_is_for() {
+        let (now, provider) = (Instant::now(), provider());
+        let [image, registry, global] = CacheKey::of(REPOSITORY);
+        let second = Duration::from_secs(1);
+        for (key, cache_for, until, same_registry, elsewhere) in [
+            (image, Some(second), 1, false, false),
+            (registry, Some(second * 5), 5, true, false),
+            (global, None, 60, true, true),
+        ] {
+            let logins = NodeLogins::new(NodeCredentials::default(), None);
+            logins.keep(&provider, REPOSITORY, answer(key, cache_for), now).unwrap();
+            let known = |repository: &str, at: u64| {
+                logins.known(&provider, repository, now + second * u32::try_from(at).unwrap()).is_some()
+            };
+            assert!(known(REPOSITORY, until - 1) && !known(REPOSITORY, until));
+            assert_eq!(known("r.example/other", 0), same_registry);
+            assert_eq!(known("s.example/app", 0), elsewhere);
+        }
+        let logins = NodeLogins::new(NodeCredentials::default(), None);
+        logins.keep(&provider, REPOSITORY, answer(CacheKey::Global, Some(Duration::ZERO)), now).unwrap();
+        assert!(logins.known(&provider, REPOSITORY, now).is_none(), "kept for no time");
+    }
+
+    #[test]
+    fn a_failure_is_kept_for_seconds_and_told_until_it_is_over() {
+        let (now, provider) = (Instant::now(), provider());
+        let logins = NodeLogins::new(NodeCredentials::default(), None);
+        logins.keep(&provider, REPOSITORY, Err("why".to_owned()), now).unwrap_err();
+        assert!(logins.known(&provider, REPOSITORY, now).unwrap().is_err());
+        assert!(logins.known(&provider, "r.example/other", now).is_none());
+        assert!(logins.known(&provider, REPOSITORY, now + RETRY_AFTER).is_none());
+        assert_eq!(logins.troubles(), [trouble("it", "why".to_owned(), true)]);
+        logins.keep(&provider, REPOSITORY, answer(CacheKey::Global, None), now).unwrap();
+        assert!(logins.troubles().is_empty());
+    }
+
+    #[test]
+    fn a_refused_login_is_forgotten_but_not_at_once() {
+        let (now, provider) = (Instant::now(), provider());
+        let logins = NodeLogins::new(NodeCredentials::default(), None);
+        logins.keep(&provider, REPOSITORY, answer(CacheKey::Global, None), now).unwrap();
+        let later = now + RETRY_AFTER;
+        logins.refused(&Credential::basic("u", "p"), now);
+        logins.refused(&Credential::basic("u", "another"), later);
+        assert!(logins.known(&provider, REPOSITORY, later).is_some());
+        logins.refused(&Credential::basic("u", "p"), later);
+        assert!(logins.known(&provider, REPOSITORY, later).is_none());
+    }
+
+    #[test]
+    fn a_docker_config_that_is_not_whole_leaves_what_it_said_and_one_that_is_gone_nothing() {
+        let whole = r#"{"auths": {"r.example": {"username": "u", "password": "p"}}}"#;
+        let found = |files: &Files| files.configs.iter().flat_map(|(_, k)| k.lookup(REPOSITORY)).count();
+        let (old, troubles) = understood(vec![file("/a", false, whole), file("/b", false, whole)], None);
+        assert_eq!((found(&old), troubles.len()), (2, 0));
+        let half = whole.get(..20).unwrap();
+        let (new, troubles) = understood(vec![file("/a", false, half), file("/b", false, whole)], Some(&old));
+        assert_eq!((found(&new), troubles.len()), (2, 1));
+        let gone = CredentialFile { content: Err("gone".to_owned()), ..file("/a", false, "") };
+        let (new, troubles) = understood(vec![gone, file("/b", false, whole)], Some(&new));
+        assert_eq!((found(&new), troubles), (1, vec![trouble("/a", "gone".to_owned(), false)]));
+    }
+
+    #[test]
+    fn one_bad_file_of_providers_takes_all_out() {
+        let names = |files: &[(&str, String)]| {
+            let files = files.iter().map(|(path, text)| file(path, true, text)).collect();
+            let (files, troubles) = understood(files, None);
+            (files.providers.iter().map(|p| p.name.clone()).collect::<Vec<_>>(), troubles.len())
+        };
+        let (a, b) = (("/a.yaml", config("a", "")), ("/b.yaml", config("b", "")));
+        assert_eq!(names(&[a.clone(), b]), (vec!["a".to_owned(), "b".to_owned()], 0));
+        assert_eq!(names(&[a.clone(), ("/b.yaml", "kind: x".to_owned())]), (vec![], 1));
+        assert_eq!(names(&[a.clone(), ("/b.yaml", a.1.clone())]), (vec![], 1));
+    }
 }
