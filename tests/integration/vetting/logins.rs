@@ -14,6 +14,7 @@ use super::node::{Gate, Node, allowed, create, pull, refusal};
 use super::registry::Image;
 use crate::registry::fake::reply;
 use crate::support::client::{CREATE, PULL};
+use crate::support::until;
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
 const LOGIN: &str = "node:correct-horse";
@@ -320,4 +321,23 @@ async fn a_provider_s_refused_login_is_followed_by_the_docker_config_s_and_the_o
     created(&node, &gate, &image).await.unwrap();
     let held = create("prod", &image.id(), &node.named("team/app:1")).encode_to_vec();
     assert!(allowed(&gate.client.call(CREATE, &held).await));
+}
+
+#[tokio::test]
+async fn a_vetter_that_is_killed_takes_its_provider_along() {
+    let (node, image) = private().await;
+    let file = node.place.path().join("pid");
+    let gate =
+        with(&node, &provider(&node, &format!("echo $$ > {}\nexec sleep 1000", file.display()), "")).await;
+    let name = node.named("team/app:1");
+    let pid = || fs::read_to_string(&file).ok().filter(|pid| pid.ends_with('\n'));
+    let kill = async {
+        until("the provider runs", 20, || pid().is_some()).await;
+        gate.signal_vetter("KILL");
+        let process = format!("/proc/{}/stat", pid().unwrap().trim());
+        let ended = || fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "));
+        until("the provider's end", 10, ended).await;
+    };
+    let (created, ()) = futures_util::future::join(gate.create(&image.id(), &name), kill).await;
+    assert!(refusal(&created).starts_with(UNDECIDED), "{created:?}");
 }
