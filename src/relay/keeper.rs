@@ -344,11 +344,20 @@ async fn answer(
 
 /// The files with the node's logins, as they are now. They are root's: the vetter cannot read them itself.
 async fn credential_files(settings: NodeCredentials) -> RuntimeAnswer {
-    // A file may be on a network's disk: the relay's one thread does not wait for it.
-    let read = tokio::task::spawn_blocking(move || credential_files::read(&settings)).await;
-    let Ok(files) = read else {
-        let error = "the files with the node's logins could not be read; see the relay's log".to_owned();
-        return RuntimeAnswer { error, ..Default::default() };
+    /// A file may be on a network's disk that hangs: no second thread is to hang there.
+    static READING: Semaphore = Semaphore::const_new(1);
+    let failed = |error: &str| RuntimeAnswer { error: error.to_owned(), ..Default::default() };
+    let Ok(turn) = READING.try_acquire() else {
+        return failed("the files with the node's logins are still being read; look at the disk they are on");
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        credential_files::read(&settings)
+    });
+    let Ok(Ok(files)) = timeout(Duration::from_secs(limits::RUNTIME_CALL_SECONDS), read).await else {
+        return failed(
+            "the files with the node's logins could not be read in time; look at the disk they are on",
+        );
     };
     let wired = files.into_iter().map(|file| {
         let (content, error) = match file.content {

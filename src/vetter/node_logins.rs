@@ -153,7 +153,9 @@ impl NodeLogins {
             Some((files, at)) if at.elapsed() < FILES_FOR => return Arc::clone(files),
             old => old.as_ref().map(|(files, _)| Arc::clone(files)),
         };
-        let (files, troubles) = match node.credential_files(&self.settings).await {
+        let found = node.credential_files(&self.settings).await;
+        let (answered, old_is_there) = (found.is_ok(), old.is_some());
+        let (files, troubles) = match found {
             Ok(found) => understood(found, old.as_deref()),
             Err(why) => {
                 let troubles = vec![trouble("the node's logins", why, false)];
@@ -168,7 +170,10 @@ impl NodeLogins {
             tracing::warn!(source = %new.source, why = %new.why, "the node's logins: one of their sources is of no use");
         }
         *lock(&self.troubles) = troubles;
-        *read = Some((Arc::clone(&files), Instant::now()));
+        // One that came to nothing is not kept: the next who asks tries again.
+        if answered || old_is_there {
+            *read = Some((Arc::clone(&files), Instant::now()));
+        }
         files
     }
 
