@@ -12,6 +12,7 @@ mod audit;
 mod metrics;
 mod monitoring;
 mod node;
+mod proofs;
 mod registry;
 mod relay;
 mod report;
