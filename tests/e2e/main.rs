@@ -27,6 +27,7 @@ mod node;
 mod packages;
 mod parts;
 mod pause;
+mod proofs;
 mod report;
 mod restart;
 mod rollout;
