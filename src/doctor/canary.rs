@@ -24,6 +24,9 @@ use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{Call, ImageUse, Kind};
 
+/// Longest the daemon may take for one judgement; it waits for its turn in the background.
+pub(super) const JUDGED: Duration = Duration::from_secs(20);
+
 /// The UID of the canary's pod. A real one's is made by the API server or the kubelet, so nobody's pod has it: by it
 /// reports leave the canary out.
 pub const POD_UID: &str = "crivet-doctor";
@@ -117,7 +120,7 @@ pub async fn ask(control: &mut Control, bait: &Bait) -> Canary {
         keep_nothing: true,
         ..Default::default()
     };
-    match control.judge(call, super::collect::JUDGED).await.map(|verdict| verdict.judged.into_iter().next()) {
+    match control.judge(call, JUDGED).await.map(|verdict| verdict.judged.into_iter().next()) {
         Ok(Some(judged)) => {
             Canary::Judged { image: bait.reference.clone(), refused: judged.refuses, message: judged.message }
         }

@@ -34,8 +34,6 @@ const PROC: &str = "/proc";
 const CONTROL: &str = "/run/crivet/control.sock";
 /// Longest a kubelet may take to say its version, and a registry to answer.
 const EACH: Duration = Duration::from_secs(5);
-/// Longest the daemon may take for one judgement; it waits for its turn in the background.
-pub(super) const JUDGED: Duration = Duration::from_secs(20);
 /// After a start of the daemon's, time for the kubelet to connect anew (it tries within 3 s).
 const SETTLED: Duration = Duration::from_secs(5);
 /// What time services leave while they keep the clock.
@@ -281,7 +279,7 @@ async fn pause_image(control: Option<&mut Control>, status: Option<&Status>) -> 
         vetted_digest: String::new(),
     };
     let call = Call { images: vec![image], keep_nothing: true, ..Default::default() };
-    control?.judge(call, JUDGED).await.ok()?.judged.into_iter().next()
+    control?.judge(call, canary::JUDGED).await.ok()?.judged.into_iter().next()
 }
 
 /// The registries whose evidence the policies ask for, and whether each answers.

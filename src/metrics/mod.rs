@@ -196,6 +196,13 @@ impl Default for RelayMetrics {
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
         let found = Family::<FoundLabels, Counter>::default();
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            for decision in Decision::ALL {
+                // There from the start: a counter that appears with its first count has no increase.
+                let labels = FoundLabels { decision: decision.as_str(), origin: origin.as_str() };
+                drop(found.get_or_create(&labels));
+            }
+        }
         registry.register(
             "found_containers",
             "Containers that did not come through crivet, by what was decided about them",
@@ -508,6 +515,9 @@ impl Default for VetterMetrics {
         );
         let proofs = ProofMetrics::registered(&mut registry);
         let trace_spans = Family::<OutcomeLabel, Counter>::default();
+        for outcome in ["exported", "dropped"] {
+            drop(trace_spans.get_or_create(&OutcomeLabel { outcome }));
+        }
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         Self {
             registry,

@@ -99,9 +99,6 @@ fn alerts_go_by_what_a_running_crivet_exposes() {
     promtool(&node.peers, &["test", "rules"], &file).unwrap();
 }
 
-/// As in tests/integration/monitoring.rs.
-const NOT_YET: &[&str] = &["crivet_unvetted_containers"];
-
 #[test]
 fn every_metric_that_is_watched_is_exposed_by_a_running_crivet() {
     let address = format!("127.0.0.1:{}", free_port());
@@ -121,8 +118,7 @@ fn every_metric_that_is_watched_is_exposed_by_a_running_crivet() {
         let watched: BTreeSet<&str> = words.filter(|word| word.starts_with("crivet_")).collect();
         assert!(watched.len() > 10, "{file}");
         for metric in watched {
-            let known = exposed.contains(metric) || NOT_YET.contains(&metric);
-            assert!(known, "{file} asks for {metric}, which is not on\n{page}");
+            assert!(exposed.contains(metric), "{file} asks for {metric}, which is not among {exposed:?}");
         }
     }
 }
