@@ -244,6 +244,10 @@ pub const PROOFS_PER_WRITE: usize = 256;
 /// needs up to four times that while all of it is written anew.
 pub const PROOF_STORE_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Largest store of proofs read from a disk that takes no write, bytes: for that it is copied into memory. Twice this is
+/// a third of [`VETTER_MEMORY_BYTES`].
+pub const PROOF_STORE_COPY_BYTES: usize = 88 * 1024 * 1024;
+
 /// Memory for pages of the proofs' store, bytes. Nothing is looked up in it: it is read once and then written.
 pub const PROOF_STORE_CACHE_BYTES: usize = 1024 * 1024;
 

@@ -8,6 +8,7 @@ mod create;
 mod doctor;
 mod found;
 mod inventory;
+mod kept;
 mod leak;
 mod logins;
 mod node;
