@@ -9,10 +9,13 @@ mod claims;
 mod der;
 mod entry;
 mod evidence;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod identity;
 mod key;
 mod legacy;
 mod log;
+mod log_entry;
 mod outcome;
 mod sct;
 mod signature_manifest;
@@ -21,6 +24,8 @@ mod simple_signing;
 mod statement;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod verifier;
 

@@ -1,0 +1,49 @@
+//! Everything that real cosign 2, cosign 3 and npm's sigstore signed.
+
+use crate::verify::fixture::{Fixture, names, predicate_types};
+use crate::verify::*;
+
+/// What is sought of a fixture, and the other.
+fn sought<'a>(fixture: &Fixture, types: &'a [String]) -> (Sought<'a>, Sought<'a>) {
+    let attestation = Sought::Attestation { predicate_types: types };
+    if fixture.is_attestation() { (attestation, Sought::Signature) } else { (Sought::Signature, attestation) }
+}
+
+#[test]
+fn everything_real_tools_signed_verifies_as_what_it_is_and_as_nothing_else() {
+    let types = predicate_types();
+    let (mut held, mut failed) = (0, Vec::new());
+    for name in names() {
+        let fixture = Fixture::load(&name);
+        let (right, wrong) = sought(&fixture, &types);
+        for evidence in &fixture.evidence {
+            let mixed = name.starts_with("signed-and-attested") || name.starts_with("saved-");
+            let verify = |sought: &Sought<'_>| {
+                let outcomes =
+                    fixture.authorities.iter().map(|authority| fixture.verify(evidence, authority, sought));
+                // What the nearest authority says.
+                outcomes
+                    .reduce(|one, two| match (one, two) {
+                        (Err(one), Err(two)) => Err(if one.step > two.step { one } else { two }),
+                        (one, two) => one.or(two),
+                    })
+                    .unwrap()
+            };
+            match (verify(&right), verify(&wrong)) {
+                // Nobody vouches for a time.
+                (Err(failure), _) if name == "keyless-none-legacy" && failure.step == Step::Time => held += 1,
+                (Ok(_), Err(failure)) if failure.step == Step::Type => held += 1,
+                (Err(failure), Ok(_)) if mixed && failure.step == Step::Type => held += 1,
+                (right, wrong) => {
+                    let text = |outcome: Result<Verified, Failure>| match outcome {
+                        Ok(_) => "holds".to_owned(),
+                        Err(failure) => failure.to_string(),
+                    };
+                    failed.push(format!("{name}: {} / {}", text(right), text(wrong)));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{held} hold; {}:\n{}", failed.len(), failed.join("\n"));
+    assert!(held > 100, "{held}");
+}
