@@ -371,6 +371,29 @@ mod tests {
         assert_eq!(verify(&token, &message, &root(&["tsa-and-more.pem", "root.pem"])), Ok(None));
     }
 
+    #[test]
+    fn authority_whose_certificate_had_expired_is_refused() {
+        let (token, message) =
+            (fs::read(file("expired-tsa.tsr")).unwrap(), fs::read(file("payload.json")).unwrap());
+        let problem = verify(&token, &message, &root(&["expired-tsa.pem", "root.pem"])).unwrap_err();
+        assert!(problem.text.contains("one that had expired"), "{}", problem.text);
+        let problem = verify(&token, &message, &root(&["expired-tsa.pem"])).unwrap_err();
+        assert!(problem.text.contains("valid then"), "{}", problem.text);
+    }
+
+    /// The same key, name and number, with a certificate for signing code too.
+    #[test]
+    fn timestamp_under_another_certificate_of_the_same_key_is_refused() {
+        let message = fs::read(file("payload.json")).unwrap();
+        let twin = root(&["tsa-twin.pem", "root.pem"]);
+        let verify = |name: &str, root: &Root| verify(&fs::read(file(name)).unwrap(), &message, root);
+        let problem = verify("tsa.tsr", &twin).unwrap_err();
+        assert!(problem.text.contains("names another"), "{}", problem.text);
+        assert!(verify("old-tsa.tsr", &root(&["tsa.pem", "root.pem"])).unwrap().is_some());
+        let problem = verify("old-tsa.tsr", &twin).unwrap_err();
+        assert!(problem.text.contains("nothing but timestamps"), "{}", problem.text);
+    }
+
     /// RFC 3161, 2.3.
     #[test]
     fn authority_for_more_than_timestamps_is_refused() {

@@ -92,6 +92,7 @@ fn expired_root_is_refused() {
 #[test]
 fn certificate_for_something_else_is_refused() {
     refused("server", 6.0, "not for this use");
+    refused("for-nothing", 6.0, "not for this use");
     refused("signing-authority", 6.0, "one of an authority itself");
 }
 
