@@ -17,7 +17,7 @@ use crate::image::Platform;
 use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
-use crate::vetter::load::{client, keeper};
+use crate::vetter::load::{client, keeper, logins};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -113,8 +113,9 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
+    let logins = logins(&config);
     let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
-    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust })
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, logins, trust })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

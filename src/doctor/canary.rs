@@ -24,6 +24,9 @@ use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{Call, ImageUse, Kind};
 
+/// Longest the daemon may take for one judgement; it waits for its turn in the background.
+pub(super) const JUDGED: Duration = Duration::from_secs(20);
+
 /// The UID of the canary's pod. A real one's is made by the API server or the kubelet, so nobody's pod has it: by it
 /// reports leave the canary out.
 pub const POD_UID: &str = "crivet-doctor";
@@ -117,7 +120,7 @@ pub async fn ask(control: &mut Control, bait: &Bait) -> Canary {
         keep_nothing: true,
         ..Default::default()
     };
-    match control.judge(call, super::collect::JUDGED).await.map(|verdict| verdict.judged.into_iter().next()) {
+    match control.judge(call, JUDGED).await.map(|verdict| verdict.judged.into_iter().next()) {
         Ok(Some(judged)) => {
             Canary::Judged { image: bait.reference.clone(), refused: judged.refuses, message: judged.message }
         }
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
     use crate::config::{Mode, ProxyConfiguration};
     use crate::policy::{PolicySet, SourceFile};
-    use crate::vetter::load::client;
+    use crate::vetter::load::{client, logins};
 
     async fn baited(unmatched: &str, policies: &[&str]) -> Option<Bait> {
         let config = format!(
@@ -190,7 +193,8 @@ mod tests {
             .collect();
         let registry = client(&config, Arc::new(|_| panic!("a registry was asked"))).unwrap();
         let policies = Ok(Arc::new(PolicySet::compile(&files).unwrap()));
-        bait(&InForce { mode: Mode::Audit, config, policies, registry, trust: Arc::default() }).await
+        let (logins, trust) = (logins(&config), Arc::default());
+        bait(&InForce { mode: Mode::Audit, config, policies, registry, logins, trust }).await
     }
 
     const SIGNED: &str = "  images: ['r.test/**']\n  requirements:\n    keys:\n    - data: |\n        -----BEGIN PUBLIC KEY-----\n        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEjTLEMZ2N8IXgz1IGkbGT9nb4xA8T\n        BTE8J1bq3jCHvYUhpx2fkJjlyXQ4HyaHrlaqYU0ngGBTdFdZUgkNd8mb5g==\n        -----END PUBLIC KEY-----\n";

@@ -194,6 +194,13 @@ impl Default for RelayMetrics {
         let permits_held = Gauge::default();
         registry.register("permits_held", "Permits the relay holds", permits_held.clone());
         let found = Family::<FoundLabels, Counter>::default();
+        for origin in [Origin::Bypass, Origin::BeforeCrivet] {
+            for decision in Decision::ALL {
+                // There from the start: a counter that appears with its first count has no increase.
+                let labels = FoundLabels { decision: decision.as_str(), origin: origin.as_str() };
+                drop(found.get_or_create(&labels));
+            }
+        }
         registry.register(
             "found_containers",
             "Containers that did not come through crivet, by what was decided about them",
@@ -472,6 +479,9 @@ impl Default for VetterMetrics {
         let proofs_held = Gauge::default();
         registry.register("proofs_held", "Digests something is known about", proofs_held.clone());
         let trace_spans = Family::<OutcomeLabel, Counter>::default();
+        for outcome in ["exported", "dropped"] {
+            drop(trace_spans.get_or_create(&OutcomeLabel { outcome }));
+        }
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         let trust = TrustMetrics::new(&mut registry);
         Self {

@@ -14,9 +14,11 @@
 mod challenge;
 mod client;
 mod credential;
+pub mod credentials;
 mod error;
 mod file;
 mod host;
+mod login;
 mod resolve;
 mod token;
 mod transport;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
@@ -27,6 +28,8 @@ pub struct InForce {
     pub policies: Result<Arc<PolicySet>, String>,
     /// Speaks to registries as the configuration says.
     pub registry: Arc<Client>,
+    /// The node's own logins.
+    pub logins: Arc<NodeLogins>,
     /// The trusted roots. Exchanged in the background too: then by a value of its own that differs in nothing else.
     pub trust: Arc<Trust>,
 }
@@ -107,6 +110,7 @@ impl InForce {
             mode: self.mode,
             policies: self.policies.clone(),
             registry: Arc::clone(&self.registry),
+            logins: Arc::clone(&self.logins),
             trust,
         }
     }

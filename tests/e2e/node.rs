@@ -126,10 +126,11 @@ impl Node {
         Self::are_equal(before, &self.manifest());
     }
 
-    /// The journal may tell of what was tried.
-    fn is_without_journal_as(&self, before: &BTreeMap<String, String>) {
+    /// The journal may tell of what was tried, and the daemon of what came through meanwhile.
+    fn is_without_records_as(&self, before: &BTreeMap<String, String>) {
         let without = |mut manifest: BTreeMap<String, String>| {
             manifest.remove("/var/lib/crivet/node/journal.json");
+            manifest.remove("/var/lib/crivet/containers");
             manifest
         };
         Self::are_equal(&without(before.clone()), &without(self.manifest()));
@@ -241,7 +242,7 @@ fn a_kubelet_that_does_not_come_through_is_taken_back() {
     assert!(said(&output).contains("the node is as it was before"), "{}", said(&output));
     let (in_front, status) = node.status();
     assert!(in_front && status["inFront"] == "image" && status["unfinished"] == false, "{status}");
-    node.is_without_journal_as(&image);
+    node.is_without_records_as(&image);
 
     // A kubelet that cannot live with crivet at all: only the way past it is left.
     node.kubelet_refuses("crivet");

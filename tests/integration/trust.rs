@@ -13,10 +13,10 @@ use crivet::vetter::load::client;
 
 use super::registry::fake::{Fake, Reply, Seen, endless, reply};
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tuf");
+pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tuf");
 
 /// A folder with the good repository and others laid over it.
-fn repository(over: &[&str]) -> tempfile::TempDir {
+pub fn repository(over: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("targets")).unwrap();
     lay(folder.path(), "good");
@@ -26,7 +26,7 @@ fn repository(over: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-fn lay(onto: &Path, name: &str) {
+pub fn lay(onto: &Path, name: &str) {
     for below in ["", "targets"] {
         let Ok(entries) = std::fs::read_dir(Path::new(FIXTURES).join(name).join(below)) else { continue };
         for entry in entries.map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file()) {
@@ -84,7 +84,7 @@ impl Corp {
         self.keeper.refresh(&self.keeper.sources[0], before).await
     }
 
-    async fn from_nothing(&self) -> State {
+    async fn first_time(&self) -> State {
         self.refresh(self.load()).await
     }
 }
@@ -130,7 +130,7 @@ async fn root_comes_from_the_web_with_no_more_requests_than_files_and_one_when_n
     let mirror = repository(&[]);
     let fake = Fake::new(served(mirror.path())).await;
     let corp = Corp::new(&format!("http://{}/tuf/", fake.host()));
-    let state = corp.from_nothing().await;
+    let state = corp.first_time().await;
     assert_eq!((&state.error, logs(&state)), (&None, 1));
     let paths = |from: usize| fake.seen()[from..].iter().map(|seen| seen.path.clone()).collect::<Vec<_>>();
     let target = std::fs::read_dir(mirror.path().join("targets")).unwrap().next().unwrap().unwrap();
@@ -159,14 +159,14 @@ async fn repository_without_consistent_snapshots_is_read() {
     lay(mirror.path(), "plain");
     let mut corp = Corp::new(&file(&mirror));
     corp.pin("plain");
-    assert_eq!(corp.from_nothing().await.error, None);
+    assert_eq!(corp.first_time().await.error, None);
 }
 
 /// What is laid over the good repository is refused with these words, and what was in force stays, also after a start.
 async fn refused(over: &str, words: &str) {
     let mirror = repository(&[]);
     let corp = Corp::new(&file(&mirror));
-    let good = corp.from_nothing().await;
+    let good = corp.first_time().await;
     assert_eq!(good.error, None);
     lay(mirror.path(), over);
     let state = corp.refresh(good).await;
@@ -177,7 +177,7 @@ async fn refused(over: &str, words: &str) {
     // Without anything in force there is nothing.
     let fresh = Corp::new(&file(&mirror));
     if over != "rolled-back" {
-        let state = fresh.from_nothing().await;
+        let state = fresh.first_time().await;
         assert!(state.root.is_none() && state.error.is_some(), "{over}");
     }
 }
@@ -232,11 +232,11 @@ async fn pinned_root_of_another_repository_is_refused() {
     let mirror = repository(&[]);
     let mut corp = Corp::new(&file(&mirror));
     corp.pin("plain");
-    let error = corp.from_nothing().await.error.unwrap();
+    let error = corp.first_time().await.error.unwrap();
     assert!(error.contains("signature threshold not met for role root"), "{error}");
     // Nor is what was kept believed with it.
     let corp = Corp::new(&file(&mirror));
-    assert_eq!(corp.from_nothing().await.error, None);
+    assert_eq!(corp.first_time().await.error, None);
     let mut other = Corp::new(&file(&mirror));
     other.keeper.state.clone_from(&corp.keeper.state);
     other.pin("plain");
@@ -250,7 +250,7 @@ async fn pinned_root_that_others_can_write_is_refused() {
     let corp = Corp::new(&file(&mirror));
     let Anchor::File(path) = &corp.keeper.sources[0].tuf.as_ref().unwrap().anchor else { panic!() };
     std::fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
-    assert!(corp.from_nothing().await.error.unwrap().contains("only root or the daemon's user can write"));
+    assert!(corp.first_time().await.error.unwrap().contains("only root or the daemon's user can write"));
 }
 
 #[tokio::test]
@@ -268,11 +268,11 @@ async fn file_without_end_and_huge_file_are_capped() {
             false => serve(seen),
         })
         .await;
-        let state = Corp::new(&format!("http://{}/tuf", fake.host())).from_nothing().await;
+        let state = Corp::new(&format!("http://{}/tuf", fake.host())).first_time().await;
         let error = state.error.unwrap();
         assert!(error.starts_with(name) && error.contains(limit), "{error}");
         std::fs::write(mirror.path().join(name), vec![b' '; 4 << 20]).unwrap();
-        let error = Corp::new(&file(&mirror)).from_nothing().await.error.unwrap();
+        let error = Corp::new(&file(&mirror)).first_time().await.error.unwrap();
         assert!(error.starts_with(name) && error.contains(limit), "{error}");
     }
     let mirror = repository(&[]);
@@ -282,7 +282,7 @@ async fn file_without_end_and_huge_file_are_capped() {
         false => serve(seen),
     })
     .await;
-    let error = Corp::new(&format!("http://{}/tuf", fake.host())).from_nothing().await.error.unwrap();
+    let error = Corp::new(&format!("http://{}/tuf", fake.host())).first_time().await.error.unwrap();
     assert!(error.contains("TRUSTED_ROOT_BYTES"), "{error}");
 }
 
@@ -292,7 +292,7 @@ async fn duplicate_key_in_metadata_is_refused() {
     let path = mirror.path().join("timestamp.json");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replacen("\"version\": 7", "\"version\": 9, \"version\": 7", 1)).unwrap();
-    let error = Corp::new(&file(&mirror)).from_nothing().await.error.unwrap();
+    let error = Corp::new(&file(&mirror)).first_time().await.error.unwrap();
     assert!(error.contains("timestamp.json: ") && error.contains("duplicate key \"version\""), "{error}");
 }
 
@@ -305,13 +305,13 @@ async fn mirror_in_trouble_is_told_as_such() {
         (204, "status 204"),
     ] {
         let fake = Fake::new(move |_| reply(status, &[], "")).await;
-        let error = Corp::new(&format!("http://{}", fake.host())).from_nothing().await.error.unwrap();
+        let error = Corp::new(&format!("http://{}", fake.host())).first_time().await.error.unwrap();
         assert!(error.contains(words), "{error}");
         assert_eq!(fake.seen().len(), 1);
     }
     let gone = Fake::new(|_| reply(404, &[], "")).await.host();
     tokio::task::yield_now().await;
-    let error = Corp::new(&format!("http://{gone}")).from_nothing().await.error.unwrap();
+    let error = Corp::new(&format!("http://{gone}")).first_time().await.error.unwrap();
     assert!(error.contains("the mirror cannot be reached: connection refused"), "{error}");
 }
 
@@ -321,12 +321,23 @@ async fn given_root_counts_until_the_repository_has_answered() {
     std::fs::remove_file(mirror.path().join("timestamp.json")).unwrap();
     let mut corp = Corp::new(&file(&mirror));
     corp.keeper.sources[0].given = Some(Given::Embedded);
-    let state = corp.from_nothing().await;
+    let state = corp.first_time().await;
     assert_eq!((state.origin, logs(&state)), (Origin::Given, 2));
     assert_eq!(state.error.as_deref(), Some("timestamp.json not found"));
     lay(mirror.path(), "good");
     let state = corp.refresh(state).await;
     assert_eq!((state.origin, logs(&state), state.error), (Origin::Source, 1, None));
+}
+
+#[tokio::test]
+async fn command_without_a_daemon_asks_for_what_is_missing_and_keeps_nothing() {
+    let mirror = repository(&[]);
+    let corp = Corp::new(&file(&mirror));
+    let trust = corp.keeper.look(SystemTime::now());
+    assert!(trust.root("corp").unwrap_err().contains("it was not asked for yet"));
+    let trust = corp.keeper.ask_for_missing(trust).await;
+    assert_eq!(trust.root("corp").unwrap().logs().len(), 1);
+    assert!(corp.load().root.is_none());
 }
 
 #[tokio::test]

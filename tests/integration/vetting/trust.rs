@@ -1,0 +1,109 @@
+//! Trusted roots in a running daemon: from a repository, from a document, after a restart without either.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::node::{Node, allowed};
+use crate::support::{until, within};
+use crate::trust::{FIXTURES, lay, repository};
+
+/// The daemon's lines for a root "corp" of this mirror.
+fn section(node: &Node, mirror: &Path) -> String {
+    let anchor: PathBuf = node.place.path().join("root.json");
+    fs::copy(Path::new(FIXTURES).join("good/1.root.json"), &anchor).unwrap();
+    fs::set_permissions(&anchor, fs::Permissions::from_mode(0o644)).unwrap();
+    format!(
+        "trust: {{roots: [{{name: public-good, embedded: {{}}}}, {{name: corp, tuf: {{mirror: 'file://{}', root: {}}}}}]}}\n",
+        mirror.display(),
+        anchor.display()
+    )
+}
+
+async fn shown(node: &Node, what: &str, holds: impl Fn(&str) -> bool) -> String {
+    within(what, 60, async {
+        loop {
+            let page = node.metrics().await;
+            if holds(&page) {
+                return page;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await
+}
+
+fn version(page: &str, root: &str) -> String {
+    let line =
+        page.lines().find(|line| line.starts_with(&format!("crivet_trust_root_info{{root=\"{root}\"")));
+    line.unwrap_or_default().split("version=\"").nth(1).unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn new_material_is_taken_over_voids_permits_and_outlives_its_source() {
+    let node = Node::strict().await;
+    let image = node.push_signed("signed", "1", "one");
+    let signed = node.named("signed:1");
+    let mirror = repository(&[]);
+    let section = section(&node, mirror.path());
+    let gate = node.serve(&format!("mode: enforce\n{section}")).await;
+    let usable = "\ncrivet_trust_root_usable{root=\"corp\"} 1\n";
+    let first = shown(&node, "the repository's root", |page| page.contains(usable)).await;
+    assert!(first.contains("\ncrivet_trust_root_usable{root=\"public-good\"} 1\n"));
+    assert!(
+        first.contains("crivet_trust_root_metadata_expiry_timestamp_seconds{root=\"corp\"} 4891363200\n")
+    );
+
+    // A permit that is held rests on the roots as they are.
+    assert!(allowed(&gate.pull(&signed).await));
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+    assert_eq!(node.metric("crivet_permits_used_total").await, 1.0);
+    lay(mirror.path(), "newer");
+    let second =
+        shown(&node, "the newer root", |page| version(page, "corp") != version(&first, "corp")).await;
+    assert_eq!(version(&second, "public-good"), version(&first, "public-good"));
+    shown(&node, "the permits are void", |page| page.contains("\ncrivet_permits_held 0\n")).await;
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+    assert_eq!(node.metric("crivet_permits_used_total").await, 1.0);
+
+    // The repository is gone, and crivet is started anew.
+    drop(gate);
+    drop(mirror);
+    let gate = node.start(&[]).await;
+    until("the vetter is ready", 20, || gate.readied() > 0).await;
+    let third = shown(&node, "what was kept", |page| page.contains(usable)).await;
+    assert_eq!(version(&third, "corp"), version(&second, "corp"));
+    let failing = "\ncrivet_trust_root_refresh_failures{root=\"corp\"} ";
+    shown(&node, "the repository that is away", |page| {
+        page.contains(failing) && !page.contains(&format!("{failing}0\n"))
+    })
+    .await;
+    assert!(gate.crivet.log().contains("timestamp.json not found"), "{}", gate.crivet.log());
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+}
+
+#[tokio::test]
+async fn root_of_a_document_is_there_and_takes_no_configured_name() {
+    let node = Node::strict().await;
+    let document = |name| fs::read_to_string(Path::new(FIXTURES).join("documents").join(name)).unwrap();
+    node.policy("keys.yaml", &document("keys.yaml"));
+    node.policy("packed.yaml", &document("repository.yaml"));
+    let gate = node.audit().await;
+    for root in ["keys", "packed", "public-good"] {
+        let line = format!("\ncrivet_trust_root_usable{{root=\"{root}\"}} 1\n");
+        shown(&node, root, |page| page.contains(&line)).await;
+    }
+    node.policy("clash.yaml", &document("keys.yaml").replace("name: keys", "name: public-good"));
+    gate.reload().await;
+    let said = gate.crivet.log();
+    assert!(
+        said.contains(
+            "clash.yaml:4: metadata.name: expected another name than in trust.roots, found public-good"
+        ),
+        "{said}"
+    );
+    node.policy("clash.yaml", &document("keys.yaml"));
+    gate.reload().await;
+    assert!(gate.crivet.log().contains("expected a TrustRoot's name of its own"), "{}", gate.crivet.log());
+}
