@@ -16,7 +16,7 @@ use crate::image::Platform;
 use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
-use crate::vetter::load::client;
+use crate::vetter::load::{client, logins};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -112,7 +112,8 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
-    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry })
+    let logins = logins(&config);
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, logins })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

@@ -119,11 +119,11 @@ pub struct Client {
 }
 
 /// What all requests of one call have in common.
-struct Call<'a> {
-    key: GrantKey,
-    subject: String,
-    deadline: Instant,
-    credential: &'a Credential,
+pub(super) struct Call<'a> {
+    pub(super) key: GrantKey,
+    pub(super) subject: String,
+    pub(super) deadline: Instant,
+    pub(super) credential: &'a Credential,
 }
 
 impl Client {
@@ -255,6 +255,10 @@ impl Client {
         }
     }
 
+    pub(super) fn endpoint(&self, registry: &str) -> Endpoint {
+        self.transport.endpoint(registry)
+    }
+
     fn call<'a>(
         &self,
         what: &str,
@@ -299,7 +303,7 @@ impl Client {
         self.with_login(call, ask).await.and_then(only_ok)
     }
 
-    async fn with_login(&self, call: &Call<'_>, mut ask: Ask) -> Result<Answer, Cause> {
+    pub(super) async fn with_login(&self, call: &Call<'_>, mut ask: Ask) -> Result<Answer, Cause> {
         if let Some(grant) = self.grants.get(&call.key, Instant::now()) {
             ask.authorization = Some(grant.header(call.credential)?);
         }
@@ -332,7 +336,7 @@ impl Client {
                 let answer = self
                     .with_retries(call.deadline, || self.transport.realm(&call.key.registry, &ask))
                     .await?;
-                let (token, life) = token::read_token(&answer)?;
+                let (token, life) = token::read_token(&answer, ask.form.is_some())?;
                 (Grant::Bearer(token), life)
             }
         };

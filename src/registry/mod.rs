@@ -14,8 +14,10 @@
 mod challenge;
 mod client;
 mod credential;
+pub mod credentials;
 mod error;
 mod host;
+mod login;
 mod resolve;
 mod token;
 mod transport;

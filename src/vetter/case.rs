@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
@@ -26,6 +27,8 @@ pub struct InForce {
     pub policies: Result<Arc<PolicySet>, String>,
     /// Speaks to registries as the configuration says.
     pub registry: Arc<Client>,
+    /// The node's own logins.
+    pub logins: Arc<NodeLogins>,
 }
 
 /// The facts of a call that bear on each of its images.
@@ -99,6 +102,7 @@ impl InForce {
             mode: Mode::Enforce,
             policies: self.policies.clone(),
             registry: Arc::clone(&self.registry),
+            logins: Arc::clone(&self.logins),
         }
     }
 

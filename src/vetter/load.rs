@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::case::InForce;
+use super::node_logins::NodeLogins;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
 use crate::registry::{Client, Observer, Settings};
+use crate::users;
 
 /// The folder within stateDir that is the vetter's to write.
 pub const VETTER_STATE: &str = "vetter";
@@ -40,7 +42,8 @@ pub fn load(
     let registry = client(&config, observer)?;
     let (policies, error) = policies(&config.policy_dir, &state(&config), previous);
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
-    Ok(Loaded { in_force: InForce { mode, config, policies, registry }, error })
+    let logins = NodeLogins::new(config.registry.credentials.clone(), None);
+    Ok(Loaded { in_force: InForce { mode, config, policies, registry, logins }, error })
 }
 
 /// A registry client as the configuration says.
@@ -58,6 +61,13 @@ pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Cli
     Client::new(&settings, observer)
         .map(Arc::new)
         .map_err(|error| format!("the registry client cannot be set up: {error}"))
+}
+
+/// The node's own logins, for a command: credential providers are run as the vetter's user, as the daemon does.
+pub fn logins(config: &ProxyConfiguration) -> Arc<NodeLogins> {
+    let root = rustix::process::geteuid().is_root();
+    let user = config.vetter_user.as_deref().filter(|_| root).and_then(|name| users::find(name).ok());
+    NodeLogins::new(config.registry.credentials.clone(), user)
 }
 
 fn state(config: &ProxyConfiguration) -> PathBuf {

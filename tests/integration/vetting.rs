@@ -9,6 +9,7 @@ mod doctor;
 mod found;
 mod inventory;
 mod leak;
+mod logins;
 mod node;
 mod pull;
 mod registry;

@@ -3,6 +3,7 @@
 mod body;
 pub mod fake;
 mod login;
+mod provider;
 mod real;
 mod redirect;
 mod status;
