@@ -151,6 +151,22 @@ fn in_audit_mode_a_kubelets_pods_run_and_the_records_tell_them_apart() {
         kubelet.remove_pod(name);
         wait_for("the pod to go", Duration::from_secs(30), || kubelet.pod(name).is_none().then_some(()));
     }
+    // It would take what it does not know away.
+    drop(kubelet);
+
+    // As a kubelet names it; by its ID it would have no name, because CRI-O does not keep the pod's words.
+    let by_digest = Pushed { id: unsigned.by_digest.clone(), ..unsigned.clone() };
+    let past = node.crio.crictl().start("past", &by_digest).unwrap();
+    let found = |record: &Value| record["kind"] == "FoundContainer" && record["pod"] == "past";
+    let record = wait_for("the container that was made past crivet", A_MINUTE, || {
+        node.crivet.audit().into_iter().find(found)
+    });
+    assert_eq!(
+        (&record["decision"], &record["reason"]),
+        (&json!("denied"), &json!("SignatureMissing")),
+        "{record:#}"
+    );
+    past.remove(node.crio.crictl()).unwrap();
 }
 
 #[test]

@@ -78,10 +78,6 @@ impl Crio {
         crio
     }
 
-    pub fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     /// The image that every sandbox is made of.
     pub fn pause(&self) -> &Pushed {
         &self.pause
