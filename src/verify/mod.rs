@@ -17,6 +17,7 @@ mod legacy;
 mod log;
 mod log_entry;
 mod outcome;
+mod said;
 mod sct;
 mod signature_manifest;
 mod signed;
