@@ -181,14 +181,14 @@ impl Work {
     fn run(self) {
         self.shared.known().want_store();
         while !self.stopped() {
-            let opened = self.open();
+            let opened = self.open().map_err(|why| failed(&self.shared, &why));
             self.shared.opening.send_replace(None);
-            let why = match opened {
-                Ok(disk) => self.serve(&disk),
-                Err(why) => Some(why),
-            };
-            let Some(why) = why else { return };
-            failed(&self.shared, &why);
+            if let Ok(disk) = opened {
+                match self.serve(&disk) {
+                    Some(why) => failed(&self.shared, &why),
+                    None => return,
+                }
+            }
             let known = self.shared.known();
             drop(self.shared.changed.wait_timeout_while(known, AGAIN, |_| !self.stopped()));
         }
