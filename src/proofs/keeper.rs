@@ -12,7 +12,7 @@ use super::disk::{self, Disk};
 use super::known::Known;
 
 /// What is learned at once is written at once: a walk, its evidence, and those of the pod's other images.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(200);
 
 /// How long a store that cannot be had is left alone.
 const AGAIN: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };

@@ -84,7 +84,7 @@ async fn killed(seed: u64, times: usize) {
             assert_eq!(next(&mut lines, "ready").as_deref(), Some("persistent"));
         }
         // Asleep, this thread holds up no other that kills.
-        tokio::time::sleep(Duration::from_micros(numbers.below(150_000) as u64)).await;
+        tokio::time::sleep(Duration::from_micros(numbers.below(400_000) as u64)).await;
         child.kill().unwrap();
         child.wait().unwrap();
         while let Some(count) = next(&mut lines, "written") {
