@@ -271,7 +271,7 @@ pub const CANDIDATES: usize = 16;
 
 /// Images one call may use: a container's own and its image volumes.
 pub const IMAGES_PER_CALL: usize = 64;
-/// Largest public key file taken, bytes: an RSA key of 4096 bits is 800.
+/// Largest public key file taken, bytes: an RSA key of 8192 bits is 1,400.
 pub const KEY_BYTES: usize = 16 * 1024;
 
 /// Most signatures looked at for one image. Ten are unusual; without a bound anybody who can push to the repository

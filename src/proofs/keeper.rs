@@ -12,7 +12,7 @@ use super::disk::{self, Disk};
 use super::known::Known;
 
 /// What is learned at once is written at once: a walk, its evidence, and those of the pod's other images.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(200);
 
 /// How long a store that cannot be had is left alone.
 const AGAIN: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
@@ -181,12 +181,13 @@ impl Work {
     fn run(self) {
         self.shared.known().want_store();
         while !self.stopped() {
-            let opened = self.open().inspect_err(|why| failed(&self.shared, why));
-            // Whoever waits for it sees what came of it.
+            let opened = self.open().map_err(|why| failed(&self.shared, &why));
             self.shared.opening.send_replace(None);
             if let Ok(disk) = opened {
-                let Some(why) = self.serve(&disk) else { return };
-                failed(&self.shared, &why);
+                match self.serve(&disk) {
+                    Some(why) => failed(&self.shared, &why),
+                    None => return,
+                }
             }
             let known = self.shared.known();
             drop(self.shared.changed.wait_timeout_while(known, AGAIN, |_| !self.stopped()));
