@@ -7,18 +7,23 @@ pub mod crictl;
 pub mod critest;
 pub mod crivet;
 pub mod daemon;
+pub mod fixture;
 pub mod http;
 pub mod image;
 pub mod kubelet;
 pub mod machine;
 pub mod machine_node;
+pub mod measured;
 pub mod node;
+pub mod olareg;
 pub mod package;
 pub mod peers;
 pub mod probe;
 pub mod recorder;
 pub mod registry;
 pub mod scratch;
+pub mod secured;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 

@@ -6,10 +6,12 @@ use super::peers::Peers;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct Registry {
     daemon: Daemon,
+    dir: PathBuf,
     address: String,
     authorization: Option<String>,
 }
@@ -54,6 +56,7 @@ impl Registry {
                 ["serve".as_ref(), config.as_os_str()],
                 &[],
             ),
+            dir,
             address,
             authorization,
         };
@@ -68,6 +71,11 @@ impl Registry {
     /// `127.0.0.1:<port>`: what an image reference starts with.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The folder of its content.
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("storage")
     }
 
     /// The requests answered so far, oldest first, as `GET /v2/… `; what started the registry included.
