@@ -75,6 +75,17 @@ fn guard(path: &Path, metadata: &fs::Metadata, kind: &'static str) -> Result<(),
     Ok(())
 }
 
+/// A folder of files that decide something, its links followed.
+pub fn guarded_folder(path: &Path) -> Result<PathBuf, FileError> {
+    let real = path.canonicalize().map_err(at(path))?;
+    let metadata = real.metadata().map_err(at(path))?;
+    if !metadata.is_dir() {
+        return Err(at(path)(io::ErrorKind::NotADirectory.into()));
+    }
+    guard(path, &metadata, "folder")?;
+    Ok(real)
+}
+
 /// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
 /// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
 pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {
@@ -118,8 +129,7 @@ pub fn read_policy_dir(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
 
 fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     // Resolved once, so that a set exchanged meanwhile (a link swapped) is read from one side only.
-    let real = dir.canonicalize().map_err(at(dir))?;
-    guard(dir, &real.metadata().map_err(at(dir))?, "folder")?;
+    let real = guarded_folder(dir)?;
     let mut names = Vec::new();
     for (count, entry) in fs::read_dir(&real).map_err(at(dir))?.enumerate() {
         if count == limits::POLICY_FILES {

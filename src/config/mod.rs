@@ -1,11 +1,13 @@
 //! The daemon's settings as written, checked into runtime types.
 
+mod evidence;
 pub mod files;
 mod load;
 mod settings;
 mod trust;
 mod units;
 
+pub use evidence::Evidence;
 pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
 pub use settings::{
     AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,

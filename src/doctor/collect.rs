@@ -27,6 +27,7 @@ use crate::policy::Subject;
 use crate::relay::clients::millis;
 use crate::users;
 use crate::vetter::case::InForce;
+use crate::vetter::layouts::Layouts;
 use crate::vetter::load::{client, from_folder, keeper};
 use crate::vetter::wire::{Call, ImageUse, Judged};
 
@@ -180,7 +181,8 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
     };
     let registry = client(config, Arc::new(|_| {}))?;
     let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
-    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust })
+    let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust, layouts })
 }
 
 /// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.

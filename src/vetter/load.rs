@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::case::InForce;
+use super::layouts::{Layouts, Summary};
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
@@ -47,8 +48,16 @@ pub fn load(
     proofs.persist(&state(&config));
     let (policies, error) = policies(&config, &state(&config), previous);
     let trust = keeper(&config, policies.as_deref().ok(), &registry).load(trusted, SystemTime::now());
+    let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
+    if !config.evidence.layouts.is_empty() {
+        let Summary { layouts, images, faults, .. } = layouts.summary();
+        tracing::info!(layouts, images, faults, "evidence layouts were read");
+    }
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
-    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust) }, error })
+    Ok(Loaded {
+        in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust), layouts },
+        error,
+    })
 }
 
 /// A registry client as the configuration says.

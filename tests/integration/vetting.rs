@@ -8,6 +8,7 @@ mod create;
 mod doctor;
 mod found;
 mod inventory;
+mod layouts;
 mod leak;
 mod node;
 mod pull;
