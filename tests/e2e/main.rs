@@ -19,6 +19,7 @@ mod identity;
 mod inventory;
 mod journal;
 mod killing;
+mod layout;
 mod metrics;
 mod modes;
 mod monitoring;
