@@ -485,3 +485,28 @@ pub const MIRROR_FS_BYTES: usize = 8 * 1024 * 1024;
 
 /// Most files of a repository in a TrustRoot document. sigstore's has some forty, old versions among them.
 pub const MIRROR_FS_FILES: usize = 1000;
+
+/// Folders that the configuration names for evidence from OCI layouts.
+pub const LAYOUT_FOLDERS: usize = 16;
+
+/// OCI layouts in all those folders together; `cosign save` writes one for each image.
+pub const LAYOUTS: usize = 1024;
+
+/// Entries of one folder that are looked at in search of layouts.
+pub const LAYOUT_FOLDER_ENTRIES: usize = 4096;
+
+/// Entries of one layout's `index.json`; a mirror of some hundred images with their tags.
+pub const LAYOUT_ENTRIES: usize = 4096;
+
+/// Blobs of one layout. An image has some ten.
+pub const LAYOUT_BLOBS: usize = 20_000;
+
+/// Bytes read of all layouts at one load: manifests, configs, signatures, attestations; no layers. An image needs some 20
+/// KiB, with its SBOM some MiB.
+pub const LAYOUT_READ_BYTES: usize = 512 * 1024 * 1024;
+
+/// Bytes held of all layouts: evidence, manifests and configs. As much as of proofs ([`PROOF_BYTES`]).
+pub const LAYOUT_HELD_BYTES: usize = 32 * 1024 * 1024;
+
+/// Faults of layouts that are told apart. The last place is for all that find none.
+pub const LAYOUT_FAULTS: usize = 256;

@@ -127,6 +127,8 @@ named! {
         RegistryAnswer = "RegistryAnswer",
         /// Undecided: the runtime's registry host files leave no host to ask.
         RegistryHosts = "RegistryHosts",
+        /// Undecided: an OCI layout on the node with evidence could not be read whole.
+        EvidenceLayouts = "EvidenceLayouts",
         /// Undecided: the registry does not have it.
         NotFound = "NotFound",
         /// Undecided: bytes, or the container, are not what was vetted.

@@ -17,6 +17,7 @@ use crate::image::Platform;
 use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
+use crate::vetter::layouts::Layouts;
 use crate::vetter::load::{client, keeper, logins};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
@@ -115,7 +116,8 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     let registry = client(&config, Arc::new(|_| {}))?;
     let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
     let logins = logins(&config);
-    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust, logins })
+    let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust, logins, layouts })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

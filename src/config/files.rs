@@ -75,8 +75,19 @@ fn guard(path: &Path, metadata: &fs::Metadata, kind: &'static str) -> Result<(),
     Ok(())
 }
 
-/// Where a path really leads; refuses a folder there that others could write.
-fn guard_folder(path: &Path) -> Result<PathBuf, FileError> {
+/// A folder of files that decide something, its links followed.
+pub fn guarded_folder(path: &Path) -> Result<PathBuf, FileError> {
+    let real = path.canonicalize().map_err(at(path))?;
+    let metadata = real.metadata().map_err(at(path))?;
+    if !metadata.is_dir() {
+        return Err(at(path)(io::ErrorKind::NotADirectory.into()));
+    }
+    guard(path, &metadata, "folder")?;
+    Ok(real)
+}
+
+/// Where a path really leads; refuses one in a folder that others could write.
+fn guard_parent(path: &Path) -> Result<PathBuf, FileError> {
     let real = path.canonicalize().map_err(at(path))?;
     if let Some(folder) = real.parent() {
         guard(folder, &folder.metadata().map_err(at(folder))?, "folder")?;
@@ -86,7 +97,7 @@ fn guard_folder(path: &Path) -> Result<PathBuf, FileError> {
 
 /// Refuses a file that others could have written, or could exchange. Of one that is not read here.
 pub fn guard_file(path: &Path) -> Result<(), FileError> {
-    let metadata = guard_folder(path)?.metadata().map_err(at(path))?;
+    let metadata = guard_parent(path)?.metadata().map_err(at(path))?;
     if !metadata.is_file() {
         return Err(FileError::NotAFile { path: path.to_owned() });
     }
@@ -96,7 +107,7 @@ pub fn guard_file(path: &Path) -> Result<(), FileError> {
 /// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
 /// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
 pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {
-    let real = guard_folder(path)?;
+    let real = guard_parent(path)?;
     // Opened without blocking: a FIFO in the place of a file would wait for a writer for ever.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(&real).map_err(at(path))?;
@@ -133,8 +144,7 @@ pub fn read_policy_dir(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
 
 fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     // Resolved once, so that a set exchanged meanwhile (a link swapped) is read from one side only.
-    let real = dir.canonicalize().map_err(at(dir))?;
-    guard(dir, &real.metadata().map_err(at(dir))?, "folder")?;
+    let real = guarded_folder(dir)?;
     let mut names = Vec::new();
     for (count, entry) in fs::read_dir(&real).map_err(at(dir))?.enumerate() {
         if count == limits::POLICY_FILES {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
-use super::trust::{self, WrittenTrust};
 use super::credential_files::{CredentialProviders, NodeCredentials};
+use super::evidence::{self, Evidence, WrittenEvidence};
+use super::trust::{self, WrittenTrust};
 use super::units::{Endpoint, absolute, duration, quantity};
 use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
@@ -65,6 +66,8 @@ pub struct ProxyConfiguration {
     pub vetting: Vetting,
     /// The trusted roots, and where they come from.
     pub trust: Trust,
+    /// Where evidence is besides registries.
+    pub evidence: Evidence,
     /// Where traces go; none when absent.
     pub tracing: Option<Tracing>,
     /// The pause image, where the runtime does not say which one it uses.
@@ -175,6 +178,8 @@ struct Written {
     vetting: WrittenVetting,
     #[serde(default)]
     trust: WrittenTrust,
+    #[serde(default)]
+    evidence: WrittenEvidence,
     tracing: Option<WrittenTracing>,
     pause_image: Option<Text>,
     #[serde(default)]
@@ -331,6 +336,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
             )?,
         },
         trust: trust::check(&within, &written.trust)?,
+        evidence: evidence::check(&within, &written.evidence)?,
         tracing: written.tracing.as_ref().map(|tracing| within.tracing(tracing)).transpose()?,
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())

@@ -194,7 +194,16 @@ mod tests {
         let registry = client(&config, Arc::new(|_| panic!("a registry was asked"))).unwrap();
         let policies = Ok(Arc::new(PolicySet::compile(&files).unwrap()));
         let logins = logins(&config);
-        bait(&InForce { mode: Mode::Audit, config, policies, registry, trust: Arc::default(), logins }).await
+        bait(&InForce {
+            mode: Mode::Audit,
+            config,
+            policies,
+            registry,
+            trust: Arc::default(),
+            logins,
+            layouts: Arc::default(),
+        })
+        .await
     }
 
     const SIGNED: &str = "  images: ['r.test/**']\n  requirements:\n    keys:\n    - data: |\n        -----BEGIN PUBLIC KEY-----\n        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEjTLEMZ2N8IXgz1IGkbGT9nb4xA8T\n        BTE8J1bq3jCHvYUhpx2fkJjlyXQ4HyaHrlaqYU0ngGBTdFdZUgkNd8mb5g==\n        -----END PUBLIC KEY-----\n";

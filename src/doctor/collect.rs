@@ -29,6 +29,7 @@ use crate::registry::credentials::Login;
 use crate::relay::clients::millis;
 use crate::users;
 use crate::vetter::case::InForce;
+use crate::vetter::layouts::Layouts;
 use crate::vetter::load::{client, from_folder, keeper, logins};
 use crate::vetter::node::Node;
 use crate::vetter::wire::{Call, CredentialTrouble, ImageUse, Judged};
@@ -188,7 +189,8 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
     let registry = client(config, Arc::new(|_| {}))?;
     let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
     let logins = logins(config);
-    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust, logins })
+    let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust, logins, layouts })
 }
 
 /// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.

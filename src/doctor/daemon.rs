@@ -298,6 +298,24 @@ pub(super) fn proofs(status: &Status, findings: &mut Findings) {
     }
 }
 
+pub(super) fn layouts(status: &Status, findings: &mut Findings) {
+    let state = status.vetter.as_ref().and_then(|vetter| vetter.state.as_ref());
+    let Some(layouts) = state.and_then(|state| state.layouts.as_ref()) else { return };
+    let (read, images) = (layouts.layouts, layouts.images);
+    if layouts.faults > 0 {
+        findings.warning(
+            "layouts-left-out",
+            format!(
+                "evidence layouts, or parts of them, were left out: {}, the first: {}",
+                layouts.faults, layouts.first_fault
+            ),
+            "mend it and reload crivet; until then images without other evidence are undecided",
+        );
+    } else if read > 0 {
+        findings.ok("layouts", format!("{read} evidence layouts were read, about {images} digests"));
+    }
+}
+
 pub(super) fn calls(status: &Status, findings: &mut Findings) {
     let vetted = || status.calls.iter().filter(|calls| !calls.method.is_empty());
     let missed: u64 = vetted().map(|calls| calls.seen.saturating_sub(calls.vetted)).sum();

@@ -6,7 +6,9 @@ use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
 use crate::control::wire::{self, Client, Status};
-use crate::vetter::wire::{AuditLog, CredentialTrouble, Judged, Outcome, ProofStore, State, TrustRoot};
+use crate::vetter::wire::{
+    AuditLog, CredentialTrouble, EvidenceLayouts, Judged, Outcome, ProofStore, State, TrustRoot,
+};
 
 const NOW: u64 = 1_790_000_000_000;
 const LISTEN: &str = "/run/crivet/crivet.sock";
@@ -225,6 +227,14 @@ const CASES: &[Case] = {
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),
         ("proofs-not-kept", Warning, |f| store(f).kept = "memory_only".into()),
         ("proofs-set-aside", Warning, |f| store(f).set_aside = 1),
+        ("layouts-left-out", Warning, |f| {
+            vetter(f).state.as_mut().unwrap().layouts = Some(EvidenceLayouts {
+                layouts: 2,
+                images: 3,
+                faults: 1,
+                first_fault: "evidence layout /e/a is left out: no index.json".into(),
+            });
+        }),
         ("calls-not-vetted", Note, |f| daemon(f).calls[1].vetted = 2),
         ("calls-unknown", Note, |f| daemon(f).calls[0].class = "unknown_read".into()),
         ("node-bypassed", Failure, |f| f.bypass = Some("pods did not start".into())),

@@ -4,6 +4,7 @@
 //! Labels hold values from fixed lists only, or the names of the configuration's trusted roots: nothing from outside can
 //! make new series.
 
+mod layouts;
 mod serve;
 mod trust;
 
@@ -11,6 +12,7 @@ pub use serve::serve;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use layouts::LayoutMetrics;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -414,6 +416,7 @@ pub struct VetterMetrics {
     proofs: ProofMetrics,
     trace_spans: Family<OutcomeLabel, Counter>,
     trust: TrustMetrics,
+    layouts: LayoutMetrics,
 }
 
 /// What is counted of the proofs, and of their store.
@@ -525,6 +528,7 @@ impl Default for VetterMetrics {
         }
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         let trust = TrustMetrics::new(&mut registry);
+        let layouts = LayoutMetrics::new(&mut registry);
         Self {
             registry,
             decisions,
@@ -540,6 +544,7 @@ impl Default for VetterMetrics {
             proofs,
             trace_spans,
             trust,
+            layouts,
         }
     }
 }
@@ -628,6 +633,11 @@ impl VetterMetrics {
     /// The trusted roots in force, and how they are.
     pub fn trust(&self, trust: &Trust) {
         self.trust.set(trust);
+    }
+
+    /// The evidence layouts in force, and how they are.
+    pub fn layouts(&self, summary: &crate::vetter::layouts::Summary) {
+        self.layouts.set(summary);
     }
 
     /// The page: these metrics and those another process rendered.

@@ -75,6 +75,12 @@ fn page() -> String {
     vetter.trace_spans_dropped(6);
     vetter.audit_log_free_bytes(1024);
     vetter.trust(&trust());
+    vetter.layouts(&crate::vetter::layouts::Summary {
+        layouts: 3,
+        images: 4,
+        faults: 1,
+        first: String::new(),
+    });
     vetter.render(&relay.render(""))
 }
 

@@ -79,6 +79,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The runtime's registry hosts leave nobody to ask",
             "The message names the file, or the entry that blocks the image. Mend it, or let crivet's vetter read it; it is read again by itself.",
         ),
+        Some(Reason::EvidenceLayouts) => (
+            "An OCI layout on the node with evidence could not be read",
+            "Mend what the message names, and reload crivet (systemctl reload crivet): copy the layout anew, owned by root and writable by nobody else.",
+        ),
         Some(Reason::NotFound) => (
             "The registry does not have it",
             "Check the name and tag. If the image was deleted from the registry, push it again, or move to one that is there.",

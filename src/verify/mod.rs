@@ -44,7 +44,7 @@ pub use outcome::{
 };
 pub use signature_manifest::{
     ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, EvidenceManifest, PREDICATE_TYPE, SIGNATURE_MEDIA_TYPE,
-    SignatureLayer, SignatureManifest, SignatureManifestError,
+    SignatureLayer, SignatureManifest, SignatureManifestError, is_evidence,
 };
 pub use simple_signing::{Claim, ClaimError, SimpleSigning, VerifyError, verify_simple};
 pub use statement::SIGNATURE_PREDICATE;

@@ -1,7 +1,10 @@
 //! Manifests whose layers are signatures and attestations: what cosign keeps under the tags `sha256-<hex>.sig` and
 //! `.att`, and what refers to an image.
 
-use super::evidence::Annotations;
+use bytes::Bytes;
+
+use super::evidence::{Annotations, Attached, Evidence};
+use super::simple_signing::SimpleSigning;
 use crate::image::Digest;
 use crate::image::json::{self, JsonError, Object};
 use crate::image::manifest::{Descriptor, DocumentError, MANIFEST_TYPES};
@@ -18,6 +21,12 @@ pub const BUNDLE_MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle";
 pub const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
 /// Annotation of such a layer that holds the signature, base64.
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+
+/// Whether layers of this media type are signatures or attestations.
+pub fn is_evidence(media_type: &str) -> bool {
+    media_type.starts_with(BUNDLE_MEDIA_TYPE)
+        || [SIGNATURE_MEDIA_TYPE, ATTESTATION_MEDIA_TYPE].contains(&media_type)
+}
 
 /// A manifest under one of cosign's tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +83,20 @@ pub enum SignatureManifestError {
 impl From<JsonError> for SignatureManifestError {
     fn from(error: JsonError) -> Self {
         Self::Document(error.into())
+    }
+}
+
+impl SignatureLayer {
+    /// What its content is evidence of: `bytes` that hash to its digest.
+    pub fn into_evidence(self, bytes: Bytes) -> Evidence {
+        let Self { descriptor, signature, annotations } = self;
+        match descriptor.media_type.as_str() {
+            SIGNATURE_MEDIA_TYPE => {
+                Evidence::Simple(SimpleSigning { payload: bytes.to_vec(), signature, annotations })
+            }
+            ATTESTATION_MEDIA_TYPE => Evidence::Attached(Attached { envelope: bytes, annotations }),
+            _ => Evidence::Bundle(bytes),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::evidence::Form;
+use super::layouts::Layouts;
 use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
@@ -34,6 +35,8 @@ pub struct InForce {
     pub trust: Arc<Trust>,
     /// The node's own logins.
     pub logins: Arc<NodeLogins>,
+    /// Evidence from the node's own folders.
+    pub layouts: Arc<Layouts>,
 }
 
 /// The facts of a call that bear on each of its images.
@@ -114,6 +117,7 @@ impl InForce {
             registry: Arc::clone(&self.registry),
             trust,
             logins: Arc::clone(&self.logins),
+            layouts: Arc::clone(&self.layouts),
         }
     }
 

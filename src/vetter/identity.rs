@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::flight::Flights;
+use super::layouts::Layouts;
 use super::node::Node;
 use super::trouble::Trouble;
 use super::visit::Visit;
@@ -26,7 +27,7 @@ pub struct Identities {
     host: Platform,
 }
 
-/// Where the bytes of a walk come from: the runtime's own store first, which needs no network.
+/// Where the bytes of a walk come from: the runtime's own store and the node's folders first, which need no network.
 #[derive(Clone)]
 pub struct Sources {
     /// The node.
@@ -35,6 +36,8 @@ pub struct Sources {
     pub visit: Visit,
     /// A document that was fetched already.
     pub seed: Option<Bytes>,
+    /// The node's own folders.
+    pub layouts: Arc<Layouts>,
 }
 
 impl Identities {
@@ -130,7 +133,10 @@ impl Sources {
     async fn at_hand(&mut self, need: &Need) -> Option<Bytes> {
         match self.seed.take() {
             Some(seed) => Some(seed),
-            None => self.node.content(&need.digest, need.cap).await,
+            None => {
+                let in_store = self.node.content(&need.digest, need.cap).await;
+                in_store.or_else(|| self.layouts.document(&need.digest))
+            }
         }
     }
 

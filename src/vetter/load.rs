@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::case::InForce;
+use super::layouts::{Layouts, Summary};
 use super::node_logins::NodeLogins;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
@@ -49,9 +50,15 @@ pub fn load(
     proofs.persist(&state(&config));
     let (policies, error) = policies(&config, &state(&config), previous);
     let trust = keeper(&config, policies.as_deref().ok(), &registry).load(trusted, SystemTime::now());
+    let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
+    if !config.evidence.layouts.is_empty() {
+        let Summary { layouts, images, faults, .. } = layouts.summary();
+        tracing::info!(layouts, images, faults, "evidence layouts were read");
+    }
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
     let logins = NodeLogins::new(config.registry.credentials.clone(), None);
-    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust), logins }, error })
+    let trust = Arc::new(trust);
+    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust, logins, layouts }, error })
 }
 
 /// A registry client as the configuration says.

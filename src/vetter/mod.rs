@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod evidence;
 pub mod flight;
 pub mod identity;
+pub mod layouts;
 pub mod load;
 pub mod logins;
 pub mod node;

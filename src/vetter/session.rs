@@ -179,6 +179,7 @@ impl Session {
                 .unwrap_or_default(),
             metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
             trust: self.in_force().map(|in_force| wire::trust(&in_force.trust)).unwrap_or_default(),
+            layouts: self.in_force().map(|in_force| wire::layouts(in_force.layouts.summary())),
         }
     }
 
@@ -374,6 +375,7 @@ impl Session {
         }
         if let Some(in_force) = self.in_force() {
             self.metrics.trust(&in_force.trust);
+            self.metrics.layouts(&in_force.layouts.summary());
         }
         if let Some(audit) = self.audit() {
             self.metrics.audit_records_lost(audit.lost(), audit.lost_to_journal());

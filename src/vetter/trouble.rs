@@ -25,6 +25,16 @@ pub enum Trouble {
     /// A limit was hit; the text names it.
     #[error("{0}")]
     Limit(String),
+    /// The node's own layouts did not settle it.
+    #[error("{text}")]
+    Layouts {
+        /// Why, and before that, what else is wrong.
+        text: String,
+        /// A registry or the network is why, too.
+        registry: bool,
+        /// Its name in audit records.
+        reason: Reason,
+    },
     /// The runtime could not be asked.
     #[error("{0}")]
     Runtime(String),
@@ -51,9 +61,32 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// The same, where besides a layout could not be read.
+    pub fn and_layout(self, fault: &str) -> Trouble {
+        let text = format!("{self}; {fault}");
+        Trouble::Layouts { text, registry: self.is_registry(), reason: Reason::EvidenceLayouts }
+    }
+
+    /// A layout could not be read, and without it the image is refused: `why` is the vetting's text.
+    pub fn layout(fault: &str, why: &str) -> Trouble {
+        let text = format!("{fault}; what else is known does not suffice: {}", without_image(why));
+        Trouble::Layouts { text, registry: false, reason: Reason::EvidenceLayouts }
+    }
+
+    /// The same, where what the layouts hold was not enough: `why` is a vetting's text.
+    pub fn and_not_enough(self, why: &str) -> Trouble {
+        let (registry, reason) = (self.is_registry(), self.reason());
+        let text = format!("{self}; the evidence on the node does not suffice: {}", without_image(why));
+        Trouble::Layouts { text, registry, reason }
+    }
+
     /// Whether a registry or the network is why: the answer is then `RegistryUnavailable`.
     pub fn is_registry(&self) -> bool {
-        matches!(self, Trouble::Fetch(error) if error.is_unreachable())
+        match self {
+            Trouble::Fetch(error) => error.is_unreachable(),
+            Trouble::Layouts { registry, .. } => *registry,
+            _ => false,
+        }
     }
 
     /// Its name in audit records.
@@ -65,6 +98,7 @@ impl Trouble {
             Trouble::Signatures(SignatureManifestError::Document(error)) => of_document(error),
             Trouble::Signatures(SignatureManifestError::TooMany { .. }) => Reason::LimitReached,
             Trouble::Limit(_) => Reason::LimitReached,
+            Trouble::Layouts { reason, .. } => *reason,
             Trouble::Runtime(_) => Reason::Runtime,
             Trouble::Moved(_) => Reason::ContentDiffers,
             Trouble::Call(_) => Reason::ImageUnclear,
@@ -73,6 +107,11 @@ impl Trouble {
             Trouble::Policies(_) => Reason::PoliciesNotLoaded,
         }
     }
+}
+
+/// The text about an image, which begins with its name.
+fn without_image(text: &str) -> &str {
+    text.split_once(": ").map_or(text, |(_image, rest)| rest)
 }
 
 fn of_fetch(cause: &Cause) -> Reason {

@@ -103,6 +103,11 @@ impl Vetter {
         }
     }
 
+    fn sources(&self, case: &Case<'_>, visit: &Visit, seed: Option<Bytes>) -> Sources {
+        let layouts = Arc::clone(&case.in_force.layouts);
+        Sources { node: self.node.clone(), visit: visit.clone(), seed, layouts }
+    }
+
     /// Vets one image of a call.
     pub async fn image(&self, in_force: &InForce, context: Context<'_>, image: &ImageUse) -> Vetting {
         let policies = match &in_force.policies {
@@ -155,7 +160,15 @@ impl Vetter {
                 Err(Trouble::Call("a call of this kind cannot be vetted".to_owned()))
             }
         };
-        result.unwrap_or_else(|trouble| case.undecided(trouble))
+        let trouble = match result {
+            Ok(vetting) => return vetting,
+            Err(trouble) => trouble,
+        };
+        // A layout that was left out may have had the way from the name to the image, too.
+        case.undecided(match (&trouble, case.in_force.layouts.fault(&[])) {
+            (Trouble::Fetch(_), Some(fault)) => trouble.and_layout(fault),
+            _ => trouble,
+        })
     }
 
     /// A pull: the reference is resolved once, and what it resolves to is vetted.
@@ -192,7 +205,7 @@ impl Vetter {
         if let Some(own) = own {
             self.credentials.hold(&reference.repo_name(), case.context.namespace, own);
         }
-        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed };
+        let sources = self.sources(case, &visit, seed);
         let ties = self.identities.on_this_platform(root, sources, visit.by).await?;
         self.proven(case, &visit, ties).await
     }
@@ -254,7 +267,7 @@ impl Vetter {
         let mut logins = self.logins(case, reference, own.as_ref());
         while let Some(credential) = logins.next().await {
             let visit = self.visit(case, reference, credential);
-            let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+            let sources = self.sources(case, &visit, None);
             let result = match self.identities.of_id(vetted, id, sources, visit.by).await {
                 // Another entry of the vetted index: a signature on the index speaks for it, one on an entry does not.
                 Ok(tie) => self.proven(case, &visit, vec![tie]).await,
@@ -325,7 +338,7 @@ impl Vetter {
         tie_only: bool,
         visit: Visit,
     ) -> Result<Found, Trouble> {
-        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+        let sources = self.sources(case, &visit, None);
         let tie = self.identities.of_id(candidate.root, id, sources, visit.by).await?;
         // Under another of its digests the image may be denied: that is not outweighed by this one.
         match case.denied_by_digest(std::slice::from_ref(&tie)) {
@@ -384,6 +397,10 @@ impl Vetter {
             }
         };
         if let Some(reference) = reference {
+            // What has its evidence on the node needs no registry. An import may have left the runtime no digest at all.
+            for root in case.in_force.layouts.roots_of(&id) {
+                add(*root, reference);
+            }
             for tie in self.proofs.ties_of_id(&id) {
                 add(tie.root(), reference);
             }
@@ -447,16 +464,28 @@ impl Vetter {
             let plain = || case.judge_by_name(&case.policies, &digests);
             return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
         }
-        let (mut evidence, mut trouble, mut held) = (Vec::<Evidence>::new(), None, false);
-        let mut vetting = None;
+        let (mut trouble, mut held) = (None, false);
+        let layouts = &case.in_force.layouts;
+        let forms = case.forms(&digests);
+        let on_node = forms.iter().flat_map(|(digest, form)| layouts.evidence(digest, form));
+        let mut evidence: Vec<Evidence> = on_node.cloned().collect();
+        let (mut vetting, mut not_enough) = (None, None);
+        if !evidence.is_empty() {
+            let judged = self.judge(case, &digests, &evidence, 0).await;
+            if judged.decision == Decision::Allowed {
+                return Ok((judged, false));
+            }
+            not_enough = Some(judged.text.clone());
+            vetting = Some(judged);
+        }
         for place in case.places() {
             let visit = &self.visit_to(case, place, visit).await;
-            for (digest, form) in case.forms(&digests) {
+            for (digest, form) in &forms {
                 let question = Question {
                     visit,
                     tag_prefix: &place.tag_prefix,
-                    digest,
-                    form: &form,
+                    digest: *digest,
+                    form,
                     answer_by: case.answer_by(),
                 };
                 let found = self.evidences.about(question, wanted).await;
@@ -476,21 +505,22 @@ impl Vetter {
                 if vetting.is_some() && evidence.len() == known {
                     continue;
                 }
-                let mut span = case.context.trace.span("verify", Role::Internal);
-                span.set("crivet.digest", &digest.to_string());
                 let judged = self.judge(case, &digests, &evidence, known).await;
-                span.set("crivet.decision", judged.decision.as_str());
-                drop(span);
                 if judged.decision == Decision::Allowed {
                     return Ok((judged, held));
                 }
                 vetting = Some(judged);
             }
         }
-        match (vetting, trouble) {
-            (_, Some(trouble)) => Err(trouble),
-            (Some(vetting), None) => Ok((vetting, held)),
-            (None, None) => Err(Trouble::Late),
+        match (vetting, trouble, layouts.fault(&digests)) {
+            (_, Some(trouble), Some(fault)) => Err(trouble.and_layout(fault)),
+            (_, Some(trouble), None) => Err(match not_enough {
+                Some(why) => trouble.and_not_enough(&why),
+                None => trouble,
+            }),
+            (Some(vetting), None, Some(fault)) => Err(Trouble::layout(fault, &vetting.text)),
+            (Some(vetting), None, None) => Ok((vetting, held)),
+            (None, None, _) => Err(Trouble::Late),
         }
     }
 
@@ -515,6 +545,10 @@ impl Vetter {
         evidence: &[Evidence],
         known: usize,
     ) -> Vetting {
+        let mut span = case.context.trace.span("verify", Role::Internal);
+        if let Some(digest) = digests.first() {
+            span.set("crivet.digest", &digest.to_string());
+        }
         let trust = &case.in_force.trust;
         let verifier = self.verifications.about(digests, trust, SystemTime::now());
         let judge = |evidence: &[Evidence]| {
@@ -525,12 +559,15 @@ impl Vetter {
         for one in evidence.iter().skip(known) {
             let judged = judge(std::slice::from_ref(one));
             if judged.decision == Decision::Allowed {
+                span.set("crivet.decision", judged.decision.as_str());
                 return judged;
             }
             tokio::task::yield_now().await;
         }
         // Several together may satisfy what none does; what each came to is known by now.
-        judge(evidence)
+        let judged = judge(evidence);
+        span.set("crivet.decision", judged.decision.as_str());
+        judged
     }
 }
 

@@ -4,6 +4,7 @@ use prost::Message;
 use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
+use super::layouts::Summary;
 use crate::limits;
 use crate::relay::clients::millis;
 use crate::trust::Trust;
@@ -38,6 +39,17 @@ pub fn link(socket: UnixStream) -> Link {
 /// A message as a frame's bytes.
 pub fn frame<M: Message>(message: &M) -> bytes::Bytes {
     message.encode_to_vec().into()
+}
+
+/// The evidence layouts, for whoever asks how the vetter is.
+pub fn layouts(summary: Summary) -> EvidenceLayouts {
+    let Summary { layouts, images, faults, first } = summary;
+    EvidenceLayouts {
+        layouts: layouts as u64,
+        images: images as u64,
+        faults: faults as u64,
+        first_fault: first,
+    }
 }
 
 /// The trusted roots, for whoever asks how the vetter is.

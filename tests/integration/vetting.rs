@@ -9,6 +9,7 @@ mod doctor;
 mod found;
 mod inventory;
 mod kept;
+mod layouts;
 mod leak;
 mod logins;
 mod node;

@@ -12,8 +12,8 @@ use crate::proofs::{Moment, Proofs};
 use crate::registry::Cap;
 use crate::telemetry::Role;
 use crate::verify::{
-    ATTESTATION_MEDIA_TYPE, Attached, BUNDLE_MEDIA_TYPE, Evidence, EvidenceManifest, PREDICATE_TYPE,
-    SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, SimpleSigning,
+    ATTESTATION_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, Evidence, EvidenceManifest, PREDICATE_TYPE,
+    SIGNATURE_MEDIA_TYPE, SignatureLayer, SignatureManifest, is_evidence,
 };
 use crate::vetter::trouble::Trouble;
 use crate::vetter::visit::Visit;
@@ -139,10 +139,6 @@ impl Fetch {
             Err(Trouble::Fetch(error)) if error.is_not_found() => return Ok(()),
             Err(trouble) => return Err(trouble),
         };
-        let is_evidence = |media_type: &str| {
-            media_type.starts_with(BUNDLE_MEDIA_TYPE)
-                || [SIGNATURE_MEDIA_TYPE, ATTESTATION_MEDIA_TYPE].contains(&media_type)
-        };
         // One that cannot be read may be evidence only if it says that it is.
         let manifest = match EvidenceManifest::parse(is_evidence, &manifest) {
             Ok(manifest) => manifest,
@@ -162,7 +158,7 @@ impl Fetch {
     }
 
     async fn layer(&self, layer: SignatureLayer, found: &mut Found) {
-        let SignatureLayer { descriptor, signature, annotations } = layer;
+        let descriptor = &layer.descriptor;
         let cap = match descriptor.media_type.as_str() {
             SIGNATURE_MEDIA_TYPE => Cap::SIGNATURE_PAYLOAD,
             _ => Cap::BUNDLE,
@@ -188,13 +184,7 @@ impl Fetch {
             return;
         }
         found.blobs.push((descriptor.digest, bytes.clone()));
-        found.evidence.push(match descriptor.media_type.as_str() {
-            SIGNATURE_MEDIA_TYPE => {
-                Evidence::Simple(SimpleSigning { payload: bytes.to_vec(), signature, annotations })
-            }
-            ATTESTATION_MEDIA_TYPE => Evidence::Attached(Attached { envelope: bytes, annotations }),
-            _ => Evidence::Bundle(bytes),
-        });
+        found.evidence.push(layer.into_evidence(bytes));
     }
 }
 

@@ -3,7 +3,8 @@
 use super::peers::Peers;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::path::PathBuf;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// cosign's major versions, which sign differently.
@@ -12,11 +13,14 @@ pub enum Version {
     V2,
     /// In the legacy format: a signature tag instead of a bundle.
     V3Legacy,
+    /// In its own format: a bundle that refers to the image.
+    V3,
 }
 
 pub struct Cosign {
     program: PathBuf,
-    legacy: &'static [&'static str],
+    /// What signing without any service needs.
+    alone: Vec<String>,
     dir: PathBuf,
 }
 
@@ -31,11 +35,26 @@ impl Cosign {
     pub fn new(peers: &Peers, version: Version) -> Self {
         let dir = peers.path().join("cosign");
         std::fs::create_dir_all(&dir).unwrap();
-        let (program, legacy): (_, &[_]) = match version {
-            Version::V2 => ("cosign", &[]),
-            Version::V3Legacy => ("cosign3", &["--new-bundle-format=false", "--use-signing-config=false"]),
+        let (program, alone): (_, &[&str]) = match version {
+            Version::V2 => ("cosign", &["--tlog-upload=false"]),
+            Version::V3Legacy => (
+                "cosign3",
+                &["--tlog-upload=false", "--new-bundle-format=false", "--use-signing-config=false"],
+            ),
+            Version::V3 => ("cosign3", &["--allow-http-registry"]),
         };
-        Self { program: peers.program(program), legacy, dir }
+        let mut alone: Vec<String> = alone.iter().map(|&argument| argument.to_owned()).collect();
+        if matches!(version, Version::V3) {
+            for (option, media_type) in [
+                ("--signing-config", "application/vnd.dev.sigstore.signingconfig.v0.2+json"),
+                ("--trusted-root", "application/vnd.dev.sigstore.trustedroot+json;version=0.1"),
+            ] {
+                let file = dir.join(format!("{}.json", option.trim_start_matches('-')));
+                std::fs::write(&file, json!({ "mediaType": media_type }).to_string()).unwrap();
+                alone.extend([option.to_owned(), file.display().to_string()]);
+            }
+        }
+        Self { program: peers.program(program), alone, dir }
     }
 
     /// A new ECDSA P-256 key.
@@ -48,11 +67,16 @@ impl Cosign {
 
     /// Signs `host/repository@sha256:…`; the signature goes to the same repository.
     pub fn sign(&self, key: &Key, by_digest: &str, extra: &[&str]) {
-        let mut args = vec!["sign", "--yes", "--tlog-upload=false", "--key", key.private.to_str().unwrap()];
-        args.extend_from_slice(self.legacy);
+        let mut args = vec!["sign", "--yes", "--key", key.private.to_str().unwrap()];
+        args.extend(self.alone.iter().map(String::as_str));
         args.extend_from_slice(extra);
         args.push(by_digest);
         self.run(args);
+    }
+
+    /// Saves an image with its signatures as an OCI layout, a folder that is made.
+    pub fn save(&self, by_digest: &str, folder: &Path) {
+        self.run(["save", "--dir", folder.to_str().unwrap(), by_digest]);
     }
 
     /// Verifies as a user would who has the public key.
@@ -65,7 +89,7 @@ impl Cosign {
     pub fn log_in(&self, registry: &str, login: &str) {
         let docker = self.dir.join(".docker");
         std::fs::create_dir_all(&docker).unwrap();
-        let config = serde_json::json!({"auths": {registry: {"auth": STANDARD.encode(login)}}});
+        let config = json!({"auths": {registry: {"auth": STANDARD.encode(login)}}});
         std::fs::write(docker.join("config.json"), config.to_string()).unwrap();
     }
 
