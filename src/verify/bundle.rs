@@ -1,13 +1,13 @@
 //! Sigstore bundles, v0.1 to v0.3, read strictly (sigstore bundle specification; protobuf-specs `sigstore_bundle.proto`).
 
 use serde_json::Value;
-use sigstore_verify::types::bundle::{SignatureContent, VerificationMaterialContent};
-use sigstore_verify::types::{Bundle, HashAlgorithm, TransparencyLogEntry};
 
 use super::certificate::Certificate;
 use super::key::Hash;
-use super::signed::{Content, Form, Material, Problem, Signed};
-use crate::image::{json, quoted};
+use super::log_entry::Entry;
+use super::signed::{Content, Form, Material, Problem, Signed, at_most, decode, envelope};
+use crate::image::json::{self, JsonError, Object};
+use crate::image::quoted;
 use crate::limits;
 
 /// The media types of bundles, with their versions. v0.3 has two spellings.
@@ -18,173 +18,145 @@ const MEDIA_TYPES: [(&str, &str); 4] = [
     ("application/vnd.dev.sigstore.bundle.v0.3+json", "0.3"),
 ];
 
-/// Kinds of log entries whose body can be held against a signature.
-const ENTRY_KINDS: [(&str, &str); 4] =
-    [("hashedrekord", "0.0.1"), ("hashedrekord", "0.0.2"), ("dsse", "0.0.1"), ("intoto", "0.0.2")];
-
-/// Reads a bundle. All limits are held before the crates that know its parts see it: with 10,000 log entries one of
-/// them took five seconds.
+/// Reads a bundle.
 pub(super) fn read(bytes: &[u8]) -> Result<Signed, Problem> {
-    let value = json::parse(bytes, "BUNDLE_BYTES", limits::BUNDLE_BYTES)
-        .map_err(|error| Problem::json("bundle", &error))?;
-    let version = media_type(&value)?;
-    let material = value
+    let value = json::parse(bytes, "BUNDLE_BYTES", limits::BUNDLE_BYTES).map_err(wrong)?;
+    let known = ["mediaType", "verificationMaterial", "messageSignature", "dsseEnvelope"];
+    let object = Object::new(&value, "bundle", &known).map_err(wrong)?;
+    let version = version(object.string("mediaType").map_err(wrong)?)?;
+    let found = object
         .get("verificationMaterial")
-        .filter(|material| material.is_object())
-        .ok_or_else(|| Problem::format("bundle: expected \"verificationMaterial\" to be an object"))?;
-    one_of("bundle", &value, &["messageSignature", "dsseEnvelope"])?;
-    one_of("verificationMaterial", material, &["certificate", "x509CertificateChain", "publicKey"])?;
-    check_counts(material)?;
-    let text = std::str::from_utf8(bytes).map_err(|_| Problem::format("bundle: expected UTF-8"))?;
-    let bundle = Bundle::from_json(text)
-        .map_err(|error| Problem::format(format!("bundle: {}", quoted(&error.to_string()))))?;
-    let entries = bundle.verification_material.tlog_entries;
+        .ok_or_else(|| wrong(JsonError::Value { key: "verificationMaterial", expected: "an object" }))?;
+    let known =
+        ["certificate", "x509CertificateChain", "publicKey", "tlogEntries", "timestampVerificationData"];
+    let found = Object::new(found, "verificationMaterial", &known).map_err(wrong)?;
+    let entries = list(&found, "tlogEntries")?;
+    at_most("log entries", "LOG_ENTRIES", limits::LOG_ENTRIES, entries.len())?;
+    let entries: Vec<Entry> = entries.iter().map(Entry::read).collect::<Result<_, _>>()?;
     for entry in &entries {
         check_entry(version, entry)?;
     }
-    let timestamps = bundle.verification_material.timestamp_verification_data.rfc3161_timestamps;
-    let (content, signature) = content(bundle.content)?;
+    let (content, signature) = match one_of(&object, &["messageSignature", "dsseEnvelope"])? {
+        ("messageSignature", value) => message_signature(value)?,
+        (_, value) => {
+            let (payload_type, payload, signature) = envelope(value)?;
+            (Content::Envelope { payload_type, payload, attached: false }, signature)
+        }
+    };
     Ok(Signed {
         form: Form::Bundle(version),
         content,
         signature,
-        material: read_material(bundle.verification_material.content)?,
+        material: material(&found)?,
         entries,
-        timestamps: timestamps.into_iter().map(|found| found.signed_timestamp.into_bytes()).collect(),
-        stamped: None,
+        timestamps: timestamps(&found)?,
+        found: None,
     })
 }
 
+fn wrong(error: JsonError) -> Problem {
+    Problem::json("bundle", &error)
+}
+
 /// The version; one that is not named is none, though older readers took it for 0.1.
-fn media_type(bundle: &Value) -> Result<&'static str, Problem> {
-    let Some(found) = bundle.get("mediaType").and_then(Value::as_str) else {
-        return Err(Problem::format("bundle: expected \"mediaType\" to be a string"));
-    };
-    let known = MEDIA_TYPES.iter().find(|(media_type, _)| *media_type == found);
+fn version(media_type: &str) -> Result<&'static str, Problem> {
+    let known = MEDIA_TYPES.iter().find(|(known, _)| *known == media_type);
     known.map(|(_, version)| *version).ok_or_else(|| {
-        Problem::format(format!(
-            "bundle: expected a media type of version 0.1 to 0.3, found {}",
-            quoted(found)
-        ))
+        let found = quoted(media_type);
+        Problem::format(format!("bundle: expected a media type of version 0.1 to 0.3, found {found}"))
     })
 }
 
 /// Of a oneof exactly one is there: which one a reader sees must not depend on the reader.
-fn one_of(what: &str, value: &Value, keys: &[&str]) -> Result<(), Problem> {
-    let found = keys.iter().filter(|key| value.get(**key).is_some()).count();
-    match found {
-        1 => Ok(()),
-        n => Err(Problem::format(format!("{what}: expected one of {}, found {n}", keys.join(", ")))),
-    }
-}
-
-fn check_counts(material: &Value) -> Result<(), Problem> {
-    let list = |value: Option<&Value>| value.and_then(Value::as_array).map_or(0, Vec::len);
-    let entries = material.get("tlogEntries").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let at_most = |what: &str, limit: &str, cap: usize, found: usize| {
-        if found > cap { Err(Problem::limit(what, limit, cap, found)) } else { Ok(()) }
-    };
-    at_most("log entries", "LOG_ENTRIES", limits::LOG_ENTRIES, entries.len())?;
-    let timestamps = material.pointer("/timestampVerificationData/rfc3161Timestamps");
-    at_most("timestamps", "TIMESTAMPS", limits::TIMESTAMPS, list(timestamps))?;
-    for timestamp in timestamps.and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
-        let length = timestamp.get("signedTimestamp").and_then(Value::as_str).map_or(0, str::len);
-        at_most("bytes in a timestamp", "TIMESTAMP_BYTES", limits::TIMESTAMP_BYTES, length / 4 * 3)?;
-    }
-    let chain = list(material.pointer("/x509CertificateChain/certificates"));
-    at_most("certificates", "CHAIN_CERTIFICATES", limits::CHAIN_CERTIFICATES, chain)?;
-    for entry in entries {
-        let hashes = list(entry.pointer("/inclusionProof/hashes"));
-        at_most("hashes in an inclusion proof", "INCLUSION_HASHES", limits::INCLUSION_HASHES, hashes)?;
-        let length = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).map_or(0, str::len);
-        let checkpoint = length("/inclusionProof/checkpoint/envelope");
-        at_most("bytes in a checkpoint", "CHECKPOINT_BYTES", limits::CHECKPOINT_BYTES, checkpoint)?;
-        let body = length("/canonicalizedBody") / 4 * 3;
-        at_most("bytes in a log entry", "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES, body)?;
-        let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let kind = (text("/kindVersion/kind"), text("/kindVersion/version"));
-        if !ENTRY_KINDS.contains(&kind) {
-            return Err(unknown_kind(kind.0, kind.1));
+fn one_of<'a>(object: &Object<'a>, keys: &[&'static str]) -> Result<(&'static str, &'a Value), Problem> {
+    let found: Vec<_> = keys.iter().filter_map(|key| Some((*key, object.get(key)?))).collect();
+    match found.as_slice() {
+        [one] => Ok(*one),
+        several => {
+            let found = several.len();
+            Err(Problem::format(format!("bundle: expected one of {}, found {found}", keys.join(", "))))
         }
     }
-    Ok(())
-}
-
-/// A log entry of a kind that cannot be held against the signature.
-pub(super) fn unknown_kind(kind: &str, version: &str) -> Problem {
-    let known = ENTRY_KINDS.map(|(kind, version)| format!("{kind} {version}")).join(", ");
-    Problem::format(format!(
-        "expected a log entry of kind {known}, found {} {}",
-        quoted(kind),
-        quoted(version)
-    ))
 }
 
 /// What an entry has to have in this version (sigstore bundle specification). Since 0.2 that is the proof of inclusion
 /// with its checkpoint, in 0.1 it was the promise. The proof is asked for in all of them: else a newer bundle, called an
 /// older one and robbed of its proof, would pass.
-fn check_entry(version: &str, entry: &TransparencyLogEntry) -> Result<(), Problem> {
-    if version == "0.1" && entry.inclusion_promise.is_none() {
+fn check_entry(version: &str, entry: &Entry) -> Result<(), Problem> {
+    if version == "0.1" && entry.promise.is_none() {
         return Err(Problem::format("expected an inclusion promise in a bundle of version 0.1, found none"));
     }
-    match &entry.inclusion_proof {
-        Some(proof) if !proof.checkpoint.is_empty() => Ok(()),
-        Some(_) => Err(Problem::format("expected a checkpoint with the inclusion proof, found none")),
-        None => Err(Problem::format(format!(
+    if entry.proof.is_none() {
+        return Err(Problem::format(format!(
             "expected an inclusion proof in a bundle of version {version}, found none; bundles with a promise alone are not taken"
-        ))),
+        )));
     }
+    Ok(())
 }
 
-fn content(content: SignatureContent) -> Result<(Content, Vec<u8>), Problem> {
-    match content {
-        SignatureContent::MessageSignature(message) => {
-            let digest = match message.message_digest {
-                None => None,
-                Some(digest) => {
-                    let hash = match digest.algorithm {
-                        HashAlgorithm::Sha2256 => Hash::Sha256,
-                        HashAlgorithm::Sha2384 => Hash::Sha384,
-                        HashAlgorithm::Sha2512 => Hash::Sha512,
-                        _ => {
-                            return Err(Problem::format("expected a message digest by SHA-2, found another"));
-                        }
-                    };
-                    Some((hash, digest.digest.into_bytes()))
-                }
-            };
-            Ok((Content::Artifact(digest), message.signature.into_bytes()))
+fn message_signature(value: &Value) -> Result<(Content, Vec<u8>), Problem> {
+    let object = Object::new(value, "messageSignature", &["messageDigest", "signature"]).map_err(wrong)?;
+    let signature = decode("signature", object.string("signature").map_err(wrong)?)?;
+    let Some(digest) = object.get("messageDigest") else { return Ok((Content::Artifact(None), signature)) };
+    let digest = Object::new(digest, "messageDigest", &["algorithm", "digest"]).map_err(wrong)?;
+    let hash = match digest.string("algorithm").map_err(wrong)? {
+        "SHA2_256" => Hash::Sha256,
+        "SHA2_384" => Hash::Sha384,
+        "SHA2_512" => Hash::Sha512,
+        other => {
+            let found = quoted(other);
+            return Err(Problem::format(format!(
+                "bundle: expected a message digest by SHA-2, found {found}"
+            )));
         }
-        // Exactly one signature, or the type would not have been made.
-        SignatureContent::DsseEnvelope(envelope) => Ok((
-            Content::Envelope {
-                payload_type: envelope.payload_type,
-                payload: envelope.payload.into_bytes(),
-                attached: false,
-            },
-            envelope.signature.sig.into_bytes(),
-        )),
-        _ => Err(Problem::format("expected a message signature or a DSSE envelope, found something else")),
-    }
+    };
+    let digest = decode("digest", digest.string("digest").map_err(wrong)?)?;
+    Ok((Content::Artifact(Some((hash, digest))), signature))
 }
 
-fn read_material(content: VerificationMaterialContent) -> Result<Material, Problem> {
-    let certificate = |der: &[u8]| {
-        Certificate::from_der(der).map_err(|error| Problem::certificate("signing certificate", &error))
+fn material(found: &Object<'_>) -> Result<Material, Problem> {
+    let certificate = |value: &Value| {
+        let object = Object::new(value, "certificate", &["rawBytes"]).map_err(wrong)?;
+        let der = decode("certificate", object.string("rawBytes").map_err(wrong)?)?;
+        Certificate::from_der(&der).map_err(|error| Problem::certificate("signing certificate", &error))
     };
-    match content {
-        VerificationMaterialContent::PublicKey(_) => Ok(Material::Key),
-        VerificationMaterialContent::Certificate(found) => Ok(Material::Certificate {
-            leaf: Box::new(certificate(found.raw_bytes.as_bytes())?),
-            chain: Vec::new(),
-        }),
-        VerificationMaterialContent::X509CertificateChain { certificates } => {
-            let mut chain = certificates.iter().map(|found| certificate(found.raw_bytes.as_bytes()));
+    match one_of(found, &["certificate", "x509CertificateChain", "publicKey"])? {
+        // Its hint is no more than that: whoever verifies says which key.
+        ("publicKey", _) => Ok(Material::Key),
+        ("certificate", value) => {
+            Ok(Material::Certificate { leaf: Box::new(certificate(value)?), chain: Vec::new() })
+        }
+        (_, value) => {
+            let chain = Object::new(value, "x509CertificateChain", &["certificates"]).map_err(wrong)?;
+            let certificates = chain.array("certificates").map_err(wrong)?;
+            at_most("certificates", "CHAIN_CERTIFICATES", limits::CHAIN_CERTIFICATES, certificates.len())?;
+            let mut chain = certificates.iter().map(certificate);
             let leaf = chain.next().ok_or_else(|| {
-                Problem::format("expected a certificate in \"x509CertificateChain\", found none")
+                Problem::format("bundle: expected a certificate in the chain, found none")
             })??;
             Ok(Material::Certificate { leaf: Box::new(leaf), chain: chain.collect::<Result<_, _>>()? })
         }
-        _ => Err(Problem::format("expected a certificate or a public key, found something else")),
+    }
+}
+
+fn timestamps(found: &Object<'_>) -> Result<Vec<Vec<u8>>, Problem> {
+    let Some(data) = found.get("timestampVerificationData") else { return Ok(Vec::new()) };
+    let data = Object::new(data, "timestampVerificationData", &["rfc3161Timestamps"]).map_err(wrong)?;
+    let stamps = list(&data, "rfc3161Timestamps")?;
+    at_most("timestamps", "TIMESTAMPS", limits::TIMESTAMPS, stamps.len())?;
+    let read = |value: &Value| {
+        let object = Object::new(value, "timestamp", &["signedTimestamp"]).map_err(wrong)?;
+        let text = object.string("signedTimestamp").map_err(wrong)?;
+        at_most("bytes in a timestamp", "TIMESTAMP_BYTES", limits::TIMESTAMP_BYTES, text.len() / 4 * 3)?;
+        decode("timestamp", text)
+    };
+    stamps.iter().map(read).collect()
+}
+
+/// An array that may be absent.
+fn list<'a>(object: &Object<'a>, key: &'static str) -> Result<&'a [Value], Problem> {
+    match object.get(key) {
+        None => Ok(&[]),
+        Some(_) => object.array(key).map_err(wrong),
     }
 }

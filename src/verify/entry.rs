@@ -4,10 +4,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use sigstore_verify::types::TransparencyLogEntry;
 
 use super::certificate::Certificate;
 use super::key::{Hash, PublicKey};
+use super::log_entry::{Entry, Kind};
 use super::outcome::Step;
 use super::signed::Problem;
 use crate::image::json;
@@ -21,6 +21,8 @@ pub(super) struct Expected<'a> {
     pub message: Message<'a>,
     /// The payload of a DSSE envelope, and its type.
     pub envelope: Option<(&'a str, &'a [u8])>,
+    /// The envelope as it was found.
+    pub found: Option<&'a [u8]>,
 }
 
 /// With what the signature is verified.
@@ -51,26 +53,26 @@ impl Message<'_> {
 
 impl Expected<'_> {
     /// Holds the entry's body against the signature.
-    pub fn check(&self, entry: &TransparencyLogEntry) -> Result<(), Problem> {
+    pub fn check(&self, entry: &Entry) -> Result<(), Problem> {
         self.body(entry).map_err(|text| Problem::new(Step::Entry, text))
     }
 
-    fn body(&self, entry: &TransparencyLogEntry) -> Result<(), String> {
-        let body = entry.canonicalized_body.as_bytes();
-        let value = json::parse(body, "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES)
+    fn body(&self, entry: &Entry) -> Result<(), String> {
+        let value = json::parse(&entry.body, "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES)
             .map_err(|error| format!("log entry: {error}"))?;
-        let (kind, version) = (entry.kind_version.kind(), entry.kind_version.version());
+        let (kind, version) = entry.kind.name();
         if text(&value, "/kind")? != kind || text(&value, "/apiVersion")? != version {
             return Err(format!(
                 "expected a log entry of kind {kind} {version}, found a body of another kind"
             ));
         }
-        match (kind, version) {
-            ("hashedrekord", "0.0.1") => self.hashedrekord1(&value),
-            ("hashedrekord", "0.0.2") => self.hashedrekord2(&value),
-            ("dsse", "0.0.1") => self.dsse(&value),
-            ("intoto", "0.0.2") => self.intoto(&value),
-            _ => Err(format!("a log entry of kind {kind} {version} is not supported")),
+        match entry.kind {
+            Kind::HashedRekord1 => self.hashedrekord1(&value),
+            Kind::HashedRekord2 => self.hashedrekord2(&value),
+            Kind::Dsse1 => self.dsse1(&value),
+            Kind::Dsse2 => self.dsse2(&value),
+            Kind::Intoto1 => self.intoto1(&value),
+            Kind::Intoto2 => self.intoto2(&value),
         }
     }
 
@@ -103,33 +105,69 @@ impl Expected<'_> {
     }
 
     /// rekor `pkg/types/dsse/v0.0.1`. The hash of the whole envelope is that of a JSON text that nobody kept.
-    fn dsse(&self, body: &Value) -> Result<(), String> {
-        let (_, payload) =
-            self.envelope.ok_or("expected a log entry of a signature, found one of an envelope")?;
+    fn dsse1(&self, body: &Value) -> Result<(), String> {
         let hash = hash_named(text(body, "/spec/payloadHash/algorithm")?)?;
-        if hash.of(payload) != hex(text(body, "/spec/payloadHash/value")?)? {
-            return Err("expected a log entry of this payload, found another".to_owned());
-        }
+        self.payload_hash(hash, &hex(text(body, "/spec/payloadHash/value")?)?)?;
         let one = only(body, "/spec/signatures")?;
         self.signature(&base64(text(one, "/signature")?)?)?;
         self.pem(&base64(text(one, "/verifier")?)?)
     }
 
-    /// rekor `pkg/types/intoto/v0.0.2`, whose signature is in base64 twice.
-    fn intoto(&self, body: &Value) -> Result<(), String> {
-        let (payload_type, payload) =
-            self.envelope.ok_or("expected a log entry of a signature, found one of an envelope")?;
-        let hash = hash_named(text(body, "/spec/content/payloadHash/algorithm")?)?;
-        if hash.of(payload) != hex(text(body, "/spec/content/payloadHash/value")?)? {
-            return Err("expected a log entry of this payload, found another".to_owned());
+    /// rekor-tiles `dsse.proto`.
+    fn dsse2(&self, body: &Value) -> Result<(), String> {
+        let hash = hash_named(text(body, "/spec/dsseV002/payloadHash/algorithm")?)?;
+        self.payload_hash(hash, &base64(text(body, "/spec/dsseV002/payloadHash/digest")?)?)?;
+        self.signature2(only(body, "/spec/dsseV002/signatures")?)
+    }
+
+    /// rekor `pkg/types/intoto/v0.0.1`. It has no signature, but the hash of the whole envelope, which has it: only where
+    /// that is at hand byte for byte.
+    fn intoto1(&self, body: &Value) -> Result<(), String> {
+        let found =
+            self.found.ok_or("a log entry of kind intoto 0.0.1 is supported under the tag .att only")?;
+        let hash = hash_named(text(body, "/spec/content/hash/algorithm")?)?;
+        if hash.of(found) != hex(text(body, "/spec/content/hash/value")?)? {
+            return Err("expected a log entry of this envelope, found another".to_owned());
         }
-        if text(body, "/spec/content/envelope/payloadType")? != payload_type {
+        self.pem(&base64(text(body, "/spec/publicKey")?)?)
+    }
+
+    /// rekor `pkg/types/intoto/v0.0.2`, whose signature is in base64 twice.
+    fn intoto2(&self, body: &Value) -> Result<(), String> {
+        let hash = hash_named(text(body, "/spec/content/payloadHash/algorithm")?)?;
+        self.payload_hash(hash, &hex(text(body, "/spec/content/payloadHash/value")?)?)?;
+        let payload_type = text(body, "/spec/content/envelope/payloadType")?;
+        if self.envelope.is_none_or(|(own, _)| own != payload_type) {
             return Err("expected a log entry of this type of payload, found another".to_owned());
         }
         let one = only(body, "/spec/content/envelope/signatures")?;
         let once = base64(text(one, "/sig")?)?;
         self.signature(&base64(std::str::from_utf8(&once).unwrap_or_default())?)?;
         self.pem(&base64(text(one, "/publicKey")?)?)
+    }
+
+    /// Signature and signer of Rekor v2, which says what kind of signer it is.
+    fn signature2(&self, logged: &Value) -> Result<(), String> {
+        self.signature(&base64(text(logged, "/content")?)?)?;
+        let has = |key| logged.pointer("/verifier").and_then(|verifier| verifier.get(key)).is_some();
+        match (self.verifier, has("x509Certificate"), has("publicKey")) {
+            (Verifier::Certificate(_), true, false) => {
+                self.der(&base64(text(logged, "/verifier/x509Certificate/rawBytes")?)?)
+            }
+            (Verifier::Key(_), false, true) => {
+                self.der(&base64(text(logged, "/verifier/publicKey/rawBytes")?)?)
+            }
+            _ => Err("expected a log entry of this kind of signer, found another".to_owned()),
+        }
+    }
+
+    fn payload_hash(&self, hash: Hash, logged: &[u8]) -> Result<(), String> {
+        let (_, payload) =
+            self.envelope.ok_or("expected a log entry of a signature, found one of an envelope")?;
+        if hash.of(payload) == logged {
+            return Ok(());
+        }
+        Err("expected a log entry of this payload, found one of another".to_owned())
     }
 
     fn message_hash(&self, hash: Hash, logged: &[u8]) -> Result<(), String> {

@@ -20,16 +20,16 @@ pub(crate) const ROOT: &str = "given";
 pub(crate) struct Fixture {
     pub name: String,
     pub dir: PathBuf,
-    pub digest: Digest,
+    /// Those the image has: its own first, and of an index the platforms'.
+    pub digests: Vec<Digest>,
     pub evidence: Vec<Evidence>,
     pub authorities: Vec<Authority>,
     pub trust: Trust,
 }
 
-/// After all of the fixtures, and before their CAs end.
+/// After the fixtures were made, and before the private CA's certificates end.
 pub(crate) fn now() -> SystemTime {
-    // The pull that a test stands for happens right after the signing; the files tell when that was.
-    UNIX_EPOCH + Duration::from_secs(1_795_000_000)
+    UNIX_EPOCH + Duration::from_secs(2_000_000_000)
 }
 
 pub(crate) fn names() -> Vec<String> {
@@ -76,8 +76,12 @@ impl Fixture {
             Err(_) => Trust::default(),
         };
         let digest = Digest::parse(case["digest"].as_str().unwrap()).unwrap();
+        let image: Value = serde_json::from_slice(&blobs[&digest]).unwrap();
+        let children = image["manifests"].as_array().into_iter().flatten();
+        let children = children.map(|child| Digest::parse(child["digest"].as_str().unwrap()).unwrap());
+        let digests = std::iter::once(digest).chain(children).collect();
         let authorities = authorities(name, &dir, &case);
-        Self { name: name.to_owned(), dir, digest, evidence, authorities, trust }
+        Self { name: name.to_owned(), dir, digests, evidence, authorities, trust }
     }
 
     /// What is sought of it.
@@ -87,7 +91,7 @@ impl Fixture {
         authority: &Authority,
         sought: &Sought<'_>,
     ) -> Result<Verified, Failure> {
-        verify(evidence, authority, sought, &[self.digest], &self.trust, now())
+        verify(evidence, authority, sought, &self.digests, &self.trust, now())
     }
 
     pub fn is_attestation(&self) -> bool {
@@ -118,7 +122,7 @@ pub(crate) fn predicate_types() -> Vec<String> {
         "https://cyclonedx.org/bom",
         "https://cosign.sigstore.dev/attestation/vuln/v1",
         "https://cosign.sigstore.dev/attestation/v1",
-        "https://example.com/predicate/v1",
+        "https://example.com/review/v1",
     ]
     .map(str::to_owned)
     .to_vec()

@@ -1,22 +1,12 @@
 //! What cosign keeps under `.sig` and `.att`, in the one form: its annotations as a bundle's parts.
 
-use std::time::{Duration, UNIX_EPOCH};
-
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-use sigstore_verify::types::{
-    CanonicalizedBody, InclusionPromise, KindVersion, LogId, LogIndex, LogKeyId, SignedTimestamp,
-    TransparencyLogEntry,
-};
-
-use super::bundle::unknown_kind;
 use super::certificate::Certificate;
 use super::evidence::{Annotations, Attached};
-use super::signed::{Content, Form, Material, Problem, Signed};
+use super::log_entry::{Entry, Kind, moment};
+use super::signed::{Content, Form, Material, Problem, Signed, decode, envelope};
 use super::simple_signing::SimpleSigning;
+use crate::image::Digest;
 use crate::image::json::{self, JsonError, Object};
-use crate::image::quoted;
 use crate::limits;
 
 /// What of the annotations is read: what nobody asks for cannot spoil a signature.
@@ -46,28 +36,14 @@ pub(super) fn attached(attached: &Attached, wanted: Wanted) -> Result<Signed, Pr
     let content = Content::Envelope { payload_type, payload, attached: true };
     // cosign has the whole envelope stamped, and not its signature (cosign pkg/cosign/verify.go,
     // VerifyRFC3161Timestamp).
-    let stamped = Some(attached.envelope.to_vec());
-    with_annotations(content, signature, stamped, &attached.annotations, wanted)
-}
-
-/// Type, payload and the one signature of a DSSE envelope (DSSE envelope.md). Of several each would have to be looked
-/// for in every other place, so several are refused.
-fn envelope(value: &Value) -> Result<(String, Vec<u8>, Vec<u8>), Problem> {
-    let wrong = |error: JsonError| Problem::json("DSSE envelope", &error);
-    let object = Object::new(value, "envelope", &["payloadType", "payload", "signatures"]).map_err(wrong)?;
-    let payload = decode("DSSE payload", object.string("payload").map_err(wrong)?)?;
-    let [one] = object.array("signatures").map_err(wrong)? else {
-        return Err(Problem::format("DSSE envelope: expected one signature, found none or several"));
-    };
-    let one = Object::new(one, "signature", &["sig", "keyid"]).map_err(wrong)?;
-    let signature = decode("DSSE signature", one.string("sig").map_err(wrong)?)?;
-    Ok((object.string("payloadType").map_err(wrong)?.to_owned(), payload, signature))
+    let found = Some(attached.envelope.to_vec());
+    with_annotations(content, signature, found, &attached.annotations, wanted)
 }
 
 fn with_annotations(
     content: Content,
     signature: Vec<u8>,
-    stamped: Option<Vec<u8>>,
+    found: Option<Vec<u8>>,
     annotations: &Annotations,
     wanted: Wanted,
 ) -> Result<Signed, Problem> {
@@ -83,7 +59,7 @@ fn with_annotations(
         Some(stamp) if wanted.timestamp => vec![timestamp(stamp)?],
         _ => Vec::new(),
     };
-    Ok(Signed { form: Form::Annotations, content, signature, material, entries, timestamps, stamped })
+    Ok(Signed { form: Form::Annotations, content, signature, material, entries, timestamps, found })
 }
 
 /// An annotation within its limit.
@@ -95,12 +71,6 @@ fn text<'a>(name: &str, annotation: &'a Option<String>) -> Result<Option<&'a str
         }
         found => Ok(found.filter(|text| !text.is_empty())),
     }
-}
-
-fn decode(what: &str, text: &str) -> Result<Vec<u8>, Problem> {
-    STANDARD
-        .decode(text)
-        .map_err(|_| Problem::format(format!("expected a base64 {what}, found {}", quoted(text))))
 }
 
 fn certificates(leaf: &str, chain: Option<&str>) -> Result<Material, Problem> {
@@ -117,7 +87,7 @@ fn certificates(leaf: &str, chain: Option<&str>) -> Result<Material, Problem> {
 
 /// Rekor's answer as cosign keeps it: `{"SignedEntryTimestamp":…,"Payload":{"body":…,"integratedTime":…,"logIndex":…,
 /// "logID":…}}` (cosign pkg/cosign/bundle/rekor.go).
-fn entry(text: &str) -> Result<TransparencyLogEntry, Problem> {
+fn entry(text: &str) -> Result<Entry, Problem> {
     let wrong = |error: JsonError| Problem::json("annotation bundle", &error);
     let bad = |what: &str| Problem::format(format!("annotation bundle: expected {what}"));
     let value = json::parse(text.as_bytes(), "ANNOTATION_BYTES", limits::ANNOTATION_BYTES).map_err(wrong)?;
@@ -131,28 +101,19 @@ fn entry(text: &str) -> Result<TransparencyLogEntry, Problem> {
     let index = payload.size("logIndex").map_err(wrong)?;
     let log = payload.string("logID").map_err(wrong)?;
     // 32 bytes in hex, as Digest reads them.
-    let log = crate::image::Digest::parse(&format!("sha256:{log}")).map_err(|_| bad("\"logID\" in hex"))?;
-    let mut entry = TransparencyLogEntry::new(
-        LogIndex::new(index).map_err(|_| bad("\"logIndex\" of 63 bits"))?,
-        LogId::new(LogKeyId::from_bytes(log.raw())),
-        kind(&body)?,
-        CanonicalizedBody::from_bytes(&body),
-    );
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs(time)).and_then(|time| time.try_into().ok());
-    entry.integrated_time = Some(time.ok_or_else(|| bad("\"integratedTime\" to be a time"))?);
-    entry.inclusion_promise = Some(InclusionPromise::new(SignedTimestamp::from_bytes(&promise)));
-    Ok(entry)
-}
-
-/// The kind of an entry, from its body.
-fn kind(body: &[u8]) -> Result<KindVersion, Problem> {
-    let wrong = |error: JsonError| Problem::json("log entry", &error);
-    let value = json::parse(body, "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES).map_err(wrong)?;
+    let log = Digest::parse(&format!("sha256:{log}")).map_err(|_| bad("\"logID\" in hex"))?;
+    let value = json::parse(&body, "LOG_ENTRY_BYTES", limits::LOG_ENTRY_BYTES).map_err(wrong)?;
     let object = Object::new(&value, "log entry", &["kind", "apiVersion", "spec"]).map_err(wrong)?;
-    let (kind, version) =
-        (object.string("kind").map_err(wrong)?, object.string("apiVersion").map_err(wrong)?);
-    serde_json::from_value(serde_json::json!({ "kind": kind, "version": version }))
-        .map_err(|_| unknown_kind(kind, version))
+    let kind = (object.string("kind").map_err(wrong)?, object.string("apiVersion").map_err(wrong)?);
+    Ok(Entry {
+        kind: Kind::named(kind.0, kind.1)?,
+        log: log.raw().to_vec(),
+        index,
+        time: Some(moment(time)?),
+        promise: Some(promise),
+        proof: None,
+        body,
+    })
 }
 
 /// `{"SignedRFC3161Timestamp":…}` (cosign pkg/cosign/bundle/tsa.go).

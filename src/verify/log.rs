@@ -1,13 +1,13 @@
 //! Transparency logs: the promise, which has the time (Rekor v1), and the proof of inclusion with its checkpoint.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sigstore_merkle::{hash_leaf, verify_inclusion_proof};
-use sigstore_verify::types::{InclusionProof, KindVersion, TransparencyLogEntry};
 
 use super::key::PublicKey;
+use super::log_entry::{Entry, Proof};
 use super::outcome::Step;
 use super::signed::{Form, Problem};
 use crate::audit::rfc3339;
@@ -17,16 +17,15 @@ use crate::trust::{Log, Root};
 /// An entry of a log that the trusted root knows. An entry of another log is neither a witness nor a fault: whoever
 /// signs may tell more logs than this node knows.
 pub(super) struct Known<'a> {
-    pub entry: &'a TransparencyLogEntry,
+    pub entry: &'a Entry,
     pub log: &'a Log,
     key: PublicKey,
 }
 
 impl<'a> Known<'a> {
     /// The entry, if its log is in the root.
-    pub fn find(entry: &'a TransparencyLogEntry, root: &'a Root) -> Result<Option<Self>, Problem> {
-        let id = entry.log_id.key_id.as_bytes();
-        let Some(log) = root.logs().iter().find(|log| log.id == id) else { return Ok(None) };
+    pub fn find(entry: &'a Entry, root: &'a Root) -> Result<Option<Self>, Problem> {
+        let Some(log) = root.logs().iter().find(|log| log.id == *entry.log) else { return Ok(None) };
         let key = PublicKey::of_log(log).map_err(|error| {
             Problem::undecided(Step::Promise, format!("key of the log {}: {error}", log.url))
         })?;
@@ -42,20 +41,19 @@ impl<'a> Known<'a> {
     /// anybody may write (CVE-2024-55655).
     pub fn promised(&self) -> Result<Option<SystemTime>, Problem> {
         let fault = |text: String| Problem::new(Step::Promise, format!("log {}: {text}", self.log.url));
-        let Some(promise) = &self.entry.inclusion_promise else { return Ok(None) };
-        if self.entry.kind_version == KindVersion::HashedRekordV002 {
+        let Some(promise) = &self.entry.promise else { return Ok(None) };
+        if self.entry.kind.is_v2() {
             return Err(fault("expected no promise with an entry of Rekor v2, found one".to_owned()));
         }
-        let time = SystemTime::from(
-            self.entry
-                .integrated_time
-                .ok_or_else(|| fault("expected a time with the promise, found none".into()))?,
-        );
+        let time = self
+            .entry
+            .time
+            .ok_or_else(|| fault("expected a time with the promise, found none".to_owned()))?;
         // The log has to have been in use then.
         if !self.log.window.contains(time) {
             return Err(fault(format!("expected a time within its use, found {}", rfc3339(time))));
         }
-        if !self.key.verifies(self.promise_payload().as_bytes(), promise.signed_entry_timestamp.as_bytes()) {
+        if !self.key.verifies(self.promise_payload().as_bytes(), promise) {
             return Err(fault("expected its promise, found one that its key did not sign".to_owned()));
         }
         Ok(Some(time))
@@ -65,10 +63,11 @@ impl<'a> Known<'a> {
     /// `pkg/types/entries.go`; sigstore client spec, 4.1.1).
     fn promise_payload(&self) -> String {
         let entry = self.entry;
-        let body = STANDARD.encode(entry.canonicalized_body.as_bytes());
-        let time = entry.integrated_time.map_or(0, |time| time.as_second());
+        let body = STANDARD.encode(&entry.body);
+        let since = entry.time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let time = since.unwrap_or_default().as_secs();
         let log: String = self.log.id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let index = entry.log_index.get();
+        let index = entry.index;
         format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"{log}","logIndex":{index}}}"#)
     }
 
@@ -76,9 +75,9 @@ impl<'a> Known<'a> {
     /// `times`: when the signature is known to have been there.
     pub fn included(&self, form: Form, times: &[SystemTime], now: SystemTime) -> Result<(), Problem> {
         let fault = |text: String| Problem::new(Step::Inclusion, format!("log {}: {text}", self.log.url));
-        let Some(proof) = &self.entry.inclusion_proof else {
+        let Some(proof) = &self.entry.proof else {
             return match form {
-                Form::Annotations if self.entry.inclusion_promise.is_some() => Ok(()),
+                Form::Annotations if self.entry.promise.is_some() => Ok(()),
                 _ => Err(fault("expected an inclusion proof, found none".to_owned())),
             };
         };
@@ -104,23 +103,21 @@ impl<'a> Known<'a> {
 
     /// RFC 6962, 2.1.1: entry and hashes give the root that the checkpoint has; C2SP tlog-checkpoint: the log's key signed
     /// that.
-    fn proved(&self, proof: &InclusionProof) -> Result<(), String> {
-        let Some(checkpoint) = proof.checkpoint.checkpoint() else {
-            return Err("expected a checkpoint with the inclusion proof, found none".to_owned());
-        };
+    fn proved(&self, proof: &Proof) -> Result<(), String> {
+        let checkpoint = &proof.checkpoint;
         let root = checkpoint.root_hash();
-        let index = if self.entry.kind_version == KindVersion::HashedRekordV002 {
+        let index = if self.entry.kind.is_v2() {
             // Root and size beside the checkpoint are not signed, and not needed.
-            self.entry.log_index.get()
+            self.entry.index
         } else {
             // Rekor v1 has two indexes: of all its trees together, which the promise signs, and of this tree.
-            if *root != proof.root_hash || checkpoint.tree_size() != proof.tree_size {
+            if root.as_slice() != proof.root || checkpoint.tree_size() != proof.size {
                 return Err("expected root hash and size of the proof to be the checkpoint's, found others"
                     .to_owned());
             }
-            proof.log_index.get()
+            proof.index
         };
-        let leaf = hash_leaf(self.entry.canonicalized_body.as_bytes());
+        let leaf = hash_leaf(&self.entry.body);
         verify_inclusion_proof(&leaf, index, checkpoint.tree_size(), &proof.hashes, root).map_err(
             |error| format!("expected a proof of inclusion, found {}", quoted(&error.to_string())),
         )?;

@@ -15,6 +15,7 @@ mod identity;
 mod key;
 mod legacy;
 mod log;
+mod log_entry;
 mod outcome;
 mod sct;
 mod signature_manifest;

@@ -1,11 +1,15 @@
 //! A signature with all that came with it, in one form for all formats.
 
-use sigstore_verify::types::TransparencyLogEntry;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
 use super::certificate::{Certificate, CertificateError};
 use super::key::Hash;
+use super::log_entry::Entry;
 use super::outcome::Step;
-use crate::image::json::JsonError;
+use crate::image::json::{JsonError, Object};
+use crate::image::quoted;
 
 /// A signature as read: within the limits, readable in one way only, and nothing of it verified.
 #[derive(Debug, Clone)]
@@ -14,11 +18,11 @@ pub(super) struct Signed {
     pub content: Content,
     pub signature: Vec<u8>,
     pub material: Material,
-    pub entries: Vec<TransparencyLogEntry>,
+    pub entries: Vec<Entry>,
     /// RFC 3161 timestamps, DER.
     pub timestamps: Vec<Vec<u8>>,
-    /// What the timestamps are over, where that is not the signature.
-    pub stamped: Option<Vec<u8>>,
+    /// The envelope as it was found, for attestations under `.att`: timestamps and old log entries are over that.
+    pub found: Option<Vec<u8>>,
 }
 
 /// The format it was found in, and so what its log entries have to have.
@@ -99,4 +103,31 @@ impl Problem {
     pub fn certificate(what: &str, error: &CertificateError) -> Self {
         Self { step: Step::Format, text: format!("{what}: {error}"), undecided: error.is_limit() }
     }
+}
+
+/// Holds a count or length to its limit.
+pub(super) fn at_most(what: &str, limit: &str, cap: usize, found: usize) -> Result<(), Problem> {
+    if found > cap { Err(Problem::limit(what, limit, cap, found)) } else { Ok(()) }
+}
+
+/// Base64 as everybody writes it: with padding and without line breaks, so that bytes have one text.
+pub(super) fn decode(what: &str, text: &str) -> Result<Vec<u8>, Problem> {
+    let wrong = |_| Problem::format(format!("expected base64 in {what}, found {}", quoted(text)));
+    STANDARD.decode(text).map_err(wrong)
+}
+
+/// Type, payload and the one signature of a DSSE envelope (DSSE envelope.md). Of several each would have to be looked
+/// for in every other place, so several are refused.
+pub(super) fn envelope(value: &Value) -> Result<(String, Vec<u8>, Vec<u8>), Problem> {
+    let wrong = |error: JsonError| Problem::json("DSSE envelope", &error);
+    let object = Object::new(value, "envelope", &["payloadType", "payload", "signatures"]).map_err(wrong)?;
+    let payload = decode("DSSE payload", object.string("payload").map_err(wrong)?)?;
+    let signatures = object.array("signatures").map_err(wrong)?;
+    let [one] = signatures else {
+        let found = signatures.len();
+        return Err(Problem::format(format!("DSSE envelope: expected one signature, found {found}")));
+    };
+    let one = Object::new(one, "signature", &["sig", "keyid"]).map_err(wrong)?;
+    let signature = decode("DSSE signature", one.string("sig").map_err(wrong)?)?;
+    Ok((object.string("payloadType").map_err(wrong)?.to_owned(), payload, signature))
 }

@@ -188,10 +188,11 @@ impl<'a> Case<'a> {
                 Content::Envelope { payload_type, payload, .. } => Some((payload_type, payload)),
                 _ => None,
             },
+            found: signed.found.as_deref(),
         };
         for known in &known {
             expected.check(known.entry)?;
-            self.passed(Step::Entry, format!("{} {}", known.entry.kind_version.kind(), known.log.url));
+            self.passed(Step::Entry, format!("{} of {}", known.entry.kind.name().0, known.log.url));
         }
         self.said(&signed.content, message, digests)
     }
@@ -280,7 +281,7 @@ impl<'a> Case<'a> {
         let times: Vec<SystemTime> = self.times.iter().map(|known| known.time).collect();
         for known in &known {
             known.included(signed.form, &times, self.now)?;
-            let how = if known.entry.inclusion_proof.is_some() { "proved" } else { "promised" };
+            let how = if known.entry.proof.is_some() { "proved" } else { "promised" };
             self.passed(Step::Inclusion, format!("{how} by the log {}", known.log.url));
             if !self.logs.contains(&known.identity()) {
                 self.logs.push(known.identity());
@@ -318,7 +319,7 @@ impl<'a> Case<'a> {
     }
 
     fn timestamps(&mut self, signed: &Signed, root: &Root) -> Result<(), Problem> {
-        let stamped = signed.stamped.as_deref().unwrap_or(&signed.signature);
+        let stamped = signed.found.as_deref().unwrap_or(&signed.signature);
         for token in &signed.timestamps {
             let Some(stamp) = timestamp::verify(token, stamped, root)? else { continue };
             let source = TimeSource::Timestamp(stamp.authority);

@@ -17,13 +17,21 @@ fn everything_real_tools_signed_verifies_as_what_it_is_and_as_nothing_else() {
         let fixture = Fixture::load(&name);
         let (right, wrong) = sought(&fixture, &types);
         for evidence in &fixture.evidence {
-            let mixed = name.starts_with("signed-and-attested");
+            let mixed = name.starts_with("signed-and-attested") || name.starts_with("saved-");
             let verify = |sought: &Sought<'_>| {
                 let outcomes =
                     fixture.authorities.iter().map(|authority| fixture.verify(evidence, authority, sought));
-                outcomes.reduce(|one, two| one.or(two)).unwrap()
+                // What the nearest authority says.
+                outcomes
+                    .reduce(|one, two| match (one, two) {
+                        (Err(one), Err(two)) => Err(if one.step > two.step { one } else { two }),
+                        (one, two) => one.or(two),
+                    })
+                    .unwrap()
             };
             match (verify(&right), verify(&wrong)) {
+                // Nobody vouches for a time.
+                (Err(failure), _) if name == "keyless-none-legacy" && failure.step == Step::Time => held += 1,
                 (Ok(_), Err(failure)) if failure.step == Step::Type => held += 1,
                 (Err(failure), Ok(_)) if mixed && failure.step == Step::Type => held += 1,
                 (right, wrong) => {
