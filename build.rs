@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .extern_path(".crivet.vetter", "crate::vetter::wire")
         .compile_fds(control)?;
     // A credential must not reach a log by way of a debug format.
-    let secrets = ["runtime.v1.AuthConfig", "crivet.vetter.Auth"];
+    let secrets = ["runtime.v1.AuthConfig", "crivet.vetter.Auth", "crivet.vetter.CredentialFile"];
     for set in [cri, containerd, vetter, otlp, proofs] {
         tonic_prost_build::configure()
             .build_server(false)

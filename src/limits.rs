@@ -141,6 +141,33 @@ pub const REFERRER_ANNOTATION_BYTES: usize = 4 * 1024;
 /// Longest single field of a credential, bytes. Cloud registries' passwords are tokens of a few KiB.
 pub const CREDENTIAL_FIELD_BYTES: usize = 32 * 1024;
 
+/// Largest docker config or credential provider configuration read, bytes. Files with hundreds of registries have some
+/// 100 KiB.
+pub const CREDENTIAL_FILE_BYTES: usize = 256 * 1024;
+
+/// Docker configs, and files of the credential provider configuration, that are read: all of them together fit into one
+/// frame of [`LINK_FRAME_BYTES`].
+pub const CREDENTIAL_FILES: usize = 8;
+
+/// How long these files are used before they are read anew, seconds. Whoever renews a login by writing the file is not
+/// noticed sooner. A kubelet reads them every five minutes.
+pub const CREDENTIAL_FILES_SECONDS: u64 = 30;
+
+/// Logins tried for one repository. The kubelet tries all that match; two or three do on real nodes.
+pub const CREDENTIAL_CANDIDATES: usize = 8;
+
+/// Longest time a credential provider may take, seconds: the kubelet's own limit.
+pub const CREDENTIAL_PROVIDER_SECONDS: u64 = 60;
+
+/// Longest answer of a credential provider, bytes. Tokens have a few KiB.
+pub const CREDENTIAL_PROVIDER_BYTES: usize = 256 * 1024;
+
+/// Credential providers that run at once: each is a process of its own on a node that is starting.
+pub const CREDENTIAL_PROVIDERS_AT_ONCE: usize = 4;
+
+/// Seconds before a credential provider that failed is run again for the same image.
+pub const CREDENTIAL_PROVIDER_RETRY_SECONDS: u64 = 10;
+
 /// Longest text field of an audit record, bytes; a longer one is cut and says so. Long enough for the longest
 /// message a kubelet shows whole.
 pub const AUDIT_FIELD_BYTES: usize = 1024;
@@ -216,6 +243,10 @@ pub const PROOFS_PER_WRITE: usize = 256;
 /// Largest file taken for the proofs' store, bytes. What it holds is bounded by [`PROOFS`] and [`PROOF_BYTES`]; the store
 /// needs up to four times that while all of it is written anew.
 pub const PROOF_STORE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Largest store of proofs read from a disk that takes no write, bytes: for that it is copied into memory. Twice this is
+/// a third of [`VETTER_MEMORY_BYTES`].
+pub const PROOF_STORE_COPY_BYTES: usize = 88 * 1024 * 1024;
 
 /// Memory for pages of the proofs' store, bytes. Nothing is looked up in it: it is read once and then written.
 pub const PROOF_STORE_CACHE_BYTES: usize = 1024 * 1024;

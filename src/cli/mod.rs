@@ -10,10 +10,13 @@ pub mod report;
 pub mod serve;
 pub mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::registry::credentials::exec;
 
 /// Where the configuration is unless `--config` says otherwise.
 const CONFIG: &str = "/etc/crivet/config.yaml";
@@ -61,6 +64,13 @@ enum Command {
     /// The other process of `serve`; it is started by the relay
     #[command(hide = true)]
     Vetter,
+    /// Becomes a credential provider's program; started by the vetter
+    #[command(hide = true, name = exec::COMMAND)]
+    CredentialProvider {
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Runs a command.
@@ -74,5 +84,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),
         Command::Vetter => crate::vetter::run(),
+        Command::CredentialProvider { program, arguments } => exec::become_program(&program, &arguments),
     }
 }

@@ -137,7 +137,8 @@ fn orders(loaded: &Loaded) -> Option<Orders> {
     let Settings::Whole(whole) = &loaded.settings else { return None };
     let user = whole.vetter_user.as_deref().and_then(vetter_user);
     prepare_folders(whole, user);
-    Some(Orders { user, configure: Configure { settings: loaded.text(), ..Default::default() } })
+    let credentials = whole.registry.credentials.clone();
+    Some(Orders { user, credentials, configure: Configure { settings: loaded.text(), ..Default::default() } })
 }
 
 /// Makes the folders that are the vetter's to write, where there are none yet: its part of stateDir, and the

@@ -17,7 +17,7 @@ use crate::image::Platform;
 use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
-use crate::vetter::load::{client, keeper};
+use crate::vetter::load::{client, keeper, logins};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -114,7 +114,8 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     let policies = policies.map_err(|faults| faults.join("; "))?;
     let registry = client(&config, Arc::new(|_| {}))?;
     let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
-    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust })
+    let logins = logins(&config);
+    Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust, logins })
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {

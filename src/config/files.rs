@@ -75,13 +75,28 @@ fn guard(path: &Path, metadata: &fs::Metadata, kind: &'static str) -> Result<(),
     Ok(())
 }
 
-/// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
-/// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
-pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {
+/// Where a path really leads; refuses a folder there that others could write.
+fn guard_folder(path: &Path) -> Result<PathBuf, FileError> {
     let real = path.canonicalize().map_err(at(path))?;
     if let Some(folder) = real.parent() {
         guard(folder, &folder.metadata().map_err(at(folder))?, "folder")?;
     }
+    Ok(real)
+}
+
+/// Refuses a file that others could have written, or could exchange. Of one that is not read here.
+pub fn guard_file(path: &Path) -> Result<(), FileError> {
+    let metadata = guard_folder(path)?.metadata().map_err(at(path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path: path.to_owned() });
+    }
+    guard(path, &metadata, "file")
+}
+
+/// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
+/// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
+pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {
+    let real = guard_folder(path)?;
     // Opened without blocking: a FIFO in the place of a file would wait for a writer for ever.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(&real).map_err(at(path))?;

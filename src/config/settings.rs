@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::trust::{self, WrittenTrust};
+use super::credential_files::{CredentialProviders, NodeCredentials};
 use super::units::{Endpoint, absolute, duration, quantity};
 use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
@@ -96,6 +97,8 @@ pub struct Registry {
     pub timeout: Duration,
     /// Where the runtime keeps which hosts stand for a registry; none by default.
     pub hosts: HostFiles,
+    /// The node's own logins; none unless configured.
+    pub credentials: NodeCredentials,
 }
 
 /// Vetting settings.
@@ -197,6 +200,17 @@ struct WrittenRegistry {
     timeout: Option<Text>,
     config_path: Option<Text>,
     registries_conf: Option<Text>,
+    #[serde(default)]
+    credentials: WrittenCredentials,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenCredentials {
+    #[serde(default)]
+    docker_configs: Vec<Text>,
+    image_credential_provider_config: Option<Text>,
+    image_credential_provider_bin_dir: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]
@@ -291,6 +305,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
                 .collect::<Result<_, _>>()?,
             timeout: within.time("registry.timeout", &written.registry.timeout, second * 10, second, hour)?,
             hosts: within.hosts(&written.registry)?,
+            credentials: within.credentials(&written.registry.credentials)?,
         },
         vetting: Vetting {
             timeout: within.time("vetting.timeout", &written.vetting.timeout, second * 30, second, hour)?,
@@ -364,6 +379,33 @@ impl Check<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Fault> {
         value.as_ref().map(|value| self.of(key, value, parse)).transpose()
+    }
+
+    fn credentials(&self, written: &WrittenCredentials) -> Result<NodeCredentials, Fault> {
+        const KEY: &str = "registry.credentials";
+        if let Some(one_more) = written.docker_configs.get(limits::CREDENTIAL_FILES) {
+            let cap = limits::CREDENTIAL_FILES;
+            let text = format!("{KEY}.dockerConfigs: expected at most {cap} files (limit CREDENTIAL_FILES)");
+            return Err(self.document.fault_at(one_more, text));
+        }
+        let of = |path| self.of(&format!("{KEY}.dockerConfigs"), path, absolute);
+        let docker_configs = written.docker_configs.iter().map(of).collect::<Result<_, _>>()?;
+        let (config, bin_dir) =
+            (&written.image_credential_provider_config, &written.image_credential_provider_bin_dir);
+        let providers = match (config, bin_dir) {
+            (Some(config), Some(bin_dir)) => Some(CredentialProviders {
+                config: self.of(&format!("{KEY}.imageCredentialProviderConfig"), config, absolute)?,
+                bin_dir: self.of(&format!("{KEY}.imageCredentialProviderBinDir"), bin_dir, absolute)?,
+            }),
+            (None, None) => None,
+            (Some(alone), None) | (None, Some(alone)) => {
+                let text = format!(
+                    "{KEY}: expected imageCredentialProviderConfig and imageCredentialProviderBinDir, found one of them"
+                );
+                return Err(self.document.fault_at(alone, text));
+            }
+        };
+        Ok(NodeCredentials { docker_configs, providers })
     }
 
     fn tracing(&self, written: &WrittenTracing) -> Result<Tracing, Fault> {
@@ -480,6 +522,7 @@ unmatched: allow
         assert_eq!((read.audit_log.max_size, read.audit_log.max_backups), (100 << 20, 5));
         assert!(!read.audit_log.journal);
         assert_eq!((read.registry.plain_http, read.registry.hosts), (Vec::new(), HostFiles::None));
+        assert_eq!(read.registry.credentials, NodeCredentials::default());
         assert_eq!(read.vetting.fresh_for, Duration::from_secs(3600));
         assert_eq!(read.vetting.usable_when_registry_down, None);
         assert_eq!(read.drain_timeout, Duration::from_secs(5));
@@ -490,7 +533,9 @@ unmatched: allow
         let read = parse(&format!(
             "{VALID}imageEndpoint: unix:///run/images.sock\npolicyDir: /p\nstateDir: /s\nmetricsAddress: 127.0.0.1:9466\n\
              auditLog: {{path: /a.jsonl, maxSize: 1Mi, maxBackups: 2, journal: true}}\nvetterUser: crivet\n\
-             registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s, configPath: '/etc/containerd/certs.d:/etc/docker/certs.d'}}\n\
+             registry: {{plainHTTP: ['reg.local:5000'], timeout: 3s, configPath: '/etc/containerd/certs.d:/etc/docker/certs.d',\
+              credentials: {{dockerConfigs: [/c.json],\
+              imageCredentialProviderConfig: /p.yaml, imageCredentialProviderBinDir: /bin}}}}\n\
              vetting: {{timeout: 20s, freshFor: 2h, usableWhenVetterDown: 1h, usableWhenRegistryDown: 0s}}\n\
              pauseImage: registry.k8s.io/pause:3.10\ndrainTimeout: 10s\nforceEnforce: true\n\
              tracing: {{endpoint: 'otel:4317', samplingRatePerMillion: 7}}\n"
@@ -503,9 +548,14 @@ unmatched: allow
             AuditLog { path: PathBuf::from("/a.jsonl"), max_size: 1 << 20, max_backups: 2, journal: true };
         assert_eq!((read.audit_log, read.vetter_user.as_deref()), (log, Some("crivet")));
         let timeout = Duration::from_secs(3);
+        let providers =
+            CredentialProviders { config: PathBuf::from("/p.yaml"), bin_dir: PathBuf::from("/bin") };
+        let credentials =
+            NodeCredentials { docker_configs: vec![PathBuf::from("/c.json")], providers: Some(providers) };
+        let plain_http = vec!["reg.local:5000".to_owned()];
         let roots = [PathBuf::from("/etc/containerd/certs.d"), PathBuf::from("/etc/docker/certs.d")];
         let hosts = HostFiles::Containerd(roots.to_vec());
-        assert_eq!(read.registry, Registry { plain_http: vec!["reg.local:5000".to_owned()], timeout, hosts });
+        assert_eq!(read.registry, Registry { plain_http, timeout, hosts, credentials });
         let registries = parse(&format!("{VALID}registry: {{registriesConf: /r.conf}}\n")).unwrap();
         assert_eq!(registries.registry.hosts, HostFiles::Containers(PathBuf::from("/r.conf")));
         assert_eq!(read.vetting.timeout, Duration::from_secs(20));
@@ -563,6 +613,18 @@ unmatched: allow
             ("registry: {configPath: certs.d}", "registry.configPath: expected an absolute path"),
             ("registry: {configPath: '/a:'}", "registry.configPath: expected an absolute path"),
             ("registry: {configPath: /a, registriesConf: /b}", "registry.registriesConf: expected this or"),
+            (
+                "registry: {credentials: {dockerConfigs: [config.json]}}",
+                "registry.credentials.dockerConfigs: expected an absolute path",
+            ),
+            (
+                "registry: {credentials: {dockerConfigs: [/1, /2, /3, /4, /5, /6, /7, /8, /9]}}",
+                "registry.credentials.dockerConfigs: expected at most 8 files (limit CREDENTIAL_FILES)",
+            ),
+            (
+                "registry: {credentials: {imageCredentialProviderConfig: /p.yaml}}",
+                "registry.credentials: expected imageCredentialProviderConfig and imageCredentialProviderBinDir",
+            ),
             ("vetting: {timeout: 0s}", "vetting.timeout: expected 1 to 3600 seconds"),
             ("vetting: {usableWhenRegistryDown: 8761h}", "vetting.usableWhenRegistryDown: expected 0 to"),
             ("vetting: {other: 0s}", "unknown field `other`"),

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
     use crate::config::{Mode, ProxyConfiguration};
     use crate::policy::{PolicySet, SourceFile};
-    use crate::vetter::load::client;
+    use crate::vetter::load::{client, logins};
 
     async fn baited(unmatched: &str, policies: &[&str]) -> Option<Bait> {
         let config = format!(
@@ -193,7 +193,8 @@ mod tests {
             .collect();
         let registry = client(&config, Arc::new(|_| panic!("a registry was asked"))).unwrap();
         let policies = Ok(Arc::new(PolicySet::compile(&files).unwrap()));
-        bait(&InForce { mode: Mode::Audit, config, policies, registry, trust: Arc::default() }).await
+        let logins = logins(&config);
+        bait(&InForce { mode: Mode::Audit, config, policies, registry, trust: Arc::default(), logins }).await
     }
 
     const SIGNED: &str = "  images: ['r.test/**']\n  requirements:\n    keys:\n    - data: |\n        -----BEGIN PUBLIC KEY-----\n        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEjTLEMZ2N8IXgz1IGkbGT9nb4xA8T\n        BTE8J1bq3jCHvYUhpx2fkJjlyXQ4HyaHrlaqYU0ngGBTdFdZUgkNd8mb5g==\n        -----END PUBLIC KEY-----\n";

@@ -24,11 +24,14 @@ use crate::kubelet::{self, process};
 use crate::limits;
 use crate::node::apply::{MARKER, marked};
 use crate::policy::Subject;
+use crate::registry::Cause;
+use crate::registry::credentials::Login;
 use crate::relay::clients::millis;
 use crate::users;
 use crate::vetter::case::InForce;
-use crate::vetter::load::{client, from_folder, keeper};
-use crate::vetter::wire::{Call, ImageUse, Judged};
+use crate::vetter::load::{client, from_folder, keeper, logins};
+use crate::vetter::node::Node;
+use crate::vetter::wire::{Call, CredentialTrouble, ImageUse, Judged};
 
 const PROC: &str = "/proc";
 /// Where the control socket is if no configuration says.
@@ -87,6 +90,13 @@ pub async fn facts(path: &Path) -> Facts {
     };
     let status = daemon.as_ref().ok();
     let good = in_force.as_ref().and_then(|in_force| in_force.as_ref().ok());
+    let (registries, logins) = match (good, endpoints.as_ref()) {
+        (Some(in_force), Some((_, runtime, image))) => {
+            let hosts = registries(in_force, &RuntimeClient::new(runtime.path(), image.path())).await;
+            (answers(in_force, &hosts).await, logins_at(in_force, &hosts).await)
+        }
+        _ => Default::default(),
+    };
     Facts {
         now: millis(SystemTime::now()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -94,12 +104,9 @@ pub async fn facts(path: &Path) -> Facts {
         names: names(status),
         sockets: sockets(endpoints.as_ref(), &control_socket),
         pause_image: pause_image(control.as_mut(), status).await,
-        registries: match (good, endpoints.as_ref()) {
-            (Some(in_force), Some((_, runtime, image))) => {
-                registries(in_force, &RuntimeClient::new(runtime.path(), image.path())).await
-            }
-            _ => Vec::new(),
-        },
+        registries,
+        logins,
+        credentials: credentials(good, status),
         latest: latest(status, latest_file, whole.as_ref()),
         clock_kept: Some(CLOCK_KEPT.iter().any(|path| Path::new(path).exists())),
         bypass: bypass(),
@@ -180,7 +187,8 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
     };
     let registry = client(config, Arc::new(|_| {}))?;
     let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
-    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust })
+    let logins = logins(config);
+    Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust, logins })
 }
 
 /// A path with its folder's links followed: `/var/run` is `/run`. A socket that is not there has a path too.
@@ -284,15 +292,17 @@ async fn pause_image(control: Option<&mut Control>, status: Option<&Status>) -> 
     control?.judge(call, canary::JUDGED).await.ok()?.judged.into_iter().next()
 }
 
-/// The registries whose evidence the policies ask for, and whether each answers.
-async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String, Result<(), String>)> {
+/// The registries whose evidence the policies ask for, with some of their repositories.
+async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String, BTreeSet<String>)> {
     const WORD: &str = "crivet-doctor";
     let Ok(policies) = &in_force.policies else { return Vec::new() };
     let samples = policies.samples(WORD).into_iter().filter(|(_, policy)| policy.needs_evidence());
-    let mut hosts: BTreeSet<String> = samples
-        .filter_map(|(sample, _)| Some(Reference::parse(&sample).ok()?.registry().to_owned()))
-        .filter(|host| !host.contains(WORD))
-        .collect();
+    let mut hosts = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut add = |reference: &Reference| {
+        hosts.entry(reference.registry().to_owned()).or_default().insert(reference.repo_name());
+    };
+    let sampled = samples.filter_map(|(sample, _)| Reference::parse(&sample).ok());
+    sampled.filter(|reference| !reference.registry().contains(WORD)).for_each(|reference| add(&reference));
     // A pattern for any registry is about those that this node has images of.
     for image in runtime.list_images().await.unwrap_or_default() {
         for name in image.repo_tags.iter().chain(&image.repo_digests) {
@@ -301,16 +311,68 @@ async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String,
             if let (true, ImageName::Reference(reference)) =
                 (covering.iter().any(|policy| policy.needs_evidence()), &name)
             {
-                hosts.insert(reference.registry().to_owned());
+                add(reference);
             }
         }
     }
+    hosts.into_iter().take(limits::DOCTOR_REGISTRIES).collect()
+}
+
+/// Whether each registry answers.
+async fn answers(in_force: &InForce, registries: &[Host]) -> Vec<(String, Result<(), String>)> {
     let until = Instant::now() + EACH;
-    let asked = hosts.into_iter().take(limits::DOCTOR_REGISTRIES).map(|host| async move {
-        let answer = in_force.registry.ping(&host, until).await;
-        (host, answer.map_err(|cause| cause.to_string()))
+    let asked = registries.iter().map(|(host, _)| async move {
+        let answer = in_force.registry.ping(host, until).await;
+        (host.clone(), answer.map_err(|cause| cause.to_string()))
     });
     join_all(asked).await
+}
+
+/// A registry, and some of its repositories.
+type Host = (String, BTreeSet<String>);
+
+/// Whether each registry takes the logins that the node has for it. One that is away says nothing about them.
+async fn logins_at(in_force: &InForce, registries: &[Host]) -> Vec<(String, String, Result<(), String>)> {
+    let (node, until) = (Node::default(), Instant::now() + EACH);
+    let asked = registries.iter().map(|(host, repositories)| {
+        let node = &node;
+        async move {
+            let mut logins = Vec::<Login>::new();
+            for repository in repositories.iter().take(limits::CREDENTIAL_CANDIDATES) {
+                let of_files = in_force.logins.of_files(repository, node).await;
+                let asked = in_force.logins.of_providers(repository, node, until).await;
+                for login in of_files.into_iter().chain(asked.logins) {
+                    if !logins.contains(&login) && logins.len() < limits::CREDENTIAL_CANDIDATES {
+                        logins.push(login);
+                    }
+                }
+            }
+            let mut results = Vec::new();
+            for login in logins {
+                let result = in_force.registry.log_in(host, &login.credential, Instant::now() + EACH).await;
+                let result = match result {
+                    Err(why @ (Cause::Unauthorized(_) | Cause::Forbidden(_))) => Err(why.to_string()),
+                    Ok(()) => Ok(()),
+                    Err(_) => continue,
+                };
+                results.push((host.clone(), login.source.to_string(), result));
+            }
+            results
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What the daemon says of the node's logins; where there is none, what this command sees.
+fn credentials(in_force: Option<&InForce>, status: Option<&Status>) -> Vec<CredentialTrouble> {
+    let state = status.and_then(|status| status.vetter.as_ref()?.state.clone());
+    let mut troubles = state.map(|state| state.credential_troubles).unwrap_or_default();
+    for own in in_force.iter().flat_map(|in_force| in_force.logins.troubles()) {
+        if !troubles.iter().any(|known| known.source == own.source) {
+            troubles.push(own);
+        }
+    }
+    troubles
 }
 
 fn modified(path: &Path) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::{Mode, Unmatched};
 use crate::control::wire::Status;
-use crate::vetter::wire::Judged;
+use crate::vetter::wire::{CredentialTrouble, Judged};
 
 /// All that findings are made of. Times are milliseconds of Unix time.
 #[derive(Clone, Debug)]
@@ -29,6 +29,10 @@ pub struct Facts {
     pub pause_image: Option<Judged>,
     /// Each registry that images on this node come from, and why it does not answer.
     pub registries: Vec<(String, Result<(), String>)>,
+    /// Each login of the node's that was tried at a registry: the registry, where the login is from, and why it was refused.
+    pub logins: Vec<(String, String, Result<(), String>)>,
+    /// What is wrong with the sources of the node's logins, by the daemon, or else as this command sees them.
+    pub credentials: Vec<CredentialTrouble>,
     /// The latest time that anything on this node bears, and what bears it.
     pub latest: Option<(u64, String)>,
     /// Whether something says that the clock is kept in step.

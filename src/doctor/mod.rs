@@ -100,6 +100,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     kubelet::sockets(facts, &mut findings);
     node::pause_image(facts, &mut findings);
     node::registries(facts, &mut findings);
+    node::logins(facts, &mut findings);
     node::clock(facts, &mut findings);
     node::canary(facts, &mut findings);
     findings.0.sort_by_key(|finding| finding.level);

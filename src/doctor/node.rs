@@ -57,6 +57,38 @@ pub(super) fn registries(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+pub(super) fn logins(facts: &Facts, findings: &mut Findings) {
+    for trouble in &facts.credentials {
+        let found = format!("{}: {}", trouble.source, trouble.why);
+        match trouble.of_provider {
+            true => findings.warning(
+                "credential-provider-unusable",
+                found,
+                "mend it as the message says (docs/credentials.md): images it is for are vetted with a pull's login only",
+            ),
+            false => findings.warning(
+                "docker-config-unusable",
+                found,
+                "mend the file, its owner or mode (docs/credentials.md): what is in it is not used",
+            ),
+        }
+    }
+    let mut taken = Vec::new();
+    for (registry, source, result) in &facts.logins {
+        match result {
+            Ok(()) => taken.push(format!("{registry} ({source})")),
+            Err(why) => findings.warning(
+                "registry-login-refused",
+                format!("{registry} does not take the login of {source}: {why}"),
+                "renew the login: what only it may see is undecided where no pull brought another",
+            ),
+        }
+    }
+    if !taken.is_empty() {
+        findings.ok("registry-logins", format!("logins that registries take: {}", taken.join(", ")));
+    }
+}
+
 pub(super) fn clock(facts: &Facts, findings: &mut Findings) {
     if let Some((latest, what)) = &facts.latest
         && latest.saturating_sub(facts.now) > BEHIND

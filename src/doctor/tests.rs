@@ -6,7 +6,7 @@ use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
 use crate::control::wire::{self, Client, Status};
-use crate::vetter::wire::{AuditLog, Judged, Outcome, ProofStore, State, TrustRoot};
+use crate::vetter::wire::{AuditLog, CredentialTrouble, Judged, Outcome, ProofStore, State, TrustRoot};
 
 const NOW: u64 = 1_790_000_000_000;
 const LISTEN: &str = "/run/crivet/crivet.sock";
@@ -108,6 +108,8 @@ fn protected() -> Facts {
         sockets: vec![socket(Role::Listen, LISTEN), socket(Role::Runtime, RUNTIME)],
         pause_image: Some(judged),
         registries: vec![("r.test".into(), Ok(()))],
+        logins: vec![("r.test".into(), "/etc/login.json".into(), Ok(()))],
+        credentials: Vec::new(),
         latest: Some((NOW - 500, "the last call".into())),
         clock_kept: Some(true),
         bypass: None,
@@ -157,6 +159,10 @@ fn access(facts: &mut Facts, at: usize) -> &mut Access {
 
 fn endpoints(facts: &mut Facts, runtime: &str, image: &str) {
     facts.kubelets[0].endpoints = Ok((runtime.into(), image.into()));
+}
+
+fn credentials(facts: &mut Facts, of_provider: bool) {
+    facts.credentials.push(CredentialTrouble { source: "it".into(), why: "bad".into(), of_provider });
 }
 
 type Case = (&'static str, Level, fn(&mut Facts));
@@ -252,6 +258,9 @@ const CASES: &[Case] = {
             f.pause_image.as_mut().unwrap().outcome = Outcome::Undecided.into()
         }),
         ("registry-unreachable", Warning, |f| f.registries.push(("x.test".into(), Err("refused".into())))),
+        ("registry-login-refused", Warning, |f| f.logins[0].2 = Err("another login".into())),
+        ("docker-config-unusable", Warning, |f| credentials(f, false)),
+        ("credential-provider-unusable", Warning, |f| credentials(f, true)),
         ("clock-behind", Warning, |f| f.latest = Some((NOW + 61_000, "the audit log".into()))),
         ("clock-not-kept", Note, |f| f.clock_kept = Some(false)),
         ("canary-not-refused", Failure, |f| {

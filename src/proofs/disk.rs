@@ -8,9 +8,12 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 
 use super::known::{Batch, Content};
 use super::record::{self, Table};
@@ -25,6 +28,10 @@ const LOCK: &str = "proofs.lock";
 const READING: &str = "proofs.reading";
 /// Set-aside stores; followed by the time, seconds of Unix time.
 const ASIDE: &str = "proofs.redb.aside-";
+
+/// For half a second.
+const LOCK_TRIES: u32 = 25;
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An open store.
 pub(super) struct Disk {
@@ -42,6 +49,15 @@ pub(super) struct Opened {
     pub set_aside: Option<String>,
 }
 
+/// There is no store for now.
+#[derive(Default)]
+pub(super) struct Unopened {
+    /// One line.
+    pub why: String,
+    /// What could be read all the same.
+    pub content: Content,
+}
+
 /// Why there is no store, or not this one.
 enum Failure {
     /// It may be there later: a full disk, another crivet.
@@ -53,9 +69,17 @@ enum Failure {
 /// Opens the store in a folder; it is made if need be. `now`: seconds of Unix time, to name what is set aside.
 ///
 /// # Errors
-/// There can be none for now, one line.
-pub(super) fn open(dir: &Path, now: u64) -> Result<Opened, String> {
-    let lock = lock(dir)?;
+/// There can be none for now.
+pub(super) fn open(dir: &Path, now: u64) -> Result<Opened, Unopened> {
+    let lock = match lock(dir) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => {
+            let held = "another crivet keeps its proofs there; give each a stateDir of its own";
+            let why = format!("{}: {held}", dir.display());
+            return Err(Unopened { why, ..Unopened::default() });
+        }
+        Err(why) => return Err(Unopened { why, content: without_writing(dir) }),
+    };
     let tries = fs::read_to_string(dir.join(READING)).ok().and_then(|text| text.trim().parse().ok());
     let tries: u32 = tries.unwrap_or_default();
     let was_read = match tries < limits::PROOF_STORE_TRIES {
@@ -77,14 +101,17 @@ pub(super) fn open(dir: &Path, now: u64) -> Result<Opened, String> {
         }
         Err(Failure::Damaged(damage)) => (damage, Content::default()),
         Err(Failure::Away(why)) => {
+            let unopened = Unopened { why, content: without_writing(dir) };
             let _ = fs::remove_file(dir.join(READING));
-            return Err(why);
+            return Err(unopened);
         }
     };
-    put_aside(dir, now)?;
-    match read(dir) {
+    let anew = put_aside(dir, now).map_err(Failure::Away).and_then(|()| read(dir));
+    match anew {
         Ok((database, _, None)) => Ok(finished(dir, lock, database, content, Some(set_aside))),
-        Ok((_, _, Some(why))) | Err(Failure::Away(why) | Failure::Damaged(why)) => Err(why),
+        Ok((_, _, Some(why))) | Err(Failure::Away(why) | Failure::Damaged(why)) => {
+            Err(Unopened { why, content })
+        }
     }
 }
 
@@ -100,17 +127,20 @@ fn finished(
     Opened { disk, content, set_aside }
 }
 
-/// A lock of its own: a store must not be set aside under another crivet either.
-fn lock(dir: &Path) -> Result<File, String> {
+/// A lock of its own: a store must not be set aside under another crivet either. A vetter that is just ending may still
+/// hold it, and so may a process that is just being started, until it has its own program. `None`: it is another's.
+fn lock(dir: &Path) -> Result<Option<File>, String> {
     let file = files::open_state(dir, LOCK).map_err(|error| error.to_string())?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "{}: another crivet keeps its proofs there; give each a stateDir of its own",
-            dir.display()
-        )),
-        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", dir.join(LOCK).display())),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::Error(error)) => {
+                return Err(format!("{}: {error}", dir.join(LOCK).display()));
+            }
+        }
     }
+    Ok(None)
 }
 
 /// Moves the store out of the way, and forgets the oldest that were.
@@ -153,11 +183,7 @@ fn read(dir: &Path) -> Result<(Database, Content, Option<String>), Failure> {
             "expected at most {cap} bytes (limit PROOF_STORE_BYTES), found {length}"
         )));
     }
-    let mut database = caught(|| {
-        let mut builder = Builder::new();
-        builder.set_cache_size(limits::PROOF_STORE_CACHE_BYTES).set_check_integrity_on_open(true);
-        Ok(builder.create_with_backend(FileBackend::new(file)?)?)
-    })?;
+    let mut database = caught(|| Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
     let read = caught(|| content(&mut database, length == 0));
     match read {
         Ok((content, damage)) => {
@@ -172,6 +198,29 @@ fn read(dir: &Path) -> Result<(Database, Content, Option<String>), Failure> {
             Err(failure)
         }
     }
+}
+
+/// What is in a store on a disk that takes no write, be it full or read-only: opening it there would write. A copy in
+/// memory is opened instead.
+fn without_writing(dir: &Path) -> Content {
+    let cap = limits::PROOF_STORE_COPY_BYTES;
+    let Ok(bytes) = files::read_guarded(&dir.join(NAME), "PROOF_STORE_COPY_BYTES", cap) else {
+        return Content::default();
+    };
+    let read = caught(|| {
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64)?;
+        copy.write(0, &bytes)?;
+        let mut database = builder().create_with_backend(copy)?;
+        content(&mut database, false)
+    });
+    read.map(|(content, _)| content).unwrap_or_default()
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(limits::PROOF_STORE_CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
 }
 
 /// redb panics about some files that are not what it wrote; so does closing them.

@@ -196,7 +196,10 @@ impl Work {
 
     fn open(&self) -> Result<Disk, String> {
         let (began, now) = (Clock::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        let opened = disk::open(&self.dir, now.as_secs())?;
+        let opened = disk::open(&self.dir, now.as_secs()).map_err(|unopened| {
+            self.shared.known().load(unopened.content);
+            unopened.why
+        })?;
         let (ties, evidence) = (opened.content.ties.len(), opened.content.evidence.len());
         let mut known = self.shared.known();
         known.load(opened.content);
@@ -237,7 +240,9 @@ impl Work {
                 return Some(why);
             }
             self.shared.store().bytes = disk.bytes();
-            if last && !self.shared.known().has_unwritten() {
+            let mut known = self.shared.known();
+            known.written();
+            if last && !known.has_unwritten() {
                 return None;
             }
         }

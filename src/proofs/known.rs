@@ -82,6 +82,8 @@ struct Unwritten {
     keys: HashSet<Key>,
     /// Everything, and nothing else.
     whole: bool,
+    /// How many are being written.
+    under_way: usize,
     /// The highest time that was written.
     highest: u64,
 }
@@ -211,8 +213,8 @@ impl Known {
     /// Entries held: roots walked, and sets of evidence; the bytes of these; what is not on disk yet.
     pub fn counts(&self) -> (usize, usize, usize, usize) {
         let everything = self.ties.len() + self.evidence.len();
-        let unwritten = if self.unwritten.whole { everything } else { self.unwritten.keys.len() };
-        (self.ties.len(), self.evidence.len(), self.bytes, unwritten)
+        let waiting = if self.unwritten.whole { everything } else { self.unwritten.keys.len() };
+        (self.ties.len(), self.evidence.len(), self.bytes, waiting + self.unwritten.under_way)
     }
 
     /// From now on there is a store to write to, and what is known already has to go there.
@@ -276,7 +278,7 @@ impl Known {
         self.unwritten.wanted && (self.unwritten.whole || !self.unwritten.keys.is_empty() || clock)
     }
 
-    /// What is to be written next, which then counts as written.
+    /// What is to be written next.
     pub fn batch(&mut self) -> Batch {
         let whole = std::mem::take(&mut self.unwritten.whole);
         let keys: Vec<Key> = match whole {
@@ -294,6 +296,7 @@ impl Known {
             }
         };
         self.unwritten.highest = self.highest;
+        self.unwritten.under_way = keys.len();
         let mut batch = Batch { whole, ties: Vec::new(), evidence: Vec::new(), highest: self.highest };
         for key in keys {
             match key {
@@ -309,8 +312,14 @@ impl Known {
         batch
     }
 
-    /// A batch did not get to the disk.
+    /// The last batch is on the disk.
+    pub fn written(&mut self) {
+        self.unwritten.under_way = 0;
+    }
+
+    /// The last batch did not get to the disk.
     pub fn not_written(&mut self, batch: Batch) {
+        self.unwritten.under_way = 0;
         self.unwritten.highest = 0;
         if batch.whole {
             return self.want_whole();
@@ -379,8 +388,11 @@ mod tests {
         known.want_store();
         known.unwritten.add(Key::Ties(Digest::of(b"a")));
         let batch = known.batch();
-        assert_eq!((batch.ties.len(), known.has_unwritten()), (1, false));
+        // On its way is not there yet.
+        assert_eq!((batch.ties.len(), known.has_unwritten(), known.counts().3), (1, false, 1));
         known.not_written(batch);
-        assert_eq!(known.batch().ties.len(), 1);
+        assert_eq!((known.batch().ties.len(), known.counts().3), (1, 1));
+        known.written();
+        assert_eq!(known.counts().3, 0);
     }
 }

@@ -283,7 +283,7 @@ async fn of_stores_that_were_set_aside_the_newest_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..4 {
         fs::write(dir.path().join(disk::NAME), format!("no store {n}")).unwrap();
-        let opened = disk::open(dir.path(), 100 + n).unwrap_or_else(|why| panic!("{why}"));
+        let opened = disk::open(dir.path(), 100 + n).unwrap_or_else(|unopened| panic!("{}", unopened.why));
         assert!(opened.set_aside.is_some() && opened.content.ties.is_empty());
     }
     let names: Vec<String> = disk::aside(dir.path())

@@ -163,30 +163,51 @@ impl Client {
 
     /// As [`Client::get`], with any status that is no trouble of the server's.
     pub(super) async fn get_any(&self, at: &At<'_>, query: &Query<'_>) -> Result<Answer, Cause> {
+        let uri = |target: &Target| {
+            let (host, path) = (at.host, query.path);
+            let mut uri = format!("{}/{}/{path}", target.endpoint.base(), host.repository);
+            if let Some(namespace) = &host.namespace {
+                let joint = if path.contains('?') { '&' } else { '?' };
+                uri.push_str(&format!("{joint}{}", token::form_encode(&[("ns", namespace)])));
+            }
+            uri
+        };
+        self.get_either(at, query, uri).await
+    }
+
+    /// `GET /v2/`: whether a registry takes a login.
+    pub(super) async fn get_root(
+        &self,
+        host: &Host,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Answer, Cause> {
+        let at = At { host, credential: credential.clone(), last: true, deadline };
+        let uri = |target: &Target| format!("{}/", target.endpoint.base());
+        self.get_either(&at, &Query::get("", Cap::MANIFEST), uri).await
+    }
+
+    /// With TLS, or without where the host may do without and does.
+    async fn get_either(
+        &self,
+        at: &At<'_>,
+        query: &Query<'_>,
+        uri: impl Fn(&Target) -> String,
+    ) -> Result<Answer, Cause> {
+        let parsed = |target: &Target| uri(target).parse().map_err(|_| Cause::Protocol(Violation::Name));
         let (first, second) = self.transport.targets(at.host)?;
-        let Some(second) = second else { return self.get_at(at, &first, query).await };
+        let Some(second) = second else { return self.get_uri(at, &first, parsed(&first)?, query).await };
         let authority = &at.host.authority;
         if !self.transport.is_plain(authority) {
-            let answer = self.get_at(at, &first, query).await;
+            let answer = self.get_uri(at, &first, parsed(&first)?, query).await;
             if !matches!(&answer, Err(Cause::Unreachable(why)) if may_be_plain(*why)) {
                 return answer;
             }
         }
-        let answer = self.get_at(at, &second, query).await;
+        let answer = self.get_uri(at, &second, parsed(&second)?, query).await;
         // An answer that speaks HTTP. After anything else TLS is tried again.
         self.transport.found_plain(authority, answer.is_ok());
         answer
-    }
-
-    async fn get_at(&self, at: &At<'_>, target: &Target, query: &Query<'_>) -> Result<Answer, Cause> {
-        let (host, Query { path, .. }) = (at.host, query);
-        let mut uri = format!("{}/{}/{path}", target.endpoint.base(), host.repository);
-        if let Some(namespace) = &host.namespace {
-            let joint = if path.contains('?') { '&' } else { '?' };
-            uri.push_str(&format!("{joint}{}", token::form_encode(&[("ns", namespace)])));
-        }
-        let uri = uri.parse().map_err(|_| Cause::Protocol(Violation::Name))?;
-        self.get_uri(at, target, uri, query).await
     }
 
     /// A further page, at an address that a host has named. Not everywhere: the host's credential goes along.
@@ -263,7 +284,7 @@ impl Client {
                 ask.guest = self.guest;
                 let realm = || self.transport.realm(target, &ask);
                 let answer = self.tries(at).run(at.deadline, realm).await?;
-                let (token, life) = token::read_token(&answer)?;
+                let (token, life) = token::read_token(&answer, ask.form.is_some())?;
                 (Grant::Bearer(token), life)
             }
         };

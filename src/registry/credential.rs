@@ -25,6 +25,12 @@ impl Secret {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
 impl Hash for Secret {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.as_str().hash(state);
@@ -133,11 +139,13 @@ impl Credential {
         Self::Basic { username: Secret::new(username), password: Secret::new(password) }
     }
 
-    /// The base64 `user:password` of a docker config or an `AuthConfig`.
-    fn from_basic_auth(auth: &str) -> Result<Self, CredentialError> {
+    /// The base64 `user:password` of a docker config or an `AuthConfig`. Line breaks in it are left out, as Go's decoder
+    /// does for the kubelet and for containerd.
+    pub(super) fn from_basic_auth(auth: &str) -> Result<Self, CredentialError> {
+        let auth: Zeroizing<String> = Zeroizing::new(auth.chars().filter(|c| !"\r\n".contains(*c)).collect());
         let decoded = STANDARD
-            .decode(auth)
-            .or_else(|_| STANDARD_NO_PAD.decode(auth))
+            .decode(auth.as_bytes())
+            .or_else(|_| STANDARD_NO_PAD.decode(auth.as_bytes()))
             .map(Zeroizing::new)
             .map_err(|_| CredentialError::BadAuth)?;
         let text = std::str::from_utf8(&decoded).map_err(|_| CredentialError::BadAuth)?;
@@ -162,6 +170,7 @@ mod tests {
         assert_eq!(of(AuthFields { username: "u", password: "p", ..none }), Credential::basic("u", "p"));
         assert_eq!(of(AuthFields { auth: "dTpwOnc=", ..none }), Credential::basic("u", "p:w"));
         assert_eq!(of(AuthFields { auth: "dTpwOnc", ..none }), Credential::basic("u", "p:w"));
+        assert_eq!(of(AuthFields { auth: "dTpw\nOnc=\n", ..none }), Credential::basic("u", "p:w"));
         assert_eq!(
             of(AuthFields { identity_token: "i", ..none }),
             Credential::IdentityToken(Secret::new("i"))

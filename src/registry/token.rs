@@ -112,7 +112,11 @@ pub(super) fn plan(challenge: &Challenge, key: &GrantKey, deadline: Instant) -> 
         (Challenge::Bearer { realm, service }, _) => (realm, service),
     };
     let scope = format!("repository:{}:pull", key.repository);
-    let mut parameters: Vec<(&str, &str)> = vec![("scope", &scope)];
+    // Without a repository it is about the login alone.
+    let mut parameters: Vec<(&str, &str)> = match key.repository.is_empty() {
+        true => Vec::new(),
+        false => vec![("scope", &scope)],
+    };
     if let Some(service) = service {
         parameters.push(("service", service));
     }
@@ -149,8 +153,8 @@ pub(super) fn plan(challenge: &Challenge, key: &GrantKey, deadline: Instant) -> 
     ask(Method::GET, &uri, basic_header(&key.credential), None)
 }
 
-/// The token in a token endpoint's answer, and how long it may be used.
-pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
+/// The token in a token endpoint's answer, and how long it may be used. `exchanged`: asked for with a refresh token.
+pub(super) fn read_token(answer: &Answer, exchanged: bool) -> Result<(Secret, Duration), Cause> {
     #[derive(serde::Deserialize)]
     struct Token<'a> {
         // Borrowed from the body: no second copy to wipe.
@@ -165,6 +169,8 @@ pub(super) fn read_token(answer: &Answer) -> Result<(Secret, Duration), Cause> {
         StatusCode::OK if answer.is_web_page() => return Err(Cause::NotARegistry),
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => return Err(Cause::Unauthorized(said())),
+        // RFC 6749 section 5.2: a refresh token that is over, `invalid_grant`, is a bad request.
+        StatusCode::BAD_REQUEST if exchanged => return Err(Cause::Unauthorized(said())),
         StatusCode::FORBIDDEN => return Err(Cause::Forbidden(said())),
         status => return Err(Cause::Protocol(Violation::Status(status.as_u16()))),
     }

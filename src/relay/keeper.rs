@@ -21,6 +21,7 @@ use super::clients::millis;
 use super::descriptors;
 use super::permits::Permits;
 use crate::audit::Reason;
+use crate::config::{NodeCredentials, credential_files};
 use crate::control::wire as control;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
@@ -93,6 +94,8 @@ pub struct Keeper {
 pub struct Orders {
     /// Started as this user and group; `None`: as the relay's own.
     pub user: Option<(u32, u32)>,
+    /// The files with the node's logins. The vetter gets what is in them, and cannot name others.
+    pub credentials: NodeCredentials,
     /// The configuration in force.
     pub configure: Configure,
 }
@@ -242,9 +245,15 @@ impl Keeper {
                 let (runtime, metrics, permits) =
                     (self.runtime.clone(), self.metrics.clone(), self.permits.clone());
                 let (outgoing, questions) = (outgoing.clone(), questions.clone());
+                let credentials = self.orders.borrow().as_ref().map(|orders| orders.credentials.clone());
                 tokio::spawn(async move {
                     let _turn = questions.acquire().await;
-                    let answer = answer(question, &runtime, &metrics, &permits).await;
+                    let answer = match question.question {
+                        Some(runtime_question::Question::CredentialFiles(_)) => {
+                            credential_files(credentials.unwrap_or_default()).await
+                        }
+                        _ => answer(question, &runtime, &metrics, &permits).await,
+                    };
                     let answer = to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
                         let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
                         let answer = RuntimeAnswer { error, ..Default::default() };
@@ -324,13 +333,43 @@ async fn answer(
             },
             ..Default::default()
         }),
-        None => Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() }),
+        // The files are another's to answer.
+        Some(runtime_question::Question::CredentialFiles(_)) | None => {
+            Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() })
+        }
     };
     result.unwrap_or_else(|error| RuntimeAnswer {
         not_found: matches!(error, RuntimeError::NotFound(_)),
         error: error.to_string(),
         ..Default::default()
     })
+}
+
+/// The files with the node's logins, as they are now. They are root's: the vetter cannot read them itself.
+async fn credential_files(settings: NodeCredentials) -> RuntimeAnswer {
+    /// A file may be on a network's disk that hangs: no second thread is to hang there.
+    static READING: Semaphore = Semaphore::const_new(1);
+    let failed = |error: &str| RuntimeAnswer { error: error.to_owned(), ..Default::default() };
+    let Ok(turn) = READING.try_acquire() else {
+        return failed("the files with the node's logins are still being read; look at the disk they are on");
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        credential_files::read(&settings)
+    });
+    let Ok(Ok(files)) = timeout(Duration::from_secs(limits::RUNTIME_CALL_SECONDS), read).await else {
+        return failed(
+            "the files with the node's logins could not be read in time; look at the disk they are on",
+        );
+    };
+    let wired = files.into_iter().map(|file| {
+        let (content, error) = match file.content {
+            Ok(bytes) => (Bytes::copy_from_slice(&bytes), String::new()),
+            Err(error) => (Bytes::new(), error),
+        };
+        wire::CredentialFile { path: file.path, of_providers: file.of_providers, content, error }
+    });
+    RuntimeAnswer { credential_files: wired.collect(), ..Default::default() }
 }
 
 /// Sends what needs no answer; `false` if too much waits already, and it is lost.

@@ -174,3 +174,74 @@ pub(super) fn keep(state: &Path, name: &str, material: &Kept) {
         tracing::error!(%error, root = name, "a trusted root cannot be kept for a start without its source");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use sigstore_trust_root::SIGSTORE_STAGING_TRUSTED_ROOT;
+
+    use super::super::kept::FOLDER;
+    use super::*;
+
+    /// A root of a file, and a state folder.
+    fn staging(folder: &tempfile::TempDir) -> RootSource {
+        let path = folder.path().join("staging.json");
+        write(&path, SIGSTORE_STAGING_TRUSTED_ROOT).unwrap();
+        RootSource { name: "staging".to_owned(), given: Some(Given::File(path)), tuf: None, document: None }
+    }
+
+    fn loaded(source: &RootSource, state: &Path, previous: Option<&Trust>) -> (Trust, usize) {
+        let (trust, to_keep) = load(std::slice::from_ref(source), state, previous, SystemTime::now());
+        for (name, kept) in &to_keep {
+            keep(state, name, kept);
+        }
+        (trust, to_keep.len())
+    }
+
+    #[test]
+    fn bad_file_leaves_what_was_in_force_with_or_without_a_state_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = staging(&folder);
+        let state = folder.path().join("state");
+        let (good, kept) = loaded(&source, &state, None);
+        let origin = |trust: &Trust| trust.state("staging").unwrap().origin;
+        assert_eq!((origin(&good), kept), (Origin::Source, 1));
+        assert_eq!(loaded(&source, &state, None).1, 0, "the same is not written again");
+        let Some(Given::File(path)) = &source.given else { panic!() };
+        for (what, mode) in [("{}", 0o644), (SIGSTORE_STAGING_TRUSTED_ROOT, 0o666)] {
+            write(path, what).unwrap();
+            set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            // After a start, from what is kept; in a running daemon, from what is in force.
+            for (state, previous) in [(state.as_path(), None), (Path::new("/nonexistent"), Some(&good))] {
+                let (trust, _) = loaded(&source, state, previous);
+                assert_eq!((origin(&trust), trust.version()), (Origin::Kept, good.version()));
+                assert!(
+                    trust
+                        .state("staging")
+                        .unwrap()
+                        .error
+                        .as_ref()
+                        .unwrap()
+                        .contains("staging.json: expected")
+                );
+            }
+            let (trust, _) = loaded(&source, Path::new("/nonexistent"), None);
+            assert!(trust.root("staging").is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_others_can_write_is_of_no_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = staging(&folder);
+        let state = folder.path().join("state");
+        loaded(&source, &state, None);
+        let Some(Given::File(path)) = &source.given else { panic!() };
+        write(path, "{}").unwrap();
+        assert!(loaded(&source, &state, None).0.root("staging").is_ok());
+        set_permissions(state.join(FOLDER).join("staging.json"), Permissions::from_mode(0o666)).unwrap();
+        assert!(loaded(&source, &state, None).0.root("staging").is_err());
+    }
+}

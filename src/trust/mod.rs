@@ -10,6 +10,7 @@ mod kept;
 mod keys;
 mod load;
 mod mirror;
+mod read;
 mod root;
 mod set;
 pub mod source;

@@ -1,4 +1,6 @@
-use serde_json::json;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Value, json};
 use sigstore_trust_root::{SIGSTORE_GITHUB_TRUSTED_ROOT, SIGSTORE_STAGING_TRUSTED_ROOT};
 
 use super::*;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::evidence::Form;
+use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
@@ -31,6 +32,8 @@ pub struct InForce {
     pub registry: Arc<Client>,
     /// The trusted roots. Exchanged in the background too: then by a value of its own that differs in nothing else.
     pub trust: Arc<Trust>,
+    /// The node's own logins.
+    pub logins: Arc<NodeLogins>,
 }
 
 /// The facts of a call that bear on each of its images.
@@ -110,6 +113,7 @@ impl InForce {
             policies: self.policies.clone(),
             registry: Arc::clone(&self.registry),
             trust,
+            logins: Arc::clone(&self.logins),
         }
     }
 

@@ -10,29 +10,46 @@ use crate::registry::Credential;
 /// Held credentials.
 #[derive(Default)]
 pub struct Credentials {
-    held: Mutex<HashMap<(String, String), Credential>>,
+    held: Mutex<Held>,
+}
+
+/// By repository and namespace, with the number of the call that used it last.
+#[derive(Default)]
+struct Held {
+    all: HashMap<(String, String), (Credential, u64)>,
+    calls: u64,
 }
 
 impl Credentials {
-    /// Holds a credential that a registry has accepted. At most [`limits::CREDENTIALS`]; more are not held.
+    /// Holds a credential that a registry has accepted. At most [`limits::CREDENTIALS`]: the one that was not used for
+    /// longest makes room.
     pub fn hold(&self, repository: &str, namespace: &str, credential: &Credential) {
         if *credential == Credential::Anonymous {
             return;
         }
         let mut held = self.lock();
         let key = (repository.to_owned(), namespace.to_owned());
-        if held.len() < limits::CREDENTIALS || held.contains_key(&key) {
-            held.insert(key, credential.clone());
+        if held.all.len() >= limits::CREDENTIALS && !held.all.contains_key(&key) {
+            let oldest = held.all.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
+            oldest.and_then(|oldest| held.all.remove(&oldest));
         }
+        held.calls += 1;
+        let used = held.calls;
+        held.all.insert(key, (credential.clone(), used));
     }
 
-    /// The credential last accepted for a repository in a namespace, else none to show.
-    pub fn find(&self, repository: &str, namespace: &str) -> Credential {
+    /// The credential last accepted for a repository in a namespace.
+    pub fn find(&self, repository: &str, namespace: &str) -> Option<Credential> {
         let key = (repository.to_owned(), namespace.to_owned());
-        self.lock().get(&key).cloned().unwrap_or(Credential::Anonymous)
+        let mut held = self.lock();
+        held.calls += 1;
+        let calls = held.calls;
+        let (credential, used) = held.all.get_mut(&key)?;
+        *used = calls;
+        Some(credential.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Credential>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -46,9 +63,9 @@ mod tests {
         let credentials = Credentials::default();
         let basic = Credential::basic("u", "p");
         credentials.hold("r/a", "prod", &basic);
-        assert_eq!(credentials.find("r/a", "prod"), basic);
-        assert_eq!(credentials.find("r/b", "prod"), Credential::Anonymous);
-        assert_eq!(credentials.find("r/a", "other"), Credential::Anonymous);
+        assert_eq!(credentials.find("r/a", "prod"), Some(basic));
+        assert_eq!(credentials.find("r/b", "prod"), None);
+        assert_eq!(credentials.find("r/a", "other"), None);
     }
 
     #[test]
@@ -57,6 +74,19 @@ mod tests {
         let basic = Credential::basic("u", "p");
         credentials.hold("r/a", "prod", &basic);
         credentials.hold("r/a", "prod", &Credential::Anonymous);
-        assert_eq!(credentials.find("r/a", "prod"), basic);
+        assert_eq!(credentials.find("r/a", "prod"), Some(basic));
+    }
+
+    #[test]
+    fn the_one_not_used_for_longest_makes_room() {
+        let credentials = Credentials::default();
+        let basic = Credential::basic("u", "p");
+        for number in 0..limits::CREDENTIALS {
+            credentials.hold(&format!("r/{number}"), "prod", &basic);
+        }
+        assert!(credentials.find("r/0", "prod").is_some());
+        credentials.hold("r/more", "prod", &basic);
+        let held = |name: &str| credentials.find(name, "prod").is_some();
+        assert_eq!((held("r/0"), held("r/1"), held("r/2"), held("r/more")), (true, false, true, true));
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::case::InForce;
+use super::node_logins::NodeLogins;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
 use crate::policy::PolicySet;
 use crate::proofs::Proofs;
 use crate::registry::{Client, Observer, ProxySettings, Settings};
 use crate::trust::{Keeper, Trust};
+use crate::users;
 
 /// The folder within stateDir that is the vetter's to write.
 pub const VETTER_STATE: &str = "vetter";
@@ -48,7 +50,8 @@ pub fn load(
     let (policies, error) = policies(&config, &state(&config), previous);
     let trust = keeper(&config, policies.as_deref().ok(), &registry).load(trusted, SystemTime::now());
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
-    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust) }, error })
+    let logins = NodeLogins::new(config.registry.credentials.clone(), None);
+    Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust: Arc::new(trust), logins }, error })
 }
 
 /// A registry client as the configuration says.
@@ -81,6 +84,13 @@ pub fn keeper(config: &ProxyConfiguration, policies: Option<&PolicySet>, client:
         state: state(config),
         client: Arc::clone(client),
     }
+}
+
+/// The node's own logins, for a command: credential providers are run as the vetter's user, as the daemon does.
+pub fn logins(config: &ProxyConfiguration) -> Arc<NodeLogins> {
+    let root = rustix::process::geteuid().is_root();
+    let user = config.vetter_user.as_deref().filter(|_| root).and_then(|name| users::find(name).ok());
+    NodeLogins::new(config.registry.credentials.clone(), user)
 }
 
 fn state(config: &ProxyConfiguration) -> PathBuf {

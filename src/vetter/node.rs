@@ -8,11 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::wire::{
     self, FromVetter, ImageFacts, Ping, ReadContent, RuntimeAnswer, RuntimeQuestion, from_vetter,
     runtime_question,
 };
+use crate::config::NodeCredentials;
+use crate::config::credential_files::{self, CredentialFile};
 use crate::cri::runtime::RuntimeClient;
 use crate::image::Digest;
 
@@ -103,6 +106,28 @@ impl Node {
         let read = ReadContent { digest: digest.to_string(), cap: cap as u64 };
         let answer = self.relay.as_ref()?.ask(runtime_question::Question::ReadContent(read)).await.ok()?;
         (answer.error.is_empty() && !answer.not_found).then_some(answer.content)
+    }
+
+    /// The files with the node's logins: read by the relay, whose configuration says which; in a command that runs by
+    /// itself read here.
+    ///
+    /// # Errors
+    /// The relay does not answer.
+    pub async fn credential_files(&self, settings: &NodeCredentials) -> Result<Vec<CredentialFile>, String> {
+        let Some(relay) = &self.relay else { return Ok(credential_files::read(settings)) };
+        let answer = relay.ask(runtime_question::Question::CredentialFiles(Ping {})).await?;
+        if !answer.error.is_empty() {
+            return Err(answer.error);
+        }
+        let files = answer.credential_files.into_iter().map(|file| CredentialFile {
+            path: file.path,
+            of_providers: file.of_providers,
+            content: match file.error.is_empty() {
+                true => Ok(Zeroizing::new(file.content.to_vec())),
+                false => Err(file.error),
+            },
+        });
+        Ok(files.collect())
     }
 
     /// The relay's own metrics, as Prometheus text; empty if it does not answer.

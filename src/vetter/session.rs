@@ -173,6 +173,10 @@ impl Session {
                     backups: settings.max_backups,
                 }
             }),
+            credential_troubles: self
+                .in_force()
+                .map(|in_force| in_force.logins.troubles())
+                .unwrap_or_default(),
             metrics_address: metrics.as_ref().map(|(at, _)| at.to_string()).unwrap_or_default(),
             trust: self.in_force().map(|in_force| wire::trust(&in_force.trust)).unwrap_or_default(),
         }
@@ -318,6 +322,8 @@ impl Session {
                 new.config.tracing.as_ref().map(|tracing| Tracer::new(tracing, Arc::clone(&self.metrics)));
             *self.tracer.write().unwrap_or_else(PoisonError::into_inner) = tracer;
         }
+        let (logins, node) = (Arc::clone(&new.logins), self.vetter.node().clone());
+        tokio::spawn(async move { logins.prepare(&node).await });
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
     }
 

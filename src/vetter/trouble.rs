@@ -13,6 +13,9 @@ pub enum Trouble {
     /// The registry did not give what was needed.
     #[error("{0}")]
     Fetch(#[from] FetchError),
+    /// Nobody was let in by the registry, or could be asked for a login: who was tried.
+    #[error("{0}")]
+    Login(String),
     /// The walk from digest to image ID came to no end.
     #[error("{0}")]
     Walk(#[from] WalkError),
@@ -57,6 +60,7 @@ impl Trouble {
     pub fn reason(&self) -> Reason {
         match self {
             Trouble::Fetch(error) => of_fetch(&error.cause),
+            Trouble::Login(_) => Reason::RegistryLogin,
             Trouble::Walk(error) => of_walk(error),
             Trouble::Signatures(SignatureManifestError::Document(error)) => of_document(error),
             Trouble::Signatures(SignatureManifestError::TooMany { .. }) => Reason::LimitReached,

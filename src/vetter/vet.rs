@@ -12,17 +12,18 @@ use super::credentials::Credentials;
 use super::evidence::{Evidences, Question, Wanted};
 use super::flight::Flights;
 use super::identity::{Identities, Sources};
+use super::logins::{Logins, own_login};
 use super::node::Node;
 use super::trouble::Trouble;
 use super::verifications::Verifications;
 use super::visit::Visit;
-use super::wire::{Auth, ImageUse, Kind};
+use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::{Place, Subject};
 use crate::proofs::Proofs;
-use crate::registry::{AuthFields, Credential};
+use crate::registry::Credential;
 use crate::telemetry::Role;
 use crate::verify::Evidence;
 
@@ -164,16 +165,53 @@ impl Vetter {
                 "expected a reference with a repository, found none; pull the image by its name".to_owned(),
             )
         })?;
-        let visit = self.visit(case, reference, credential(case.context.auth, reference)?);
+        let own = own_login(case.context.auth, reference)?;
+        let mut logins = self.logins(case, reference, own.as_ref());
+        while let Some(credential) = logins.next().await {
+            let visit = self.visit(case, reference, credential);
+            let result = self.pulled_as(case, reference, visit, own.as_ref()).await;
+            if let Some(result) = logins.settle(result, is_allowed) {
+                return result;
+            }
+        }
+        Err(logins.refused())
+    }
+
+    async fn pulled_as(
+        &self,
+        case: &Case<'_>,
+        reference: &Reference,
+        visit: Visit,
+        own: Option<&Credential>,
+    ) -> Result<Vetting, Trouble> {
         let (root, seed) = match reference.digest() {
             // Both runtimes drop a tag beside a digest.
             Some(digest) => (digest, None),
             None => self.resolve(&visit).await?,
         };
-        self.credentials.hold(&reference.repo_name(), case.context.namespace, &visit.credential);
+        if let Some(own) = own {
+            self.credentials.hold(&reference.repo_name(), case.context.namespace, own);
+        }
         let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed };
         let ties = self.identities.on_this_platform(root, sources, visit.by).await?;
         self.proven(case, &visit, ties).await
+    }
+
+    /// As whom a repository is asked: as the pull's own login where it brought one, else as one after the other of those
+    /// there are. What one was refused is not the answer as long as there is another.
+    fn logins<'a>(
+        &'a self,
+        case: &'a Case<'_>,
+        repository: &Reference,
+        own: Option<&Credential>,
+    ) -> Logins<'a> {
+        let of_node = &case.in_force.logins;
+        if let Some(own) = own {
+            return Logins::of_pull(own.clone(), of_node, &self.node);
+        }
+        let name = repository.repo_name();
+        let held = self.credentials.find(&name, case.context.namespace);
+        Logins::of_node(held, name, of_node, &self.node, case.work_by())
     }
 
     /// What a tag points at now; one request for all who ask at once.
@@ -212,16 +250,22 @@ impl Vetter {
             return Err(moved("no image with an ID"));
         };
         let reference = case.reference().ok_or_else(|| moved("an image without a repository"))?;
-        let visit = self.visit(case, reference, credential(case.context.auth, reference)?);
-        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
-        let tie = self.identities.of_id(vetted, id, sources, visit.by).await;
-        let tie = match tie {
-            Ok(tie) => tie,
-            Err(Trouble::Walk(_)) => return Err(moved(&format!("image {id}"))),
-            Err(trouble) => return Err(trouble),
-        };
-        // Another entry of the vetted index: a signature on the index speaks for it, one on an entry does not.
-        self.proven(case, &visit, vec![tie]).await
+        let own = own_login(case.context.auth, reference)?;
+        let mut logins = self.logins(case, reference, own.as_ref());
+        while let Some(credential) = logins.next().await {
+            let visit = self.visit(case, reference, credential);
+            let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+            let result = match self.identities.of_id(vetted, id, sources, visit.by).await {
+                // Another entry of the vetted index: a signature on the index speaks for it, one on an entry does not.
+                Ok(tie) => self.proven(case, &visit, vec![tie]).await,
+                Err(Trouble::Walk(_)) => Err(moved(&format!("image {id}"))),
+                Err(trouble) => Err(trouble),
+            };
+            if let Some(result) = logins.settle(result, is_allowed) {
+                return result;
+            }
+        }
+        Err(logins.refused())
     }
 
     /// A create, by an ID: the ID is tied to a digest by a walk, whatever the runtime lists.
@@ -230,28 +274,13 @@ impl Vetter {
         let candidates = self.candidates(case, id, image).await?;
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
-            let credential = self.credentials.find(&candidate.repository.repo_name(), case.context.namespace);
-            let visit = self.visit(case, &candidate.repository, credential);
-            let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
-            let tie = match self.identities.of_id(candidate.root, id, sources, visit.by).await {
-                Ok(tie) => tie,
-                Err(why) => {
-                    // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
-                    trouble = trouble.or(Some(why));
-                    continue;
-                }
-            };
-            // Under another of its digests the image may be denied: that is not outweighed by this one.
-            if let Some(denied) = case.denied_by_digest(std::slice::from_ref(&tie)) {
-                return Ok(denied);
-            }
-            if allowed.is_some() {
-                continue;
-            }
-            match self.proven(case, &visit, vec![tie]).await {
-                Ok(vetting) if vetting.decision != Decision::Allowed => refused = refused.or(Some(vetting)),
-                Ok(vetting) if case.may_be_denied() => allowed = Some(vetting),
-                Ok(vetting) => return Ok(vetting),
+            match self.found(case, id, &candidate, allowed.is_some()).await {
+                Ok(Found::DeniedByDigest(denied)) => return Ok(denied),
+                Ok(Found::Tied) => {}
+                Ok(Found::Judged(vetting)) if !is_allowed(&vetting) => refused = refused.or(Some(vetting)),
+                Ok(Found::Judged(vetting)) if case.may_be_denied() => allowed = Some(vetting),
+                Ok(Found::Judged(vetting)) => return Ok(vetting),
+                // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
                 Err(why) => trouble = trouble.or(Some(why)),
             }
         }
@@ -266,6 +295,57 @@ impl Vetter {
                 "expected the runtime to list a digest for image {id}, found none; pull the image by its name"
             ))),
         }
+    }
+
+    /// Whether a candidate is the image, and what is to be said of it if so.
+    async fn found(
+        &self,
+        case: &Case<'_>,
+        id: ImageId,
+        candidate: &Candidate,
+        tie_only: bool,
+    ) -> Result<Found, Trouble> {
+        let lets_through = |found: &Found| !matches!(found, Found::Judged(vetting) if !is_allowed(vetting));
+        let mut logins = self.logins(case, &candidate.repository, None);
+        while let Some(credential) = logins.next().await {
+            let visit = self.visit(case, &candidate.repository, credential);
+            let result = self.found_as(case, id, candidate, tie_only, visit).await;
+            if let Some(result) = logins.settle(result, lets_through) {
+                return result;
+            }
+        }
+        Err(logins.refused())
+    }
+
+    async fn found_as(
+        &self,
+        case: &Case<'_>,
+        id: ImageId,
+        candidate: &Candidate,
+        tie_only: bool,
+        visit: Visit,
+    ) -> Result<Found, Trouble> {
+        let sources = Sources { node: self.node.clone(), visit: visit.clone(), seed: None };
+        let tie = self.identities.of_id(candidate.root, id, sources, visit.by).await?;
+        // Under another of its digests the image may be denied: that is not outweighed by this one.
+        match case.denied_by_digest(std::slice::from_ref(&tie)) {
+            Some(denied) => Ok(Found::DeniedByDigest(denied)),
+            None if tie_only => Ok(Found::Tied),
+            None => self.proven(case, &visit, vec![tie]).await.map(Found::Judged),
+        }
+    }
+
+    /// What a tag points at, by whoever is let in.
+    async fn head(&self, case: &Case<'_>, reference: &Reference) -> Result<Digest, Trouble> {
+        let mut logins = self.logins(case, reference, None);
+        while let Some(credential) = logins.next().await {
+            let visit = self.visit(case, reference, credential);
+            let result = visit.head(reference.tag().unwrap_or("latest")).await;
+            if let Some(result) = logins.settle(result, |_| true) {
+                return result;
+            }
+        }
+        Err(logins.refused())
     }
 
     /// The ID of what a create names. A repository@digest (CRI-O up to 1.34) is asked of the runtime: what it has
@@ -322,9 +402,7 @@ impl Vetter {
         }
         if let (true, Some(reference)) = (candidates.is_empty(), reference) {
             // Imported without a digest: what the tag is now may be what was imported.
-            let credential = self.credentials.find(&reference.repo_name(), case.context.namespace);
-            let root =
-                self.visit(case, reference, credential).head(reference.tag().unwrap_or("latest")).await?;
+            let root = self.head(case, reference).await?;
             candidates.push(Candidate { root, repository: reference.clone() });
         }
         Ok(candidates)
@@ -371,7 +449,7 @@ impl Vetter {
         let (mut evidence, mut trouble, mut held) = (Vec::<Evidence>::new(), None, false);
         let mut vetting = None;
         for place in case.places() {
-            let visit = &self.visit_to(case, place, visit);
+            let visit = &self.visit_to(case, place, visit).await;
             for (digest, form) in case.forms(&digests) {
                 let question = Question {
                     visit,
@@ -415,13 +493,14 @@ impl Vetter {
         }
     }
 
-    /// Where a policy has its evidence: the image's own repository, as the caller, or another, as whoever pulled from it.
-    fn visit_to(&self, case: &Case<'_>, place: &Place, own: &Visit) -> Visit {
+    /// Where a policy has its evidence: the image's own repository, as the caller, or another, as the first of those there
+    /// are for it.
+    async fn visit_to(&self, case: &Case<'_>, place: &Place, own: &Visit) -> Visit {
         match &place.repository {
             None => own.clone(),
             Some(repository) => {
-                let credential = self.credentials.find(&repository.repo_name(), case.context.namespace);
-                self.visit(case, repository, credential)
+                let first = self.logins(case, repository, None).next().await;
+                self.visit(case, repository, first.unwrap_or(Credential::Anonymous))
             }
         }
     }
@@ -474,15 +553,15 @@ struct Candidate {
     repository: Reference,
 }
 
-fn credential(auth: Option<&Auth>, reference: &Reference) -> Result<Credential, Trouble> {
-    let Some(auth) = auth else { return Ok(Credential::Anonymous) };
-    let fields = AuthFields {
-        username: &auth.username,
-        password: &auth.password,
-        auth: &auth.auth,
-        server_address: &auth.server_address,
-        identity_token: &auth.identity_token,
-        registry_token: &auth.registry_token,
-    };
-    Credential::from_auth(&fields, reference.registry()).map_err(|error| Trouble::Call(error.to_string()))
+/// What came of one candidate.
+enum Found {
+    /// A deny rule by digest.
+    DeniedByDigest(Vetting),
+    /// It is the image, and no more is asked about it.
+    Tied,
+    Judged(Vetting),
+}
+
+fn is_allowed(vetting: &Vetting) -> bool {
+    vetting.decision == Decision::Allowed
 }

@@ -17,6 +17,12 @@ mod generated {
             f.write_str("Auth { redacted }")
         }
     }
+
+    impl std::fmt::Debug for CredentialFile {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("CredentialFile { redacted }")
+        }
+    }
 }
 
 pub use generated::*;

@@ -30,6 +30,7 @@ mod parts;
 mod pause;
 mod referrers;
 mod registries;
+mod proofs;
 mod report;
 mod restart;
 mod rollout;

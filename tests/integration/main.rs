@@ -13,6 +13,7 @@ mod fixtures;
 mod metrics;
 mod monitoring;
 mod node;
+mod proofs;
 mod registry;
 mod relay;
 mod report;

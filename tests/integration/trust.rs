@@ -330,6 +330,17 @@ async fn given_root_counts_until_the_repository_has_answered() {
 }
 
 #[tokio::test]
+async fn command_without_a_daemon_asks_for_what_is_missing_and_keeps_nothing() {
+    let mirror = repository(&[]);
+    let corp = Corp::new(&file(&mirror));
+    let trust = corp.keeper.look(SystemTime::now());
+    assert!(trust.root("corp").unwrap_err().contains("it was not asked for yet"));
+    let trust = corp.keeper.ask_for_missing(trust).await;
+    assert_eq!(trust.root("corp").unwrap().logs().len(), 1);
+    assert!(corp.load().root.is_none());
+}
+
+#[tokio::test]
 async fn keeper_asks_takes_over_what_is_new_and_reads_changed_files_again() {
     let mirror = repository(&[]);
     let corp = Corp::new(&file(&mirror));

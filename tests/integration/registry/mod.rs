@@ -4,6 +4,7 @@ mod body;
 pub mod fake;
 mod login;
 mod mirrors;
+mod provider;
 mod proxies;
 mod real;
 mod redirect;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::cli::{crivet, shown};
 use super::node::Node;
+use crate::registry::fake::reply;
 use crate::support::client::CREATE;
 
 async fn findings(node: &Node) -> (Option<i32>, Vec<Value>) {
@@ -88,4 +89,32 @@ async fn a_daemon_that_is_away_is_found_with_what_can_be_seen_without_it() {
     node.configure("mode: enforced\n");
     let (_, findings) = self::findings(&node).await;
     assert_eq!(level(&findings, "configuration-salvaged"), "failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_are_tried_at_their_registries_and_what_is_wrong_with_them_is_found() {
+    let node = node().await;
+    let write = |name: &str, user: &str| {
+        let login = json!({"auths": {node.host(): {"username": user, "password": "horse"}}});
+        let path = node.place.path().join(name);
+        std::fs::write(&path, login.to_string()).unwrap();
+        path.display().to_string()
+    };
+    let (good, bad, gone) =
+        (write("good.json", "good"), write("bad.json", "bad"), node.place.path().join("gone"));
+    node.registry.instead(|seen| match seen.authorization.as_deref() {
+        Some("Basic Z29vZDpob3JzZQ==") => None,
+        _ => Some(reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")),
+    });
+    let files = format!("{good}, {bad}, {}", gone.display());
+    let lines = format!("mode: enforce\nregistry: {{credentials: {{dockerConfigs: [{files}]}}}}\n");
+    let _gate = node.serve(&lines).await;
+    let (_, findings) = findings(&node).await;
+    let found = |id: &str| {
+        find(&findings, id).unwrap_or_else(|| panic!("no {id}: {findings:#?}"))["found"].to_string()
+    };
+    assert!(found("registry-login-refused").contains(&format!("the login of {bad}")));
+    assert!(found("registry-logins").contains(&good) && !found("registry-logins").contains(&bad));
+    assert!(found("docker-config-unusable").contains("gone"));
+    assert!(!format!("{findings:?}").contains("horse"));
 }

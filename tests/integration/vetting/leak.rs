@@ -40,7 +40,9 @@ fn forms() -> Vec<String> {
 
 async fn nothing_shows(node: &Node, gate: &Gate, answers: &[String]) {
     let records = node.records().iter().map(ToString::to_string).collect::<String>();
+    let state = node.place.path().join("state/vetter/proofs.redb");
     let shown = [
+        ("proofs on disk", String::from_utf8_lossy(&std::fs::read(state).unwrap()).into_owned()),
         ("log", gate.crivet.log()),
         ("records", records),
         ("metrics", node.metrics().await),
@@ -98,6 +100,7 @@ async fn no_credential_shows_anywhere_whatever_the_registry_makes_of_it() {
         let shown = format!("Basic {}", STANDARD.encode(format!("user:{}", SECRETS[0])));
         assert!(node.registry.seen().iter().any(|seen| seen.authorization.as_deref() == Some(&shown)));
         assert!(gate.crivet.log().contains("TRACE"));
+        super::kept::written(&node).await;
         nothing_shows(&node, &gate, &answers).await;
     }
 }
