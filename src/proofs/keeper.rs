@@ -181,14 +181,13 @@ impl Work {
     fn run(self) {
         self.shared.known().want_store();
         while !self.stopped() {
-            let opened = self.open();
+            let opened = self.open().inspect_err(|why| failed(&self.shared, why));
+            // Whoever waits for it sees what came of it.
             self.shared.opening.send_replace(None);
-            let why = match opened {
-                Ok(disk) => self.serve(&disk),
-                Err(why) => Some(why),
-            };
-            let Some(why) = why else { return };
-            failed(&self.shared, &why);
+            if let Ok(disk) = opened {
+                let Some(why) = self.serve(&disk) else { return };
+                failed(&self.shared, &why);
+            }
             let known = self.shared.known();
             drop(self.shared.changed.wait_timeout_while(known, AGAIN, |_| !self.stopped()));
         }
