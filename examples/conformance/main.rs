@@ -5,6 +5,8 @@
 //!
 //! It exits with 0 if the bundle holds, else with 1. `run.sh` beside this file runs it over the suite's cases.
 
+#![allow(clippy::print_stderr, reason = "a program for the command line")]
+
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;

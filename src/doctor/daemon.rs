@@ -78,14 +78,14 @@ pub(super) fn running(facts: &Facts, status: &Status, findings: &mut Findings) {
         findings.failure(
             "runtime-away",
             format!("the runtime does not answer crivet: {}", runtime.error),
-            "look at the runtime (systemctl status containerd), and at runtimeEndpoint",
+            "look at the runtime (systemctl status containerd, or crio), and at runtimeEndpoint",
         );
     }
     if runtime.name == "cri-o" {
         findings.failure(
             "runtime-not-looked-at",
-            "the runtime is CRI-O: what a container stands on cannot be looked at after it was made, and a proof is asked for, so its creates are undecided in enforce mode",
-            "use mode: audit on CRI-O for now",
+            "the runtime is CRI-O: what a container stands on cannot be looked at after it was made, so enforce mode makes none that needs a proof",
+            "stay in mode: audit on CRI-O for now",
         );
     }
     if status.removed_after_look > 0 {
@@ -106,7 +106,12 @@ pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
         ("audit", "") => findings.failure(
             "mode-audit",
             "mode: audit: every image runs, vetted or not",
-            "when crivet report and crivet inventory show nothing you need, set mode: enforce (docs/rollout.md)",
+            if status.runtime.as_ref().is_some_and(|runtime| runtime.name == "cri-o") {
+                // Of the two findings one must not ask for what the other warns of.
+                "there is nothing to be done on CRI-O for now: see runtime-not-looked-at"
+            } else {
+                "when crivet report and crivet inventory show nothing you need, set mode: enforce (docs/rollout.md)"
+            },
         ),
         ("audit", because) => findings.failure(
             "mode-overridden",

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::uses::Use;
 use crate::audit::Decision;
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
+use crate::image::ImageId;
 use crate::vetter::wire::{Judged, Outcome};
 
 /// A use, and what the policies say of it.
@@ -66,7 +67,8 @@ impl Row {
             "decision": self.decision().as_str(),
             "refused": self.judged.refuses,
             "reference": used.reference,
-            "imageId": used.image,
+            // In the spelling of the audit records; CRI-O writes the bare hex.
+            "imageId": ImageId::parse(&used.image).map_or_else(|_| used.image.clone(), |id| id.to_string()),
             "digest": self.judged.digest,
             "policies": self.judged.policies,
             "message": self.judged.message,

@@ -7,6 +7,7 @@ use http::Response;
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::ask::Refusal;
 use super::body::{Passing, Relayed, ResponseBody};
 use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
@@ -98,6 +99,11 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id) else { return };
             if chain_id.is_empty() {
                 return;
+            }
+            // As enforce mode says it, which would have made nothing.
+            if let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
+                let reason = unrecorded.unwrap_or(Reason::Runtime);
+                return relay.vetter.tell_undecided(&call, &reply, reason);
             }
             if let Err(text) = look::look(relay, &made, chain_id).await {
                 undecided(relay, &call, &text, Reason::ContentDiffers);

@@ -29,6 +29,9 @@ pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), String>
     ))
 }
 
+/// Why nothing is made that could not be looked at afterwards.
+pub const IMPOSSIBLE: &str = "the runtime is CRI-O, whose containers this crivet cannot look at after they were made, so enforce mode makes none that need a proof; stay in mode: audit";
+
 /// How long the runtime's name is believed.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
 
@@ -38,7 +41,7 @@ pub struct Looks {
     is_crio: Mutex<Option<(bool, Instant)>>,
 }
 
-/// Refuses before anything is made what could not be looked at afterwards: CRI-O has no services to ask.
+/// Whether what is made can be looked at afterwards: CRI-O has no services to ask. Where it cannot, nothing is to be made.
 pub async fn possible(relay: &Relay) -> Result<(), Refusal> {
     let known = *relay.looks.is_crio.lock().unwrap_or_else(PoisonError::into_inner);
     let believed = known.filter(|(_, since)| since.elapsed() < BELIEVED_FOR).map(|(is_crio, _)| is_crio);
@@ -54,10 +57,7 @@ pub async fn possible(relay: &Relay) -> Result<(), Refusal> {
         }
     };
     match is_crio {
-        true => Err(Refusal::own(
-            "the runtime is CRI-O, whose containers this crivet cannot look at after they were made; use mode: audit",
-            Reason::Runtime,
-        )),
+        true => Err(Refusal::own(IMPOSSIBLE, Reason::Runtime)),
         false => Ok(()),
     }
 }

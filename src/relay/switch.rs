@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Relay, pause};
+use super::{Relay, look, pause};
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
 use crate::limits;
@@ -110,8 +110,8 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
     Ok(calls)
 }
 
-/// The image under the pod's own words. A runtime older than that field (containerd 1.6) does not keep them; then every
-/// name that it has for the image may be the one, and each has to be let through.
+/// The image under the pod's own words. A runtime older than that field (containerd 1.6) and CRI-O do not keep them; then
+/// every name that it has for the image may be the one, and each has to be let through.
 async fn uses(relay: &Relay, named: &str, reference: String) -> Vec<ImageUse> {
     let mut references = vec![reference];
     if references.iter().all(String::is_empty)
@@ -149,7 +149,12 @@ async fn refusal(relay: &Relay, call: Call) -> Option<String> {
     let images = call.images.len();
     let why = match relay.vetter.ask(call, PATIENCE).await {
         Ok(verdict) if verdict.judged.len() == images && images > 0 => {
-            verdict.judged.into_iter().find(|judged| judged.refuses)?.message
+            let needs_proof = verdict.judged.iter().any(|judged| !judged.digest.is_empty());
+            match verdict.judged.into_iter().find(|judged| judged.refuses) {
+                Some(judged) => judged.message,
+                None if needs_proof && look::possible(relay).await.is_err() => look::IMPOSSIBLE.to_owned(),
+                None => return None,
+            }
         }
         Ok(verdict) => verdict.message,
         Err(none) => none.to_string(),

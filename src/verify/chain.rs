@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sigstore_verify::crypto::WEBPKI_VERIFICATION_ALGS;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::Certificate;
 use super::der;
@@ -43,24 +44,61 @@ pub(super) fn verify(
     usage: Usage,
     time: SystemTime,
 ) -> Result<Vec<u8>, String> {
-    let mut why = None;
-    for issuer in issuers {
-        if issuer.window.is_some_and(|window| !window.contains(time)) {
-            why.get_or_insert_with(|| "one whose authority was not in use then".to_owned());
-            continue;
-        }
-        match verify_with(leaf, extra, issuer, usage, time) {
-            Ok(key) => return Ok(key),
-            // Of several authorities the one that says more than "not mine".
-            Err(error) if error != UNKNOWN => why = Some(error),
-            Err(error) => drop(why.get_or_insert(error)),
+    let mut nearest = Refusal::None;
+    if !usage.is_of(leaf) {
+        nearest = Refusal::Other("one that is not for this use (extended key usage)".to_owned());
+    } else {
+        for issuer in issuers {
+            match verify_with(leaf, extra, issuer, usage, time) {
+                Ok(key) => return Ok(key),
+                Err(refusal) => nearest = nearest.max(refusal),
+            }
         }
     }
-    let found = why.unwrap_or_else(|| "no authority to hold it against".to_owned());
+    let found = match nearest {
+        Refusal::None => "no authority to hold it against".to_owned(),
+        Refusal::Unknown => "one by nobody who is trusted".to_owned(),
+        Refusal::Unused => "one whose authority was not in use then".to_owned(),
+        Refusal::Anchor => "one whose authority's own certificate was not valid then".to_owned(),
+        Refusal::Other(text) => text,
+    };
     Err(format!("expected a certificate that was good at {}, found {found}", rfc3339(time)))
 }
 
-const UNKNOWN: &str = "one by nobody who is trusted";
+/// Why an authority does not vouch; of several the last says most.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    /// There is no authority.
+    None,
+    /// It is by somebody else.
+    Unknown,
+    /// The authority was not in use.
+    Unused,
+    /// Its own certificate was not valid.
+    Anchor,
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl Usage {
+    const fn oid(self) -> &'static [u8] {
+        match self {
+            Self::CodeSigning => CODE_SIGNING,
+            Self::TimeStamping => TIME_STAMPING,
+        }
+    }
+
+    /// Whether the certificate says that it is for this. Authorities need not say anything (RFC 5280, 4.2.1.12), and what
+    /// they do say is looked at with the chain.
+    fn is_of(self, certificate: &Certificate) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(certificate.der()) else { return false };
+        match (self, parsed.extended_key_usage()) {
+            (Self::CodeSigning, Ok(Some(usage))) => usage.value.code_signing,
+            (Self::TimeStamping, Ok(Some(usage))) => usage.value.time_stamping,
+            _ => false,
+        }
+    }
+}
 
 fn verify_with(
     leaf: &Certificate,
@@ -68,13 +106,16 @@ fn verify_with(
     issuer: &Issuer<'_>,
     usage: Usage,
     time: SystemTime,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Refusal> {
+    if issuer.window.is_some_and(|window| !window.contains(time)) {
+        return Err(Refusal::Unused);
+    }
     let anchor_der = CertificateDer::from(issuer.anchor);
     // webpki takes an anchor's word whatever its dates; here it ends with them.
     let anchor_certificate = Certificate::from_der(issuer.anchor)
-        .map_err(|error| format!("an authority that cannot be read: {error}"))?;
+        .map_err(|error| Refusal::Other(format!("an authority that cannot be read: {error}")))?;
     if !anchor_certificate.is_valid_at(time) {
-        return Err("one whose authority's own certificate was not valid then".to_owned());
+        return Err(Refusal::Anchor);
     }
     let anchor = anchor_from_trusted_cert(&anchor_der).map_err(said)?;
     let intermediates: Vec<CertificateDer<'_>> = issuer
@@ -86,11 +127,7 @@ fn verify_with(
         .collect();
     let leaf = CertificateDer::from(leaf.der());
     let end = EndEntityCert::try_from(&leaf).map_err(said)?;
-    let since = time.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970".to_owned())?;
-    let usage = match usage {
-        Usage::CodeSigning => KeyUsage::required(CODE_SIGNING),
-        Usage::TimeStamping => KeyUsage::required(TIME_STAMPING),
-    };
+    let since = time.duration_since(UNIX_EPOCH).map_err(|_| Refusal::Other("one before 1970".to_owned()))?;
     let anchors = [anchor];
     let path = end
         .verify_for_usage(
@@ -98,7 +135,7 @@ fn verify_with(
             &anchors,
             &intermediates,
             UnixTime::since_unix_epoch(since),
-            usage,
+            KeyUsage::required_if_present(usage.oid()),
             None,
             None,
         )
@@ -110,15 +147,13 @@ fn verify_with(
     })
 }
 
-fn said(error: webpki::Error) -> String {
+fn said(error: webpki::Error) -> Refusal {
     use webpki::Error;
-    match error {
-        Error::UnknownIssuer => UNKNOWN.to_owned(),
+    Refusal::Other(match error {
+        Error::UnknownIssuer => return Refusal::Unknown,
         Error::CertExpired { .. } => "one that had expired".to_owned(),
         Error::CertNotValidYet { .. } => "one that was not valid yet".to_owned(),
-        Error::RequiredEkuNotFoundContext(_) => {
-            "one that is not for this use (extended key usage)".to_owned()
-        }
+        Error::RequiredEkuNotFoundContext(_) => "one whose authority is not for this use".to_owned(),
         Error::CaUsedAsEndEntity => "one of an authority itself".to_owned(),
         Error::InvalidSignatureForPublicKey => "one that its authority did not sign".to_owned(),
         other => {
@@ -127,5 +162,5 @@ fn said(error: webpki::Error) -> String {
             let name = text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
             format!("one that is refused ({name})")
         }
-    }
+    })
 }

@@ -254,3 +254,128 @@ fn hash_named(name: &str) -> Result<Hash, String> {
         other => Err(format!("expected a hash by SHA-2 in the log entry, found {}", quoted(other))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sigstore_verify::types::pae;
+
+    use super::*;
+    use crate::verify::fixture::Fixture;
+    use crate::verify::signed::{Content, Material};
+    use crate::verify::{Authority, Evidence, bundle, legacy};
+
+    /// Changes every text in a body, one at a time.
+    fn texts(value: &Value, pointer: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(n, item)| texts(item, &format!("{pointer}/{n}"), found));
+            }
+            Value::Object(map) => {
+                map.iter().for_each(|(key, item)| texts(item, &format!("{pointer}/{key}"), found));
+            }
+            _ => found.push(pointer.to_owned()),
+        }
+    }
+
+    /// A text of the same form with one bit changed, at `place` of its length.
+    fn changed(text: &str, place: f64) -> String {
+        if let Some(mut bytes) = STANDARD.decode(text).ok().filter(|bytes| bytes.len() > 20) {
+            let at = (bytes.len() as f64 * place) as usize;
+            // PEM: another letter of its base64.
+            bytes[at] = if bytes.starts_with(b"-----") && bytes[at] == b'A' { b'B' } else { bytes[at] ^ 1 };
+            return STANDARD.encode(bytes);
+        }
+        let mut bytes = text.as_bytes().to_vec();
+        let at = (bytes.len() as f64 * place) as usize;
+        bytes[at] ^= 1;
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// What nobody can hold against anything: hashes of envelopes that are not at hand, and names of what the key or
+    /// certificate says itself.
+    const UNUSED: [&str; 5] =
+        ["/spec/envelopeHash", "/spec/content/hash", "/keyDetails", "/keyid", "/spec/content/payloadHash"];
+
+    #[test]
+    fn every_part_of_a_log_entry_matters_by_itself() {
+        for (name, kind) in [
+            ("keyless-rekor1-legacy", Kind::HashedRekord1),
+            ("key-rekor1-legacy", Kind::HashedRekord1),
+            ("rsa-2048-rekor1-legacy", Kind::HashedRekord1),
+            ("keyless-rekor2-tsa-bundle", Kind::HashedRekord2),
+            ("key-rekor2-tsa-bundle", Kind::HashedRekord2),
+            ("keyless-rekor1-bundle", Kind::Dsse1),
+            ("key-rekor1-bundle", Kind::Dsse1),
+            ("attest-npm-rekor2-tsa", Kind::Dsse2),
+            ("attest-keyless-rekor1-intoto-legacy", Kind::Intoto1),
+            ("attest-key-rekor1-intoto-legacy", Kind::Intoto1),
+            ("attest-npm-rekor1-intoto", Kind::Intoto2),
+        ] {
+            let fixture = Fixture::load(name);
+            let (evidence, authority) = fixture.one();
+            let wanted = legacy::Wanted { certificate: true, log: true, timestamp: true };
+            let signed = match evidence {
+                Evidence::Simple(signing) => legacy::simple(signing, wanted),
+                Evidence::Attached(attached) => legacy::attached(attached, wanted),
+                Evidence::Bundle(bytes) => bundle::read(bytes),
+            }
+            .unwrap();
+            let encoded;
+            let (message, envelope) = match &signed.content {
+                Content::Claim(payload) => (&payload[..], None),
+                Content::Envelope { payload_type, payload, .. } => {
+                    encoded = pae(payload_type, payload);
+                    (&encoded[..], Some((payload_type.as_str(), &payload[..])))
+                }
+                Content::Artifact(_) => panic!("{name}"),
+            };
+            let verifier = match (&signed.material, authority) {
+                (Material::Certificate { leaf, .. }, _) => Verifier::Certificate(leaf),
+                (Material::Key, Authority::Key(authority)) => Verifier::Key(&authority.key),
+                _ => panic!("{name}"),
+            };
+            let expected = Expected {
+                signature: &signed.signature,
+                verifier,
+                message: Message::Bytes(message),
+                envelope,
+                found: signed.found.as_deref(),
+            };
+            let entry = &signed.entries[0];
+            assert_eq!((entry.kind, expected.check(entry)), (kind, Ok(())), "{name}");
+            let body: Value = serde_json::from_slice(&entry.body).unwrap();
+            let mut pointers = Vec::new();
+            texts(&body, "", &mut pointers);
+            for (pointer, place) in pointers.iter().flat_map(|pointer| [(pointer, 0.3), (pointer, 0.8)]) {
+                let mut body = body.clone();
+                let value = body.pointer_mut(pointer).unwrap();
+                *value = changed(value.as_str().unwrap(), place).into();
+                let other = Entry { body: body.to_string().into_bytes(), ..entry.clone() };
+                let unused = UNUSED.iter().any(|part| pointer.contains(part))
+                    && (kind != Kind::Intoto1 || pointer.contains("/payloadHash"))
+                    && (kind != Kind::Intoto2 || !pointer.contains("/payloadHash"));
+                assert_eq!(expected.check(&other).is_ok(), unused, "{name} {pointer}");
+            }
+        }
+    }
+
+    #[test]
+    fn entry_of_another_kind_of_signer_is_refused() {
+        let body = |verifier: Value| {
+            serde_json::json!({"signature": {"content": "", "verifier": verifier}})["signature"].clone()
+        };
+        let fixture = Fixture::load("key-rekor2-tsa-bundle");
+        let Authority::Key(authority) = fixture.one().1 else { panic!() };
+        let (verifier, message) = (Verifier::Key(&authority.key), Message::Bytes(b""));
+        let expected = Expected { signature: b"", verifier, message, envelope: None, found: None };
+        let raw = serde_json::json!({"rawBytes": STANDARD.encode(authority.key.der())});
+        assert!(expected.signature2(&body(serde_json::json!({"publicKey": raw}))).is_ok());
+        assert!(expected.signature2(&body(serde_json::json!({"x509Certificate": raw}))).is_err());
+        assert!(
+            expected
+                .signature2(&body(serde_json::json!({"publicKey": raw, "x509Certificate": raw})))
+                .is_err()
+        );
+        assert!(expected.signature2(&body(serde_json::json!({}))).is_err());
+    }
+}

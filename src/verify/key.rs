@@ -416,4 +416,20 @@ mod tests {
         let other_curve = [&der[..22], &[6], &der[23..]].concat();
         assert!(matches!(error(&pem(&other_curve)), KeyError::Algorithm(_)));
     }
+
+    #[test]
+    fn rsa_pss_by_openssl_verifies_with_each_hash_and_only_over_its_message() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/certificates");
+        let read = |name: &str| std::fs::read(format!("{dir}/{name}")).unwrap();
+        let (key, message) = (PublicKey::from_pem(&read("pss.pub")).unwrap(), read("payload.json"));
+        for hash in ["sha256", "sha384", "sha512"] {
+            let signature = STANDARD.decode(read(&format!("pss-{hash}.sig"))).unwrap();
+            assert!(key.verifies(&message, &signature), "{hash}");
+            assert!(!key.verifies(b"other", &signature), "{hash}");
+            assert_eq!(key.verifies_digest(&Digest::of(&message), &signature), hash == "sha256");
+        }
+        assert!(
+            !key.verifies_digest(&Digest::of(b"other"), &STANDARD.decode(read("pss-sha256.sig")).unwrap())
+        );
+    }
 }

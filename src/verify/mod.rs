@@ -22,6 +22,7 @@ mod legacy;
 mod log;
 mod log_entry;
 mod outcome;
+mod said;
 mod sct;
 mod signature_manifest;
 mod signed;

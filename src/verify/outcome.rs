@@ -241,7 +241,7 @@ pub struct Failure {
     /// whoever has no better one is undecided, not denied.
     pub undecided: bool,
     /// Whom the signature is by, as far as that was found out.
-    pub signer: Option<ClaimedSigner>,
+    pub signer: Option<Box<ClaimedSigner>>,
     /// The checks that did hold, in order.
     pub checks: Vec<Checked>,
 }
@@ -259,7 +259,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.step, self.text)?;
         // What failed at the identity names it already.
-        match &self.signer {
+        match self.signer.as_deref() {
             Some(ClaimedSigner { signer: signer @ Signer::Certificate(_), verified })
                 if self.step != Step::Identity =>
             {

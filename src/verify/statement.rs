@@ -21,9 +21,12 @@ pub const SIGNATURE_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 /// A statement, read strictly.
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
-    subjects: Vec<(Digest, Map<String, Value>)>,
+    subjects: Vec<Subject>,
     pub predicate: Predicate,
 }
+
+/// The digest of a subject, and the annotations that its signer gave it.
+type Subject = (Digest, Map<String, Value>);
 
 /// The predicate's bytes as they are.
 #[derive(Deserialize)]
@@ -75,7 +78,7 @@ impl Statement {
     }
 
     /// The one of `digests` that it is about, and the annotations that its signer gave that.
-    pub fn about(&self, digests: &[Digest]) -> Result<(Digest, Map<String, Value>), Problem> {
+    pub fn about(&self, digests: &[Digest]) -> Result<Subject, Problem> {
         let found = self.subjects.iter().find(|(digest, _)| digests.contains(digest));
         found.cloned().ok_or_else(|| {
             let claimed = match self.subjects.as_slice() {
@@ -91,7 +94,7 @@ impl Statement {
 
 /// A subject's sha256 digest, if it has one (in-toto ResourceDescriptor, DigestSet: any further digest is another name of
 /// the same).
-fn read_subject(value: &Value) -> Result<Option<(Digest, Map<String, Value>)>, JsonError> {
+fn read_subject(value: &Value) -> Result<Option<Subject>, JsonError> {
     let object = Object::new(value, "subject", &["name", "digest", "annotations"])?;
     let digests = object.get("digest").ok_or(JsonError::Value { key: "digest", expected: "an object" })?;
     let digests = Object::new(digests, "digest", &["sha256"])?;

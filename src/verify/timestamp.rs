@@ -315,3 +315,108 @@ fn only_for_timestamps(certificate: &Certificate) -> Result<(), String> {
         _ => Err(wrong()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::json;
+    use sigstore_verify::tsa::verify_timestamp_for_authority;
+
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/certificates").join(name)
+    }
+
+    fn certificate(name: &str) -> Certificate {
+        Certificate::from_pem(&fs::read_to_string(file(name)).unwrap()).unwrap().remove(0)
+    }
+
+    fn root(chain: &[&str]) -> Root {
+        let raw = |name: &&str| json!({"rawBytes": STANDARD.encode(certificate(name).der())});
+        let authority = json!({
+            "certChain": {"certificates": chain.iter().map(raw).collect::<Vec<_>>()},
+            "validFor": {"start": "2020-01-01T00:00:00Z"},
+        });
+        let document = json!({
+            "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+            "timestampAuthorities": [authority],
+        });
+        Root::parse(document.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn timestamp_by_openssl_with_an_rsa_key_and_a_fraction_of_a_second_holds() {
+        let (token, message) = (fs::read(file("tsa.tsr")).unwrap(), fs::read(file("payload.json")).unwrap());
+        let root = root(&["tsa.pem", "root.pem"]);
+        let stamp = verify(&token, &message, &root).unwrap().unwrap();
+        assert_eq!(stamp.authority, certificate("tsa.pem").fingerprint());
+        let since = stamp.time.duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(since.subsec_micros(), 0);
+        // The library takes neither: should it one day, this code can go.
+        let authority = &root.material().tsa_authorities()[0];
+        assert!(verify_timestamp_for_authority(&token.clone().into(), &message.into(), authority).is_err());
+        assert!(verify(&token, b"other", &root).is_err());
+    }
+
+    #[test]
+    fn authority_that_did_not_sign_is_another() {
+        let (token, message) = (fs::read(file("tsa.tsr")).unwrap(), fs::read(file("payload.json")).unwrap());
+        // Alone it is its own anchor: whoever wrote the root trusts it by itself.
+        assert!(verify(&token, &message, &root(&["tsa.pem"])).unwrap().is_some());
+        assert_eq!(verify(&token, &message, &root(&["tsa-and-more.pem", "root.pem"])), Ok(None));
+    }
+
+    #[test]
+    fn authority_whose_certificate_had_expired_is_refused() {
+        let (token, message) =
+            (fs::read(file("expired-tsa.tsr")).unwrap(), fs::read(file("payload.json")).unwrap());
+        let problem = verify(&token, &message, &root(&["expired-tsa.pem", "root.pem"])).unwrap_err();
+        assert!(problem.text.contains("one that had expired"), "{}", problem.text);
+        let problem = verify(&token, &message, &root(&["expired-tsa.pem"])).unwrap_err();
+        assert!(problem.text.contains("valid then"), "{}", problem.text);
+    }
+
+    /// The same key, name and number, with a certificate for signing code too.
+    #[test]
+    fn timestamp_under_another_certificate_of_the_same_key_is_refused() {
+        let message = fs::read(file("payload.json")).unwrap();
+        let twin = root(&["tsa-twin.pem", "root.pem"]);
+        let verify = |name: &str, root: &Root| verify(&fs::read(file(name)).unwrap(), &message, root);
+        let problem = verify("tsa.tsr", &twin).unwrap_err();
+        assert!(problem.text.contains("names another"), "{}", problem.text);
+        assert!(verify("old-tsa.tsr", &root(&["tsa.pem", "root.pem"])).unwrap().is_some());
+        let problem = verify("old-tsa.tsr", &twin).unwrap_err();
+        assert!(problem.text.contains("nothing but timestamps"), "{}", problem.text);
+    }
+
+    /// RFC 3161, 2.3.
+    #[test]
+    fn authority_for_more_than_timestamps_is_refused() {
+        assert!(only_for_timestamps(&certificate("tsa.pem")).is_ok());
+        for other in ["tsa-and-more.pem", "tsa-not-critical.pem", "signer.pem", "root.pem"] {
+            assert!(only_for_timestamps(&certificate(other)).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn every_byte_of_a_timestamp_changed_leaves_its_time_or_nothing() {
+        let (token, message) = (fs::read(file("tsa.tsr")).unwrap(), fs::read(file("payload.json")).unwrap());
+        let root = root(&["tsa.pem", "root.pem"]);
+        let before = verify(&token, &message, &root).unwrap().unwrap();
+        for n in 0..token.len() {
+            let mut changed = token.clone();
+            changed[n] ^= 1 << (n % 8);
+            if let Ok(Some(after)) = verify(&changed, &message, &root) {
+                assert_eq!(after, before, "byte {n}");
+            }
+        }
+        for end in 0..token.len() {
+            assert!(verify(&token[..end], &message, &root).is_err(), "{end}");
+        }
+    }
+}

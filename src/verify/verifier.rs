@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use serde_json::Map;
 use sigstore_verify::types::pae;
 
 use super::authority::{Authority, KeylessAuthority, Witness, Witnesses};
@@ -13,12 +12,9 @@ use super::evidence::Evidence;
 use super::key::PublicKey;
 use super::legacy::Wanted;
 use super::log::Known;
-use super::outcome::{
-    Checked, ClaimedSigner, Failure, Predicate, Signer, Step, TimeSource, Verified, VerifiedTime,
-};
+use super::outcome::{Checked, ClaimedSigner, Failure, Signer, Step, TimeSource, Verified, VerifiedTime};
+use super::said::{Said, artifact};
 use super::signed::{Content, Form, Material, Problem, Signed};
-use super::simple_signing::Claim;
-use super::statement::{SIGNATURE_PREDICATE, Statement};
 use super::{bundle, identity, legacy, sct, timestamp};
 use crate::audit::rfc3339;
 use crate::image::{Digest, quoted_name};
@@ -117,16 +113,6 @@ struct Case<'a> {
     until: Option<SystemTime>,
 }
 
-/// What a signature says, once it holds.
-struct Said {
-    digest: Digest,
-    docker_reference: Option<String>,
-    annotations: Map<String, serde_json::Value>,
-    predicate: Option<Predicate>,
-    /// Whether it may be a signature on an image.
-    is_signature: bool,
-}
-
 impl<'a> Case<'a> {
     fn new(authority: &'a Authority, trust: &'a Trust, now: SystemTime) -> Self {
         Self {
@@ -148,7 +134,7 @@ impl<'a> Case<'a> {
 
     fn failure(self, problem: Problem) -> Failure {
         let Problem { step, text, undecided } = problem;
-        Failure { step, text, undecided, signer: self.signer, checks: self.checks }
+        Failure { step, text, undecided, signer: self.signer.map(Box::new), checks: self.checks }
     }
 
     fn image(
@@ -194,7 +180,12 @@ impl<'a> Case<'a> {
             expected.check(known.entry)?;
             self.passed(Step::Entry, format!("{} of {}", known.entry.kind.name().0, known.log.url));
         }
-        self.said(&signed.content, message, digests)
+        let said = Said::read(&signed.content, message, digests)?;
+        if !said.form.is_empty() {
+            self.passed(Step::Claim, said.form);
+        }
+        self.passed(Step::Subject, said.digest.to_string());
+        Ok(said)
     }
 
     /// Who has to have signed: the authority's key, or the certificate that came with the signature.
@@ -396,48 +387,6 @@ impl<'a> Case<'a> {
         Ok(())
     }
 
-    /// What was signed, and whether it is about one of `digests`.
-    fn said(&mut self, content: &Content, message: Message<'_>, digests: &[Digest]) -> Result<Said, Problem> {
-        let said = match content {
-            Content::Claim(payload) => {
-                let claim = Claim::parse(payload)
-                    .map_err(|error| Problem::new(Step::Claim, format!("it is signed, but {error}")))?;
-                self.passed(Step::Claim, "simple signing");
-                claim.about(digests).map_err(|error| Problem::new(Step::Subject, error.to_string()))?;
-                Said {
-                    digest: claim.digest(),
-                    docker_reference: Some(claim.docker_reference().to_owned()),
-                    annotations: claim.optional().clone(),
-                    predicate: None,
-                    is_signature: true,
-                }
-            }
-            Content::Envelope { payload_type, payload, attached } => {
-                let statement = Statement::read(payload_type, payload)?;
-                self.passed(Step::Claim, "in-toto statement");
-                let (digest, annotations) = statement.about(digests)?;
-                let is_signature = !attached && statement.predicate.predicate_type == SIGNATURE_PREDICATE;
-                let predicate = Some(statement.predicate);
-                Said { digest, docker_reference: None, annotations, predicate, is_signature }
-            }
-            Content::Artifact(_) => {
-                let digest = match message {
-                    Message::Bytes(bytes) => Digest::of(bytes),
-                    Message::Digest(digest) => digest,
-                };
-                Said {
-                    digest,
-                    docker_reference: None,
-                    annotations: Map::new(),
-                    predicate: None,
-                    is_signature: true,
-                }
-            }
-        };
-        self.passed(Step::Subject, said.digest.to_string());
-        Ok(said)
-    }
-
     /// Type and identity, and what all came to.
     fn verified(&mut self, said: Said, sought: Option<&Sought<'_>>) -> Result<Verified, Problem> {
         if let Some(sought) = sought {
@@ -464,61 +413,4 @@ impl<'a> Case<'a> {
             until: self.until,
         })
     }
-}
-
-impl Said {
-    /// Whether it is what is sought: an attestation is no signature (cosign 3 takes one for it), a signature no
-    /// attestation, and an attestation of one type none of another (CVE-2022-35929, CVE-2026-39395).
-    fn is(&self, sought: &Sought<'_>) -> Result<String, String> {
-        let found = match &self.predicate {
-            Some(predicate) => format!("an attestation of type {}", quoted_name(&predicate.predicate_type)),
-            None => "a signature".to_owned(),
-        };
-        match (sought, &self.predicate) {
-            (Sought::Signature, _) if self.is_signature => Ok("signature".to_owned()),
-            (Sought::Signature, _) => Err(format!("expected a signature, found {found}")),
-            (Sought::Attestation { predicate_types }, Some(predicate))
-                if !self.is_signature && predicate_types.contains(&predicate.predicate_type) =>
-            {
-                Ok(found)
-            }
-            (Sought::Attestation { predicate_types }, _) => {
-                let expected: Vec<String> =
-                    predicate_types.iter().take(3).map(|one| quoted_name(one)).collect();
-                let expected = if expected.is_empty() { "no type".to_owned() } else { expected.join(" or ") };
-                Err(format!("expected an attestation of type {expected}, found {found}"))
-            }
-        }
-    }
-}
-
-/// What a message signature is over: the file's bytes, or of the image's digests the one that it verifies with.
-fn artifact<'s>(
-    logged: Option<&(super::key::Hash, Vec<u8>)>,
-    digests: &[Digest],
-    bytes: Option<&'s [u8]>,
-    key: &PublicKey,
-    signature: &[u8],
-) -> Result<Message<'s>, Problem> {
-    let candidates: Vec<Message<'s>> = match bytes {
-        Some(bytes) => vec![Message::Bytes(bytes)],
-        None => digests.iter().copied().map(Message::Digest).collect(),
-    };
-    // The hash beside the signature is a hint; one that contradicts is refused.
-    let named = |message: &&Message<'_>| match logged {
-        None => true,
-        Some((hash, expected)) => message.hash(*hash).as_ref() == Some(expected),
-    };
-    let mut named = candidates.iter().filter(named);
-    let Some(first) = named.next() else {
-        return Err(Problem::new(
-            Step::Signature,
-            "expected a signature over this digest, found one over another",
-        ));
-    };
-    let holds = |message: &&Message<'_>| match message {
-        Message::Bytes(_) => true,
-        Message::Digest(digest) => key.verifies_digest(digest, signature),
-    };
-    Ok(*std::iter::once(first).chain(named).find(holds).unwrap_or(first))
 }

@@ -388,7 +388,8 @@ impl Vetter {
                 add(tie.root(), reference);
             }
         }
-        let listed = self.node.image_status(&id.to_string()).await.map_err(Trouble::Runtime)?;
+        // In the runtime's own spelling: CRI-O knows its images by the bare hex, and `sha256:<hex>` as a name only.
+        let listed = self.node.image_status(&image.named).await.map_err(Trouble::Runtime)?;
         let listed = listed.ok_or_else(|| {
             Trouble::Runtime(format!("the runtime has no image {id}; pull the image by its name"))
         })?;

@@ -12,6 +12,7 @@
 mod bypass;
 mod crash;
 mod credentials;
+mod crio;
 mod doctor;
 mod figures;
 mod gate;

@@ -3,12 +3,14 @@
 use crate::support::image::{Image, Pushed};
 use crate::support::kubelet::{Pod, StaticPods};
 use crate::support::machine::{Machine, PARTS, said};
-use crate::support::machine_node::{install_containerd, install_kubelet, wait_kubelet};
+use crate::support::machine_node::{
+    CRIO, install_containerd, install_crio, install_kubelet, install_kubelet_on, wait_kubelet,
+};
 use crate::support::peers::Peers;
 use crate::support::registry::Registry;
 use crate::support::wait_for;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -29,11 +31,17 @@ struct Node {
 }
 
 impl Node {
-    fn boot(peers: &Peers, containerd: &str) -> Self {
+    /// With containerd `1.6`, `1.7` or `2`, or with `cri-o`.
+    fn boot(peers: &Peers, runtime: &str) -> Self {
         let machine = Machine::boot(peers);
         let registry = Registry::start(peers);
-        install_containerd(&machine, peers, containerd, &registry);
-        let pods = install_kubelet(&machine);
+        let pods = if runtime == "cri-o" {
+            install_crio(&machine, peers, &registry);
+            install_kubelet_on(&machine, CRIO)
+        } else {
+            install_containerd(&machine, peers, runtime, &registry);
+            install_kubelet(&machine)
+        };
         // As kubeadm's nodes have it.
         let path = "/var/lib/kubelet/config.yaml";
         let settings = machine.read(path);
@@ -100,7 +108,15 @@ impl Node {
 
     fn walk(&self, folder: &str, all: &mut BTreeMap<String, String>) {
         // Logs, what runs containers keep, and systemd's own notes of times.
-        let diaries = ["/var/log", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/systemd", "/var/tmp"];
+        let diaries = [
+            "/var/log",
+            "/var/lib/containerd",
+            "/var/lib/containers",
+            "/var/lib/crio",
+            "/var/lib/kubelet",
+            "/var/lib/systemd",
+            "/var/tmp",
+        ];
         for entry in fs::read_dir(self.machine.path(folder)).unwrap().flatten() {
             let inside = format!("{folder}/{}", entry.file_name().to_str().unwrap());
             if diaries.contains(&inside.as_str()) {
@@ -293,4 +309,72 @@ fn a_killed_installer_is_taken_back_by_the_timer_and_by_a_reboot() {
     node.node_ok(&["uninstall"]);
     node.is_as(&before);
     node.runs("second");
+}
+
+/// The containers of the kubelet's summary whose processors' time and memory are known, by pod.
+fn counted(pods: &StaticPods) -> BTreeSet<String> {
+    let summary = pods.summary().unwrap_or_default();
+    let listed = summary["pods"].as_array().into_iter().flatten();
+    let known = listed.filter(|pod| {
+        let container = &pod["containers"][0];
+        container["cpu"]["usageCoreNanoSeconds"].is_u64() && container["memory"]["workingSetBytes"].is_u64()
+    });
+    known.filter_map(|pod| pod["podRef"]["name"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_node_with_crio_is_taken_in_one_step_bypassed_and_given_back_byte_for_byte() {
+    let Some(peers) = Peers::get() else { return };
+    let mut node = Node::boot(&peers, "cri-o");
+    let counts = |node: &Node, names: &[&str]| {
+        let names = names.iter().map(|name| format!("{name}-node")).collect();
+        let deadline = std::time::Instant::now() + SOON;
+        while counted(&node.pods) != names {
+            let now = std::time::Instant::now();
+            assert!(
+                now < deadline,
+                "not counted for {names:?}: {:#}",
+                node.pods.summary().unwrap_or_default()["pods"]
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    counts(&node, &["first"]);
+    let before = node.manifest();
+
+    let dry = node.node_ok(&["install", "--stage", "both", "--dry-run"]);
+    for said in ["kubeadm (kubelet.service), kubelet 1.36", "cri-o 1.34", "mode: audit"] {
+        assert!(dry.contains(said), "{said}: {dry}");
+    }
+    node.is_as(&before);
+    node.node_ok(&["install", "--stage", "both"]);
+    let (in_front, status) = node.status();
+    assert!(in_front && status["inFront"] == "both" && status["drift"] == json!([]), "{status}");
+    let endpoint = "unix:///run/crivet/run/crio/crio.sock";
+    assert_eq!(status["endpoints"], json!([endpoint, endpoint]));
+    node.runs("second");
+    // Both as before: the kubelet still takes the runtime for CRI-O.
+    counts(&node, &["first", "second"]);
+
+    node.machine.reboot(&peers);
+    wait_kubelet(&node.machine, &node.pods);
+    let (in_front, status) = node.status();
+    assert!(in_front && status["inFront"] == "both" && status["connections"] == 2, "{status}");
+    node.pods.wait_pod("second", SOON, Pod::ready);
+    // CRI-O is restarted below both; its containers go on.
+    node.machine.ok(["systemctl", "restart", "crio.service"]);
+    node.runs("third");
+    counts(&node, &["first", "second", "third"]);
+
+    node.node_ok(&["bypass", "--reason", "tried"]);
+    node.healthy();
+    assert_eq!(node.status().1["bypass"]["reason"], "tried");
+    node.node_ok(&["install", "--stage", "both"]);
+    assert_eq!(node.status().1["inFront"], "both");
+
+    node.node_ok(&["uninstall"]);
+    node.is_as(&before);
+    node.healthy();
+    node.runs("fourth");
+    counts(&node, &["first", "second", "third", "fourth"]);
 }

@@ -47,3 +47,30 @@ fn everything_real_tools_signed_verifies_as_what_it_is_and_as_nothing_else() {
     assert!(failed.is_empty(), "{held} hold; {}:\n{}", failed.len(), failed.join("\n"));
     assert!(held > 100, "{held}");
 }
+
+/// docs/verification.md names a test for each check: each is there.
+#[test]
+fn tests_that_the_documentation_names_exist() {
+    fn sources(dir: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                sources(&entry, text);
+            } else {
+                text.push_str(&std::fs::read_to_string(entry).unwrap());
+            }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    sources(&root.join("src/verify"), &mut text);
+    let page = std::fs::read_to_string(root.join("docs/verification.md")).unwrap();
+    let named = page.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 3);
+    let (mut seen, mut missing) = (0, Vec::new());
+    for name in named {
+        seen += 1;
+        if !text.contains(&format!("fn {name}()")) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty() && seen > 30, "{seen}: {missing:?}");
+}

@@ -2,6 +2,7 @@
 # Puts the real parts that crivet is tested against into a cache outside the tree:
 #   ${CRIVET_PEERS:-~/.cache/crivet/peers}/bin/…            what the tests, the benches and the demo run
 #   …/containerd-1.6/ containerd-1.7/ containerd-2/         one folder per containerd, with its shim
+#   …/bin/crio conmon pinns                                 CRI-O, its monitor and its keeper of namespaces
 #   …/cni/                                                  network plugins
 #   …/machine/                                              the root folder of a Debian node that boots; as root only
 #   …/versions.txt                                          part, version, sha256
@@ -24,6 +25,7 @@ containerd-1.6  | bookworm | containerd=1.6.*
 containerd-1.7  | trixie   | containerd=1.7.*
 containerd-2    | sid      | containerd=2.*
 runc            | bookworm | runc=1.1.*
+conmon          | bookworm | conmon=2.1.* libglib2.0-0
 cni             | bookworm | containernetworking-plugins=1.1.*
 docker-registry | bookworm | docker-registry=2.8.*
 busybox         | bookworm | busybox-static=1:1.35.*
@@ -39,7 +41,7 @@ promtool        | bookworm | prometheus=2.42.*
 browser_parts='
 chromium        | bookworm | chromium
 '
-go_parts='crictl critest kubelet olareg'
+go_parts='crictl critest kubelet crio olareg'
 # What only the fixtures are made with: named, not part of all. Node 20 or later; the lock file pins the rest.
 npm_parts='sigstore-npm'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
@@ -136,6 +138,7 @@ install_debian() {
         cni) ln -sfn "pkg/$part/usr/lib/cni" "$peers/$part" ;;
         haproxy | nginx) launcher "$part" "usr/sbin/$part" "$part" ;;
         runc) launcher runc usr/sbin/runc runc ;;
+        conmon) launcher conmon usr/bin/conmon conmon ;;
         busybox) launcher busybox bin/busybox busybox ;;
         promtool) launcher promtool usr/bin/promtool promtool ;;
         chromium) launcher chromium usr/lib/chromium/chromium chromium ;;
@@ -146,7 +149,8 @@ install_debian() {
     esac
 }
 
-# launcher PART BINARY NAME: bin/NAME runs the unpacked binary; where it brought libraries, with those.
+# launcher PART BINARY NAME: bin/NAME runs the unpacked binary; where it brought libraries, with those. The cache may be
+# seen under another path: a machine that boots sees it at its own.
 launcher() {
     local lib dirs=
     for lib in "$peers/pkg/$1"/{usr/,}lib/*-linux-gnu*/{,pulseaudio/}*.so*; do
@@ -154,7 +158,9 @@ launcher() {
     done
     rm -f "$peers/bin/$3"
     if [[ -n $dirs ]]; then
-        printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$dirs" "$peers/pkg/$1/$2" >"$peers/bin/$3"
+        # shellcheck disable=SC2016 # expanded by the launcher
+        printf '#!/bin/sh\npeers=$(dirname "$(dirname "$(readlink -f "$0")")")\nLD_LIBRARY_PATH="%s" exec "$peers/pkg/%s" "$@"\n' \
+            "${dirs//"$peers"/\$peers}" "$1/$2" >"$peers/bin/$3"
         chmod 755 "$peers/bin/$3"
     else
         ln -s "../pkg/$1/$2" "$peers/bin/$3"
@@ -181,13 +187,24 @@ install_machine() {
     rm -rf "$work"
 }
 
-go_dir() { case $1 in kubelet | olareg) echo "$here/$1" ;; *) echo "$here/cri-tools" ;; esac; }
+go_dir() {
+    case $1 in
+        kubelet | olareg) echo "$here/$1" ;;
+        crio) echo "$here/cri-o" ;;
+        *) echo "$here/cri-tools" ;;
+    esac
+}
 
 install_go() {
-    local part=$1 dir module version flags="-s -w" began=$SECONDS job
+    local part=$1 dir module version flags="-s -w" began=$SECONDS job sources
     command -v go >/dev/null || die "$part: the go command is missing; install Go 1.26 or later"
     dir=$(go_dir "$part")
-    case $part in kubelet) module=k8s.io/kubernetes ;; olareg) module=github.com/olareg/olareg ;; *) module=sigs.k8s.io/cri-tools ;; esac
+    case $part in
+        kubelet) module=k8s.io/kubernetes ;;
+        olareg) module=github.com/olareg/olareg ;;
+        crio) module=github.com/cri-o/cri-o ;;
+        *) module=sigs.k8s.io/cri-tools ;;
+    esac
     cd "$dir"
     version=$(go list -m -f '{{.Version}}' "$module")
     local out=$peers/bin/.$part.new
@@ -201,10 +218,17 @@ install_go() {
             set -- go build -trimpath -ldflags "$flags" -o "$out" . ;;
         crictl)
             set -- go build -trimpath -ldflags "$flags -X $module/pkg/version.Version=$version" -o "$out" "$module/cmd/crictl" ;;
+        crio)
+            # pinns is C, and comes with CRI-O's sources.
+            sources=$(go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+            "${CC:-cc}" -std=c99 -Os -Wall -static -o "$peers/bin/pinns" "$sources"/pinns/src/*.c
+            # Without C libraries: no GPG, btrfs or seccomp.
+            set -- go build -trimpath -tags "containers_image_openpgp containers_image_ostree_stub exclude_graphdriver_btrfs" \
+                -ldflags "$flags" -o "$out" "$module/cmd/crio" ;;
         critest)
             set -- go test -c -trimpath -ldflags "$flags" -o "$out" "$module/cmd/critest" ;;
     esac
-    say "$part: building $module $version from the Go module proxy (the kubelet takes minutes)"
+    say "$part: building $module $version from the Go module proxy (the kubelet and CRI-O take minutes)"
     CGO_ENABLED=0 GOFLAGS=-mod=readonly "$@" &
     job=$!
     while kill -0 "$job" 2>/dev/null; do

@@ -1,6 +1,7 @@
 //! containerd with root, state and socket in the scratch folder. A containerd of the machine is not touched.
 
 use super::crictl::Crictl;
+use super::crivet::Runtime;
 use super::daemon::Daemon;
 use super::image::{Image, Pushed};
 use super::peers::Peers;
@@ -111,6 +112,12 @@ impl Containerd {
     /// crictl on containerd's own socket, past everything in front of it.
     pub fn crictl(&self) -> &Crictl {
         &self.crictl
+    }
+}
+
+impl Runtime for Containerd {
+    fn socket(&self) -> &Path {
+        &self.socket
     }
 }
 

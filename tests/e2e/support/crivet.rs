@@ -1,6 +1,5 @@
-//! The crivet that was just built, between a client and containerd.
+//! The crivet that was just built, between a client and a runtime.
 
-use super::containerd::Containerd;
 use super::cosign::Key;
 use super::crictl::Crictl;
 use super::daemon::Daemon;
@@ -13,9 +12,20 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What crivet stands in front of.
+pub trait Runtime {
+    fn socket(&self) -> &Path;
+
+    /// Where crivet listens, in its folder.
+    fn listens_at(&self) -> &'static str {
+        "crivet.sock"
+    }
+}
+
 pub struct Crivet {
     daemon: Daemon,
     dir: PathBuf,
+    socket: PathBuf,
     crictl: Crictl,
     rust_log: String,
     activation: Activation,
@@ -55,28 +65,28 @@ fn write_policies(dir: &Path, policies: &[String]) {
 }
 
 impl Crivet {
-    /// Starts `crivet serve` in front of containerd with one policy file per document. Images without a policy
+    /// Starts `crivet serve` in front of a runtime with one policy file per document. Images without a policy
     /// are denied.
-    pub fn start(peers: &Peers, containerd: &Containerd, mode: &str, policies: &[String]) -> Self {
-        Self::start_with(peers, containerd, mode, policies, "", "info")
+    pub fn start(peers: &Peers, runtime: &impl Runtime, mode: &str, policies: &[String]) -> Self {
+        Self::start_with(peers, runtime, mode, policies, "", "info")
     }
 
     /// As [`Crivet::start`], with more lines for the configuration and the log's filter.
     pub fn start_with(
         peers: &Peers,
-        containerd: &Containerd,
+        runtime: &impl Runtime,
         mode: &str,
         policies: &[String],
         settings: &str,
         rust_log: &str,
     ) -> Self {
-        Self::activated(peers, containerd, mode, policies, settings, rust_log, Activation::default())
+        Self::activated(peers, runtime, mode, policies, settings, rust_log, Activation::default())
     }
 
     /// As [`Crivet::start_with`], as a service manager starts it.
     pub fn activated(
         peers: &Peers,
-        containerd: &Containerd,
+        runtime: &impl Runtime,
         mode: &str,
         policies: &[String],
         settings: &str,
@@ -88,18 +98,21 @@ impl Crivet {
             fs::create_dir_all(dir.join(sub)).unwrap();
         }
         write_policies(&dir, policies);
+        let socket = dir.join(runtime.listens_at());
+        fs::create_dir_all(socket.parent().unwrap()).unwrap();
         let config = format!(
-            "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nlisten: unix://{dir}/crivet.sock\n\
+            "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nlisten: unix://{listen}\n\
              runtimeEndpoint: unix://{runtime}\nmode: {mode}\nunmatched: deny\npolicyDir: {dir}/policies.d\n\
              stateDir: {dir}/state\nauditLog: {{path: {dir}/audit.jsonl}}\n{settings}",
             dir = dir.display(),
-            runtime = containerd.socket().display(),
+            listen = socket.display(),
+            runtime = runtime.socket().display(),
         );
         fs::write(dir.join("config.yaml"), config).unwrap();
-        let crictl = Crictl::new(peers, &dir.join("crivet.sock"));
+        let crictl = Crictl::new(peers, &socket);
         let rust_log = rust_log.to_owned();
         let daemon = Self::spawn(peers, &dir, &rust_log, &activation);
-        let mut crivet = Self { daemon, dir, crictl, rust_log, activation };
+        let mut crivet = Self { daemon, dir, socket, crictl, rust_log, activation };
         crivet.wait_ready();
         crivet
     }
@@ -161,7 +174,7 @@ impl Crivet {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("crivet.sock")
+        self.socket.clone()
     }
 
     /// crictl through crivet.

@@ -104,6 +104,18 @@ impl StaticPods {
         http::request(&self.address, "GET", "/healthz", &[], &[]).is_ok_and(|reply| reply.status == 200)
     }
 
+    /// What pods and containers use of processors and memory, counted now: the kubelet's summary, or its error.
+    pub fn summary(&self) -> Result<Value, String> {
+        let reply =
+            http::request(&self.address, "GET", "/stats/summary?only_cpu_and_memory=true", &[], &[]).unwrap();
+        let said = || String::from_utf8_lossy(&reply.body).into_owned();
+        if reply.status == 200 {
+            serde_json::from_slice(&reply.body).map_err(|_| said())
+        } else {
+            Err(said())
+        }
+    }
+
     /// Adds a static pod with one container and host networking; `container` adds to the container's fields.
     pub fn add_pod(&self, name: &str, image: &str, container: &Value) {
         let mut fields = json!({"name": "main", "image": image});

@@ -12,7 +12,7 @@ stage=$1 name=$2 lower=$3 dir=$4 peers=$5
 groups=/sys/fs/cgroup
 
 outer() {
-    mkdir -p "$dir/up" "$dir/work" "$dir/root" "$dir/containerd" "$dir/kubelet"
+    mkdir -p "$dir/up" "$dir/work" "$dir/root" "$dir/containerd" "$dir/containers" "$dir/kubelet"
     if [ -e $groups/cgroup.controllers ]; then set -- $groups/; else set -- $groups/*/; fi
     for hierarchy; do
         [ ! -L "${hierarchy%/}" ] || continue
@@ -51,7 +51,7 @@ inner() {
     mount_groups "$root$groups"
 
     # An overlay cannot stand on an overlay: what the runtime and the kubelet keep is on the folder below.
-    for keeps in containerd kubelet; do
+    for keeps in containerd containers kubelet; do
         mkdir -p "$root/var/lib/$keeps"
         mount --bind "$dir/$keeps" "$root/var/lib/$keeps"
     done

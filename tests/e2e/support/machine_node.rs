@@ -1,16 +1,20 @@
-//! A node on a machine that boots: containerd and a kubelet as units, where kubeadm and Debian's packages put them.
+//! A node on a machine that boots: containerd or CRI-O and a kubelet as units, where kubeadm and Debian's packages put them.
 
 use super::containerd::{NETWORK, configuration, lead_to};
+use super::crio;
 use super::image::{Image, Pushed};
 use super::kubelet::{self, StaticPods};
 use super::machine::{Machine, PARTS, said};
 use super::peers::Peers;
 use super::registry::Registry;
+use super::scratch::MARK;
 use std::path::Path;
 use std::time::Duration;
 
 /// containerd's socket on the machine.
 pub const RUNTIME: &str = "/run/containerd/containerd.sock";
+/// CRI-O's socket on the machine.
+pub const CRIO: &str = "/var/run/crio/crio.sock";
 /// Where static pods and containers' logs are: beside the kubelet's own folder of pods, and there after a reboot.
 const PODS: &str = "/var/lib/kubelet/e2e";
 const READ_ONLY: u16 = 10255;
@@ -18,6 +22,14 @@ const READ_ONLY: u16 = 10255;
 /// The units as Debian's and kubeadm's packages have them.
 const CONTAINERD: &str = "[Unit]\nDescription=containerd container runtime\nAfter=network.target local-fs.target\n
 [Service]\nExecStart=/usr/bin/containerd\nType=notify\nDelegate=yes\nKillMode=process\nRestart=always\nRestartSec=5\n
+[Install]\nWantedBy=multi-user.target\n";
+
+/// As CRI-O's packages have it. `KillMode`: with cgroupfs conmon is left in the unit's group of systemd's hierarchy, and
+/// would be ended by a restart.
+const CRIO_UNIT: &str = "[Unit]\nDescription=Container Runtime Interface for OCI (CRI-O)\nBefore=kubelet.service
+Wants=network-online.target\nAfter=network-online.target\n
+[Service]\nType=notify\nExecStart=/usr/bin/crio\nExecReload=/bin/kill -s HUP $MAINPID\nTasksMax=infinity\nTimeoutStartSec=0
+Restart=on-failure\nRestartSec=10\nWatchdogSec=60s\nKillMode=process\n
 [Install]\nWantedBy=multi-user.target\n";
 
 const KUBELET: &str = "[Unit]\nDescription=kubelet: The Kubernetes Node Agent\nAfter=network-online.target\n
@@ -59,10 +71,51 @@ pub fn install_containerd(machine: &Machine, peers: &Peers, version: &str, regis
     pause
 }
 
+/// Installs CRI-O, which may pull from `registry` and takes its pause image from there, and starts it. Answers with the
+/// pause image.
+pub fn install_crio(machine: &Machine, peers: &Peers, registry: &Registry) -> Pushed {
+    for program in ["crio", "conmon", "pinns", "crictl"] {
+        link(machine, &format!("bin/{program}"), &format!("/usr/bin/{program}"));
+    }
+    let pause = Image::says(peers, "pause").push(registry, "pause", "test");
+    let text = crio::CONFIGURATION
+        // A node's is /etc/containers/policy.json.
+        .replace("signature_policy = \"DIR/policy.json\"\n", "")
+        .replace("PAUSE", &pause.reference)
+        .replace("MARK", &format!("{MARK}={}", peers.path().display()))
+        .replace("DIR/runroot", "/run/containers/storage")
+        .replace("DIR/root", "/var/lib/containers/storage")
+        .replace("DIR/logs", "/var/log/crio/pods")
+        .replace("DIR/version", "/var/lib/crio/version")
+        .replace("DIR/clean.shutdown", "/var/lib/crio/clean.shutdown")
+        .replace("DIR/cni", "/etc/cni/net.d")
+        .replace("DIR/policies", "/etc/crio/policies")
+        .replace("DIR/runc", "/usr/sbin/runc")
+        .replace("STATE", "/run/crio")
+        .replace("CNI", &format!("{PARTS}/cni"))
+        .replace("CONMON", "/usr/bin/conmon")
+        .replace("PINNS", "/usr/bin/pinns");
+    machine.write("/etc/crio/crio.conf", &text);
+    machine.write("/usr/sbin/runc", &crio::RUNC.replace("RUNC", &format!("{PARTS}/pkg/runc/usr/sbin/runc")));
+    machine.ok(["chmod", "0755", "/usr/sbin/runc"]);
+    machine.write("/etc/containers/policy.json", crio::TRUSTING);
+    machine.write("/etc/containers/registries.conf", &crio::registries(registry));
+    machine.write("/etc/cni/net.d/10-ptp.conflist", &NETWORK.replace("DIR", "/run"));
+    machine.write("/etc/crictl.yaml", &format!("runtime-endpoint: unix://{CRIO}\ntimeout: 60\n"));
+    machine.write("/lib/systemd/system/crio.service", CRIO_UNIT);
+    machine.ok(["systemctl", "enable", "--now", "crio.service"]);
+    pause
+}
+
 /// Installs a kubelet of kubeadm's kind, in standalone mode, and starts it on containerd's socket.
 pub fn install_kubelet(machine: &Machine) -> StaticPods {
+    install_kubelet_on(machine, RUNTIME)
+}
+
+/// As [`install_kubelet`], on a runtime's socket.
+pub fn install_kubelet_on(machine: &Machine, runtime: &str) -> StaticPods {
     link(machine, "bin/kubelet", "/usr/bin/kubelet");
-    let settings = kubelet::configuration(&format!("unix://{RUNTIME}"), Path::new(PODS), 10250, READ_ONLY);
+    let settings = kubelet::configuration(&format!("unix://{runtime}"), Path::new(PODS), 10250, READ_ONLY);
     machine.write("/var/lib/kubelet/config.yaml", &settings.to_string());
     machine.write("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=\"--oom-score-adj=0 --v=2\"\n");
     machine.write("/lib/systemd/system/kubelet.service", KUBELET);

@@ -4,6 +4,7 @@ pub mod containerd;
 pub mod cosign;
 pub mod cri;
 pub mod crictl;
+pub mod crio;
 pub mod critest;
 pub mod crivet;
 pub mod daemon;

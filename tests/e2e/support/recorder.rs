@@ -25,9 +25,14 @@ pub struct Recorder {
 impl Recorder {
     /// Listens on a socket in `dir` and relays to `upstream`.
     pub fn start(dir: &Path, upstream: &Path) -> Self {
+        Self::at(&dir.join("recorder.sock"), upstream)
+    }
+
+    /// Listens on `socket` and relays to `upstream`.
+    pub fn at(socket: &Path, upstream: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (socket, upstream) = (dir.join("recorder.sock"), upstream.to_owned());
+        let (socket, upstream) = (socket.to_owned(), upstream.to_owned());
         let calls = Arc::<Mutex<Vec<Recorded>>>::default();
         let listener = {
             let _inside = runtime.enter();

@@ -72,11 +72,11 @@ fn remove_abandoned() {
 }
 
 fn remove(scratch: &Path) {
-    let bundles = bundles(scratch);
+    let (bundles, crio_cgroups) = (bundles(scratch), crio_cgroups(scratch));
     remove_shim_sockets(&bundles);
     kill_processes(scratch);
     unmount(scratch);
-    for cgroup in cgroups(&bundles) {
+    for cgroup in cgroups(&bundles).into_iter().chain(crio_cgroups) {
         remove_cgroup(&cgroup);
     }
     for cgroup in hierarchies().iter().map(|dir| dir.join(scratch.file_name().unwrap())) {
@@ -146,6 +146,21 @@ fn cgroups(bundles: &[PathBuf]) -> Vec<PathBuf> {
     ids.flat_map(|id| hierarchies.iter().map(move |dir| dir.join("k8s.io").join(id)))
         .filter(|dir| dir.exists())
         .collect()
+}
+
+/// The control groups of the containers that CRI-O keeps, and of what watches each, under those that a pod here may be in.
+fn crio_cgroups(scratch: &Path) -> Vec<PathBuf> {
+    let kept = fs::read_dir(scratch.join("crio/runroot/overlay-containers")).into_iter().flatten().flatten();
+    let names = kept.filter_map(|entry| entry.file_name().into_string().ok());
+    let names: Vec<_> = names.flat_map(|id| [format!("crio-{id}"), format!("crio-conmon-{id}")]).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    // Where a pod names no parent, CRI-O makes one of its own; it goes last, if nobody else uses it.
+    let (hierarchies, own) = (hierarchies(), |dir: &PathBuf| dir.join("crio"));
+    let parents = hierarchies.iter().flat_map(|dir| [dir.clone(), dir.join("k8s.io"), own(dir)]);
+    let below = parents.flat_map(|dir| names.iter().map(move |name| dir.join(name)));
+    below.chain(hierarchies.iter().map(own)).filter(|dir| dir.exists()).collect()
 }
 
 fn hierarchies() -> Vec<PathBuf> {

@@ -42,6 +42,58 @@ async fn container_on_the_vetted_layers_is_answered_as_the_runtime_did() {
     assert_eq!((&record["container"], &record["namespace"]), (&json!("main"), &json!("prod")));
 }
 
+/// A node whose runtime, CRI-O, has a signed image under `app:1`; the image's ID as that writes it, and the name.
+async fn on_crio() -> (Node, String, String) {
+    let node = Node::strict().await;
+    let image = node.push_signed("app", "1", "one");
+    let name = node.named("app:1");
+    node.runtime.preloaded(&name, &image);
+    node.runtime.becomes_crio();
+    let id = image.id().trim_start_matches("sha256:").to_owned();
+    (node, id, name)
+}
+
+const NOT_LOOKED_AT: &str =
+    "the runtime is CRI-O, whose containers this crivet cannot look at after they were made";
+
+#[tokio::test]
+async fn on_crio_audit_mode_vets_by_its_ids_and_says_what_enforce_mode_would() {
+    let (node, id, name) = on_crio().await;
+    let gate = node.serve("mode: audit\n").await;
+    assert!(allowed(&gate.create(&id, &name).await));
+    let record = node.record("the record", |r| r["decision"] == "allowed").await;
+    assert_eq!(
+        (&record["kind"], &record["imageId"]),
+        (&json!("CreateContainer"), &json!(format!("sha256:{id}")))
+    );
+    let record = node.record("what enforce mode would say", |r| r["decision"] == "undecided").await;
+    assert_eq!(
+        (&record["reason"], &record["effective"]),
+        (&json!("Runtime"), &json!("forwarded")),
+        "{record:#}"
+    );
+    let text = record["message"].as_str().unwrap();
+    assert!(text.contains(NOT_LOOKED_AT), "{text}");
+
+    let (node, id, name) = on_crio().await;
+    let gate = node.enforce().await;
+    assert_eq!(refusal(&gate.create(&id, &name).await), text);
+}
+
+#[tokio::test]
+async fn on_crio_enforce_mode_makes_no_container_that_needs_a_proof() {
+    let (node, id, name) = on_crio().await;
+    let gate = node.enforce().await;
+    let text = refusal(&gate.create(&id, &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(NOT_LOOKED_AT), "{text}");
+    assert!(node.runtime.calls(CREATE).is_empty());
+    drop(gate);
+
+    let (node, id, _) = on_crio().await;
+    let free = node.serve("mode: enforce\nunmatched: allow\n").await;
+    assert!(allowed(&free.create(&id, "registry.invalid/app:1").await));
+}
+
 #[tokio::test]
 async fn container_on_other_layers_is_removed_and_undecided() {
     let (node, gate, image, name) = preloaded("").await;

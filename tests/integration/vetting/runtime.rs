@@ -50,6 +50,7 @@ pub struct State {
     pub parent: Option<String>,
     /// containerd's containers service answers with an error.
     pub no_containers_service: bool,
+    is_crio: bool,
     /// Pulls and creates end with this.
     pub error: Option<(u16, String)>,
     /// Pulls and creates take so long.
@@ -100,6 +101,16 @@ impl Runtime {
         for listed in self.state().images.values_mut().filter(|listed| listed.id == image.id()) {
             listed.repo_digests = vec![repo_digest.to_owned()];
         }
+    }
+
+    /// From now on it calls itself CRI-O, writes and knows the IDs of what it has as that does (`sha256:<hex>` is a name
+    /// to it that nothing has), and has none of containerd's services.
+    pub fn becomes_crio(&self) {
+        let mut state = self.state();
+        (state.is_crio, state.no_containers_service) = (true, true);
+        let bare = |id: &mut String| *id = id.trim_start_matches("sha256:").to_owned();
+        state.images.values_mut().for_each(|listed| bare(&mut listed.id));
+        state.pods.iter_mut().for_each(|pod| bare(&mut pod.image_id));
     }
 
     /// Calls that arrived by this path, in order.
@@ -228,8 +239,8 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         }
         CONTAINER_STATUS => v1::ContainerStatusResponse { status: None }.encode_to_vec(),
         VERSION => v1::VersionResponse {
-            runtime_name: "containerd".to_owned(),
-            runtime_version: "1.7.27".to_owned(),
+            runtime_name: if state.is_crio { "cri-o" } else { "containerd" }.to_owned(),
+            runtime_version: if state.is_crio { "1.34.0" } else { "1.7.27" }.to_owned(),
         }
         .encode_to_vec(),
         STATUS if !state.pause.is_empty() => {

@@ -129,6 +129,21 @@ async fn a_runtime_that_does_not_say_what_the_pod_said_is_asked_for_all_names_of
 }
 
 #[tokio::test]
+async fn on_crio_signed_images_refuse_the_switch_because_nothing_would_be_made() {
+    let (node, _) = node(true).await;
+    node.runtime.becomes_crio();
+    let _gate = switched(&node).await;
+    let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
+    for said in [
+        "the pause image: the runtime is CRI-O",
+        "static pod kube-system/etcd-node container main: the runtime",
+    ] {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
+    assert_eq!(status.mode, "audit");
+}
+
+#[tokio::test]
 async fn an_unsigned_pause_image_refuses_the_switch() {
     let (node, _) = node(true).await;
     node.policy("all.yaml", &node.signed_by("all", &super::signer::Signer::new(), ""));
