@@ -43,6 +43,12 @@ $(TOOLS)/bin/cargo-deny:
 deny: $(TOOLS)/bin/cargo-deny ## licences, forbidden crates and sources of every dependency
 	$(TOOLS)/bin/cargo-deny check licenses bans sources
 
+$(TOOLS)/bin/cargo-fuzz:
+	cargo install --locked --root $(TOOLS) cargo-fuzz@0.13.1
+
+fuzz: $(TOOLS)/bin/cargo-fuzz ## the fuzz targets, FUZZ_SECONDS (60) each, with the stable toolchain; FUZZ_TARGETS for some
+	fuzz/run.sh $(abspath $<) $(FUZZ_TARGETS)
+
 $(TOOLS)/bin/nfpm:
 	GOBIN=$(abspath $(TOOLS)/bin) go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
 
@@ -60,4 +66,4 @@ test: ## everything: check, deny, then end-to-end with the real parts
 	$(MAKE) deny
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo conformance bench-peers bench deny tools dist dist-check test
+.PHONY: help check peers fixtures e2e demo conformance bench-peers bench deny fuzz tools dist dist-check test

@@ -7,6 +7,8 @@ pub mod control;
 pub mod cri;
 pub mod decision;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod image;
 pub mod inventory;
 pub mod kubelet;

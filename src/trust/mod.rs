@@ -22,3 +22,5 @@ pub use kept::FOLDER;
 pub use keys::{KeyDetails, KeyShape};
 pub use root::{Authority, Certificate, Log, Material, Root, RootError, Window};
 pub use set::{Origin, State, Trust, WARN_BEFORE};
+#[cfg(any(test, fuzzing))]
+pub(crate) use unpack::unpack;

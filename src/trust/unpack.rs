@@ -15,7 +15,7 @@ const BLOCK: usize = 512;
 ///
 /// # Errors
 /// What was expected.
-pub(super) fn unpack(archive: &[u8]) -> Result<BTreeMap<String, Bytes>, String> {
+pub(crate) fn unpack(archive: &[u8]) -> Result<BTreeMap<String, Bytes>, String> {
     let deflated = gzip_content(archive).ok_or("expected a gzipped tar archive, found something else")?;
     let tar = decompress_to_vec_with_limit(deflated, limits::MIRROR_FS_BYTES).map_err(|error| match error
         .status

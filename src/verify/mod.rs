@@ -9,8 +9,13 @@ mod claims;
 mod der;
 mod entry;
 mod evidence;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub(crate) mod fixture;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod fuzzing;
 mod identity;
 mod key;
 mod legacy;

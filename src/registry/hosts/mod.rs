@@ -7,6 +7,9 @@
 mod certs;
 pub mod containerd;
 pub mod containers;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::panic)]
+pub(crate) mod fuzzing;
 mod read;
 mod tls;
 
