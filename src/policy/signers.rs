@@ -160,7 +160,7 @@ impl Reader<'_> {
     ) -> Option<Authority> {
         match PublicKey::from_pem(data.value.as_bytes()) {
             Ok(public) => {
-                Some(Authority::Key(KeyAuthority { name: name.map(shown), key: public, witnesses }))
+                Some(Authority::Key(KeyAuthority { name: name.map(|name| shown(name)), key: public, witnesses }))
             }
             Err(error) => {
                 self.fault_at(key, data, error.to_string());
@@ -203,7 +203,7 @@ impl Reader<'_> {
         }
         let whole = identities.len() == written.identities.len() && !identities.is_empty();
         whole.then(|| {
-            let name = written.name.as_ref().map(shown);
+            let name = written.name.as_ref().map(|name| shown(name));
             Authority::Keyless(KeylessAuthority { name, root, identities, sct, witnesses })
         })
     }
@@ -322,7 +322,7 @@ impl Reader<'_> {
         };
         let whole = subjects.len() == written.subjects.len() && !subjects.is_empty();
         whole.then(|| {
-            let name = written.name.as_ref().map(shown);
+            let name = written.name.as_ref().map(|name| shown(name));
             Authority::Pki(PkiAuthority { name, roots, intermediates, subjects, witnesses })
         })
     }
@@ -408,6 +408,6 @@ pub(super) fn predicate_type_of(short: &str) -> Option<&'static str> {
 }
 
 /// A name for messages.
-pub(super) fn shown(name: &String) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(63).collect()
 }

@@ -438,7 +438,7 @@ fn keyless(
         })
         .collect();
     Some(Signs::Keyless(KeylessAuthority {
-        name: authority.name.as_ref().map(shown),
+        name: authority.name.as_ref().map(|name| shown(name)),
         root: written.trust_root_ref.clone().unwrap_or_else(|| PUBLIC_GOOD.to_owned()),
         identities: identities?,
         sct: written.insecure_ignore_sct != Some(true),

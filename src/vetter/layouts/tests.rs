@@ -361,7 +361,8 @@ fn what_is_no_layout_is_left_out_and_named() {
     let write = |name: &'static str, text: &'static str| {
         move |saved: &Saved| fs::write(saved.dir().join(name), text).unwrap()
     };
-    let breaks: [(&str, Box<dyn Fn(&Saved)>); 6] = [
+    type Break = Box<dyn Fn(&Saved)>;
+    let breaks: [(&str, Break); 6] = [
         ("oci-layout: ", Box::new(remove("oci-layout"))),
         ("index.json: ", Box::new(remove("index.json"))),
         (
