@@ -162,6 +162,9 @@ fn print_text(vettings: &[(String, Vetting)]) -> io::Result<()> {
             for check in &policy.checks {
                 let sign = if check.outcome == Outcome::Passed { "ok  " } else { "FAIL" };
                 writeln!(out, "    {sign} {}: {}", check.name, check.detail)?;
+                for step in &check.steps {
+                    writeln!(out, "           {}: {} ({})", step.name, step.detail, step.clause)?;
+                }
             }
         }
         if !vetting.text.is_empty() {

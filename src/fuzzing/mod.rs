@@ -189,9 +189,8 @@ fn manifest(data: &[u8]) -> bool {
 
 fn manifest_seeds() -> Vec<Vec<u8>> {
     let is_one = |bytes: &Vec<u8>| {
-        json::parse(bytes, "", limits::MANIFEST_BYTES).is_ok_and(|value| {
-            ["layers", "manifests", "rootfs"].iter().any(|key| value.get(key).is_some())
-        })
+        json::parse(bytes, "", limits::MANIFEST_BYTES)
+            .is_ok_and(|value| ["layers", "manifests", "rootfs"].iter().any(|key| value.get(key).is_some()))
     };
     let mut seeds = Vec::new();
     for folder in ["sigstore", "simple-signing"] {

@@ -159,9 +159,11 @@ impl Reader<'_> {
         witnesses: Witnesses,
     ) -> Option<Authority> {
         match PublicKey::from_pem(data.value.as_bytes()) {
-            Ok(public) => {
-                Some(Authority::Key(KeyAuthority { name: name.map(|name| shown(name)), key: public, witnesses }))
-            }
+            Ok(public) => Some(Authority::Key(KeyAuthority {
+                name: name.map(|name| shown(name)),
+                key: public,
+                witnesses,
+            })),
             Err(error) => {
                 self.fault_at(key, data, error.to_string());
                 None

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::header::{CONTENT_TYPE, LINK};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -12,7 +12,6 @@ use super::client::{Client, MANIFEST_TYPES, manifest_path};
 use super::credential::Credential;
 use super::error::{Cause, FetchError, Violation};
 use super::hosts::Operation;
-use super::token::form_encode;
 use super::transport::{Answer, Cap};
 use crate::image::manifest::Descriptor;
 use crate::image::{Digest, Reference, json};
@@ -38,8 +37,8 @@ struct List {
 }
 
 impl Client {
-    /// What refers to `digest` in `repo`. An `artifact_type` asks the registry for that type only; one that does not
-    /// filter lists all, and so does the fallback tag. Of the hosts that serve the image the first one that lists any
+    /// What refers to `digest` in `repo`. With `heads_first` the fallback tag is
+    /// looked at by HEAD before GET, which registries count. Of the hosts that serve the image the first one that lists any
     /// counts. Without any, the list is empty only if every host says so.
     ///
     /// # Errors
@@ -48,7 +47,7 @@ impl Client {
         &self,
         repo: &Reference,
         digest: &Digest,
-        artifact_type: Option<&str>,
+        heads_first: bool,
         credential: &Credential,
         deadline: Instant,
     ) -> Result<Referrers, FetchError> {
@@ -64,7 +63,7 @@ impl Client {
                     continue;
                 }
             };
-            let cause = match self.list(&at, digest, artifact_type).await {
+            let cause = match self.list(&at, digest, heads_first).await {
                 Ok(List { found, incomplete: None }) if found.is_empty() => {
                     Cause::NotFound(Default::default())
                 }
@@ -82,16 +81,12 @@ impl Client {
         if error.is_not_found() { Ok(Referrers::default()) } else { Err(error) }
     }
 
-    async fn list(&self, at: &At<'_>, digest: &Digest, artifact_type: Option<&str>) -> Result<List, Cause> {
-        let mut path = format!("referrers/{digest}");
-        if let Some(artifact_type) = artifact_type {
-            path.push('?');
-            path.push_str(&form_encode(&[("artifactType", artifact_type)]));
-        }
+    async fn list(&self, at: &At<'_>, digest: &Digest, heads_first: bool) -> Result<List, Cause> {
+        let path = format!("referrers/{digest}");
         let query = Query { accept: Some(INDEX_TYPE), ..Query::get(&path, Cap::MANIFEST) };
         let first = self.get_any(at, &query).await?;
         if !has_the_api(&first)? {
-            return self.list_by_tag(at, digest).await;
+            return self.list_by_tag(at, digest, heads_first).await;
         }
         let (mut found, mut page) = (read(&first)?, first);
         for _ in 1..REFERRER_PAGES {
@@ -122,9 +117,12 @@ impl Client {
     }
 
     /// The index under the tag `sha256-<hex>` ("Referrers Tag Schema"), which clients keep on registries without the API.
-    async fn list_by_tag(&self, at: &At<'_>, digest: &Digest) -> Result<List, Cause> {
+    async fn list_by_tag(&self, at: &At<'_>, digest: &Digest, heads_first: bool) -> Result<List, Cause> {
         let path = manifest_path(&format!("sha256-{}", digest.hex()))?;
         let query = Query { accept: Some(MANIFEST_TYPES), ..Query::get(&path, Cap::MANIFEST) };
+        if heads_first {
+            self.get(at, &Query { method: Method::HEAD, ..query.clone() }).await?;
+        }
         let answer = self.get(at, &query).await?;
         let mut found = read(&answer)?;
         let more = found.len() > REFERRERS;

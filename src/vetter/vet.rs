@@ -556,16 +556,16 @@ impl Vetter {
                 verifier.verify(evidence, signer, sought)
             })
         };
-        for one in evidence.iter().skip(known) {
-            let judged = judge(std::slice::from_ref(one));
-            if judged.decision == Decision::Allowed {
-                span.set("crivet.decision", judged.decision.as_str());
-                return judged;
+        let mut looked_at = evidence;
+        for (at, one) in evidence.iter().enumerate().skip(known) {
+            if is_allowed(&judge(std::slice::from_ref(one))) {
+                looked_at = evidence.get(..=at).unwrap_or(evidence);
+                break;
             }
             tokio::task::yield_now().await;
         }
-        // Several together may satisfy what none does; what each came to is known by now.
-        let judged = judge(evidence);
+        // Several together may satisfy what none does. What each came to is known by now, and told.
+        let judged = judge(looked_at);
         span.set("crivet.decision", judged.decision.as_str());
         judged
     }

@@ -59,14 +59,11 @@ impl Visit {
     }
 
     /// What refers to a digest. A guest is counted one request, however many pages there are.
-    pub async fn referrers(
-        &self,
-        digest: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Referrers, Trouble> {
+    pub async fn referrers(&self, digest: &Digest) -> Result<Referrers, Trouble> {
         let span = self.turn("GET referrers", &digest.to_string()).await?;
         let (repository, credential) = (&self.repository, &self.credential);
-        let found = self.registry.referrers(repository, digest, artifact_type, credential, self.by).await;
+        let found =
+            self.registry.referrers(repository, digest, self.guest.is_some(), credential, self.by).await;
         self.told(span, found)
     }
 

@@ -98,7 +98,7 @@ impl Fetch {
     /// What refers to the digest (OCI distribution spec v1.1, "Listing Referrers"). Candidates are told by their type
     /// before they are counted, so that what is no evidence hides none.
     async fn referrers(&self, wanted: impl Fn(&str) -> bool) -> Result<Found, Trouble> {
-        let listed = self.visit.referrers(&self.digest, None).await?;
+        let listed = self.visit.referrers(&self.digest).await?;
         let mut found = Found { incomplete: listed.incomplete.map(Trouble::Fetch), ..Found::default() };
         let of_type = |listed: &Descriptor| {
             let predicate_type = listed.annotations.get(PREDICATE_TYPE);

@@ -40,12 +40,12 @@ fn tag() -> String {
     format!("/v2/team/app/manifests/sha256-{}", subject().hex())
 }
 
-async fn ask(fake: &Fake, artifact_type: Option<&str>) -> Result<Referrers, FetchError> {
-    client().referrers(&repo(fake), &subject(), artifact_type, &Credential::Anonymous, soon()).await
+async fn ask(fake: &Fake) -> Result<Referrers, FetchError> {
+    client().referrers(&repo(fake), &subject(), false, &Credential::Anonymous, soon()).await
 }
 
 async fn cause(fake: &Fake) -> Cause {
-    ask(fake, None).await.unwrap_err().cause
+    ask(fake).await.unwrap_err().cause
 }
 
 fn sizes(referrers: &Referrers) -> Vec<u64> {
@@ -59,7 +59,7 @@ fn paths(fake: &Fake) -> Vec<String> {
 #[tokio::test]
 async fn list_of_one_page_costs_one_request() {
     let fake = serving(|_| list(1..4, None)).await;
-    let referrers = ask(&fake, None).await.unwrap();
+    let referrers = ask(&fake).await.unwrap();
     assert_eq!(sizes(&referrers), [1, 2, 3]);
     assert!(referrers.incomplete.is_none());
     let first = &referrers.found[0];
@@ -69,17 +69,9 @@ async fn list_of_one_page_costs_one_request() {
 }
 
 #[tokio::test]
-async fn type_is_asked_of_the_registry_and_more_than_that_is_told_all_the_same() {
-    let fake = serving(|_| list(1..3, None)).await;
-    assert_eq!(sizes(&ask(&fake, Some(BUNDLE)).await.unwrap()), [1, 2]);
-    let query = "?artifactType=application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson";
-    assert_eq!(paths(&fake), [api() + query]);
-}
-
-#[tokio::test]
 async fn no_referrers_are_none_without_asking_for_the_tag() {
     let fake = serving(|_| list(0..0, None)).await;
-    assert!(ask(&fake, None).await.unwrap().found.is_empty());
+    assert!(ask(&fake).await.unwrap().found.is_empty());
     assert_eq!(paths(&fake), [api()]);
 }
 
@@ -97,7 +89,7 @@ async fn pages_are_followed_however_they_are_linked() {
         })
         .await;
         host.set(fake.host()).unwrap();
-        let referrers = ask(&fake, None).await.unwrap();
+        let referrers = ask(&fake).await.unwrap();
         assert_eq!(sizes(&referrers), [1, 2, 3, 4], "{link}");
         assert!(referrers.incomplete.is_none());
         assert_eq!(paths(&fake), [api(), api() + "?n=2&last=x"]);
@@ -117,7 +109,7 @@ async fn next_page_elsewhere_is_not_asked_and_the_list_is_incomplete() {
     ] {
         let sent = link.clone();
         let fake = serving(move |_| list(1..3, Some(&sent))).await;
-        let referrers = ask(&fake, None).await.unwrap();
+        let referrers = ask(&fake).await.unwrap();
         assert_eq!(sizes(&referrers), [1, 2], "{link}");
         assert!(matches!(referrers.incomplete.unwrap().cause, Cause::Protocol(_)), "{link}");
         assert_eq!(fake.seen().len(), 1, "{link}");
@@ -128,16 +120,16 @@ async fn next_page_elsewhere_is_not_asked_and_the_list_is_incomplete() {
 #[tokio::test]
 async fn link_that_is_no_next_page_or_none_that_can_be_read() {
     let fake = serving(|_| list(1..3, Some("</v2/>; rel=\"first\""))).await;
-    assert!(ask(&fake, None).await.unwrap().incomplete.is_none());
+    assert!(ask(&fake).await.unwrap().incomplete.is_none());
     let fake = serving(|_| list(1..3, Some("next"))).await;
-    let incomplete = ask(&fake, None).await.unwrap().incomplete.unwrap();
+    let incomplete = ask(&fake).await.unwrap().incomplete.unwrap();
     assert_eq!(incomplete.cause, Cause::Protocol(Violation::BadHeader("Link")));
 }
 
 #[tokio::test]
 async fn pages_without_end_are_cut_and_the_limit_is_named() {
     let fake = serving(|_| list(1..2, Some(&format!("<{}?again>; rel=\"next\"", api())))).await;
-    let referrers = ask(&fake, None).await.unwrap();
+    let referrers = ask(&fake).await.unwrap();
     assert_eq!((fake.seen().len(), referrers.found.len()), (REFERRER_PAGES, REFERRER_PAGES));
     let incomplete = referrers.incomplete.unwrap();
     assert!(incomplete.to_string().contains("REFERRER_PAGES") && !incomplete.is_not_found(), "{incomplete}");
@@ -151,7 +143,7 @@ async fn too_many_referrers_are_cut_and_the_limit_is_named() {
             false => reply(404, &[], ""),
         })
         .await;
-        let referrers = ask(&fake, None).await.unwrap();
+        let referrers = ask(&fake).await.unwrap();
         assert_eq!(referrers.found.len(), REFERRERS);
         assert!(referrers.incomplete.unwrap().to_string().contains("REFERRERS"));
     }
@@ -164,7 +156,7 @@ async fn page_that_is_not_had_leaves_the_list_incomplete() {
         true => reply(404, &[], ""),
     })
     .await;
-    let referrers = ask(&fake, None).await.unwrap();
+    let referrers = ask(&fake).await.unwrap();
     assert_eq!(sizes(&referrers), [1, 2]);
     assert!(referrers.incomplete.is_some());
 }
@@ -177,8 +169,23 @@ async fn registry_without_the_api_is_asked_for_the_tag() {
             false => reply(status, &[], ""),
         })
         .await;
-        assert_eq!(sizes(&ask(&fake, Some(BUNDLE)).await.unwrap()), [1, 2], "{status}");
+        assert_eq!(sizes(&ask(&fake).await.unwrap()), [1, 2], "{status}");
         assert_eq!(fake.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn tag_is_got_only_where_head_says_that_it_is_there_if_heads_come_first() {
+    for there in [true, false] {
+        let fake = serving(move |seen| match there && seen.path == tag() {
+            true => list(1..3, None),
+            false => reply(404, &[], ""),
+        })
+        .await;
+        let asked = client().referrers(&repo(&fake), &subject(), true, &Credential::Anonymous, soon()).await;
+        assert_eq!(sizes(&asked.unwrap()).len(), if there { 2 } else { 0 });
+        let methods: Vec<_> = fake.seen().into_iter().map(|seen| seen.method).collect();
+        assert_eq!(methods, if there { vec!["GET", "HEAD", "GET"] } else { vec!["GET", "HEAD"] });
     }
 }
 
@@ -189,13 +196,13 @@ async fn answer_of_another_type_is_no_answer_of_the_api() {
         false => reply(200, &[("content-type", "application/json")], "{}"),
     })
     .await;
-    assert_eq!(sizes(&ask(&fake, None).await.unwrap()), [1, 2]);
+    assert_eq!(sizes(&ask(&fake).await.unwrap()), [1, 2]);
 }
 
 #[tokio::test]
 async fn neither_api_nor_tag_is_none() {
     let fake = serving(|_| reply(404, &[], "")).await;
-    let referrers = ask(&fake, None).await.unwrap();
+    let referrers = ask(&fake).await.unwrap();
     assert!(referrers.found.is_empty() && referrers.incomplete.is_none());
 }
 
@@ -208,7 +215,7 @@ async fn refused_login_or_trouble_is_never_none() {
                 false => reply(404, &[], ""),
             })
             .await;
-            let error = ask(&fake, None).await.unwrap_err();
+            let error = ask(&fake).await.unwrap_err();
             assert!(!error.is_not_found(), "{status} {where_}");
         }
     }
@@ -237,7 +244,7 @@ async fn junk_does_not_hide_what_stands_beside_it() {
     let junk = [json!(null), json!({"digest": "md5:0"}), long, entry(3)];
     let body = index(&junk);
     let fake = serving(move |_| reply(200, &[("content-type", INDEX)], body.clone())).await;
-    let referrers = ask(&fake, None).await.unwrap();
+    let referrers = ask(&fake).await.unwrap();
     assert_eq!(sizes(&referrers), [2, 3]);
     assert!(referrers.found[0].annotations.is_empty());
 }

@@ -124,7 +124,7 @@ async fn the_spans_of_a_call_join_the_kubelet_s_trace_and_hold_no_credential() {
     assert_eq!(attribute(of_image, "crivet.digest"), image.digest());
     assert_eq!(attribute(of_image, "crivet.policies"), "all");
     let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
-    for name in ["walk from digest to image ID", "fetch signatures", "verify", "GET manifest", "GET blob"] {
+    for name in ["walk from digest to image ID", "fetch evidence", "verify", "GET manifest", "GET blob"] {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     let requests = spans.iter().filter(|span| span.name.starts_with("GET ")).count();
