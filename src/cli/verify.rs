@@ -18,7 +18,7 @@ use crate::policy::Outcome;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
 use crate::vetter::layouts::Layouts;
-use crate::vetter::load::{client, keeper, logins};
+use crate::vetter::load::{client, keeper, logins, roots_at_fault};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -113,9 +113,13 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     };
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
-    let registry = client(&config, Arc::new(|_| {}))?;
-    let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
+    let faults = roots_at_fault(&config, &policies);
+    if !faults.is_empty() {
+        return Err(faults.join("; "));
+    }
     let logins = logins(&config);
+    let registry = client(&config, Arc::new(|_| {}), &logins)?;
+    let trust = Arc::new(keeper(&config, Some(&policies), &registry).look(SystemTime::now()));
     let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
     Ok(InForce { mode: config.mode, config, policies: Ok(policies), registry, trust, logins, layouts })
 }

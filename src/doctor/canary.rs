@@ -191,9 +191,9 @@ mod tests {
                 .into_bytes(),
             })
             .collect();
-        let registry = client(&config, Arc::new(|_| panic!("a registry was asked"))).unwrap();
-        let policies = Ok(Arc::new(PolicySet::compile(&files).unwrap()));
         let logins = logins(&config);
+        let registry = client(&config, Arc::new(|_| panic!("a registry was asked")), &logins).unwrap();
+        let policies = Ok(Arc::new(PolicySet::compile(&files).unwrap()));
         bait(&InForce {
             mode: Mode::Audit,
             config,

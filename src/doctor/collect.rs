@@ -186,9 +186,9 @@ fn in_force(config: &ProxyConfiguration) -> Result<InForce, String> {
         Ok((set, _)) => Ok(set),
         Err(faults) => Err(faults.join("; ")),
     };
-    let registry = client(config, Arc::new(|_| {}))?;
-    let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
     let logins = logins(config);
+    let registry = client(config, Arc::new(|_| {}), &logins)?;
+    let trust = Arc::new(keeper(config, policies.as_deref().ok(), &registry).look(SystemTime::now()));
     let layouts = Arc::new(Layouts::read(&config.evidence.layouts));
     Ok(InForce { mode: config.mode, config: config.clone(), policies, registry, trust, logins, layouts })
 }

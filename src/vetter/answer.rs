@@ -1,6 +1,6 @@
 //! From what came of each image to the call's verdict, and to its audit records.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::case::{InForce, Vetting};
 use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
@@ -10,14 +10,19 @@ use crate::cri::reply::Reply;
 use crate::telemetry::Span;
 
 /// The call's verdict: every image has to be allowed, or its policies only audit. The first image that is not
-/// is the answer's reason; a denial is given before something undecided, which a retry may mend.
-pub fn verdict(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
-    let against = |decision| vettings.iter().find(move |v| v.enforced && v.decision == decision);
-    let reason = against(Decision::Denied).or_else(|| against(Decision::Undecided));
-    if let Some((vetting, reply)) = reason.and_then(|vetting| Some((vetting, reply(vetting)?))) {
-        return refused(outcome(vetting.decision), reply);
+/// is the answer's reason; a denial is given before something undecided, which a retry may mend. A permit holds no longer
+/// than what it rests on.
+pub fn verdict(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict {
+    match refusal(vettings) {
+        Some((vetting, reply)) => refused(outcome(vetting.decision), reply),
+        None => permits(in_force, vettings, now),
     }
-    permits(in_force, vettings)
+}
+
+fn refusal(vettings: &[Vetting]) -> Option<(&Vetting, Reply)> {
+    let against = |decision| vettings.iter().find(move |v| v.enforced && v.decision == decision);
+    let vetting = against(Decision::Denied).or_else(|| against(Decision::Undecided))?;
+    Some((vetting, reply(vetting)?))
 }
 
 /// Why an image is not allowed, as the kubelet is answered.
@@ -52,18 +57,24 @@ fn outcome(decision: Decision) -> Outcome {
     }
 }
 
-fn permits(in_force: &InForce, vettings: &[Vetting]) -> Verdict {
+fn permits(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict {
     let vetting = &in_force.config.vetting;
+    let left = left(vettings.iter().filter_map(|vetting| vetting.until), now);
     let all_allowed = vettings.iter().all(|v| v.decision == Decision::Allowed);
     Verdict {
         outcome: Outcome::Permitted.into(),
         message: String::new(),
         images: vettings.iter().map(permitted).collect(),
         // What passes only because its policy audits is asked for again each time, so that each is recorded.
-        fresh_ms: if all_allowed { millis(vetting.fresh_for) } else { 0 },
-        usable_when_down_ms: millis(vetting.usable_when_vetter_down),
+        fresh_ms: if all_allowed { millis(vetting.fresh_for.min(left)) } else { 0 },
+        usable_when_down_ms: millis(vetting.usable_when_vetter_down.min(left)),
         judged: Vec::new(),
     }
+}
+
+/// How long a permit may hold that rests on what ends then.
+fn left(ends: impl Iterator<Item = SystemTime>, now: SystemTime) -> Duration {
+    ends.min().map_or(Duration::MAX, |end| end.duration_since(now).unwrap_or_default())
 }
 
 /// The verdict for a call whose images are covered by policies that only audit: nobody waits for its vetting.
@@ -104,7 +115,7 @@ fn millis(duration: Duration) -> u32 {
 
 /// One record per image of a vetted call.
 pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: Duration) -> Vec<Record> {
-    let refused = verdict(in_force, vettings).outcome() != Outcome::Permitted && !call.beside;
+    let refused = refusal(vettings).is_some() && !call.beside;
     let records = call.images.iter().zip(vettings).map(|(image, vetting)| Record {
         image: image.named.clone(),
         reference: vetting.reference.clone(),
@@ -218,5 +229,18 @@ pub fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::RestorePod => crate::audit::Kind::RestorePod,
         Kind::FoundContainer => crate::audit::Kind::FoundContainer,
         Kind::Other | Kind::Inventory | Kind::UnknownKind => crate::audit::Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permit_ends_with_the_first_that_it_rests_on() {
+        let (now, second) = (SystemTime::now(), Duration::from_secs(1));
+        assert_eq!(left([].into_iter(), now), Duration::MAX);
+        assert_eq!(left([now + second * 9, now + second].into_iter(), now), second);
+        assert_eq!(left([now - second, now + second].into_iter(), now), Duration::ZERO);
     }
 }

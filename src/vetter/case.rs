@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -75,6 +75,8 @@ pub struct Vetting {
     pub digest: Option<Digest>,
     /// What that digest was walked to: on a pull, every image it may be on this platform.
     pub ties: Vec<Tie>,
+    /// Until when it may be allowed without verifying anew: certificates that have no other time to go by end.
+    pub until: Option<SystemTime>,
     /// Each policy that covers the image, and what it says.
     pub policies: Vec<PolicyVetting>,
 }
@@ -119,6 +121,14 @@ impl InForce {
             logins: Arc::clone(&self.logins),
             layouts: Arc::clone(&self.layouts),
         }
+    }
+
+    /// The version of the trusted roots that the policies rest on. What a policy of keys decides holds whatever becomes of
+    /// the others.
+    pub fn trust_in_use(&self) -> Digest {
+        let policies = self.policies.as_ref().map(|set| set.policies()).unwrap_or_default();
+        let used: BTreeSet<&str> = policies.iter().flat_map(|policy| policy.trust_roots()).collect();
+        self.trust.version_of(|name| used.contains(name))
     }
 
     /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
@@ -236,6 +246,7 @@ impl<'a> Case<'a> {
             reference: None,
             digest: None,
             ties: Vec::new(),
+            until: None,
             policies,
         }
     }
@@ -283,7 +294,11 @@ impl<'a> Case<'a> {
         vetting.enforced = false;
         for policy in policies {
             let (decision, checks) = match policy.judge(&subject, digests, evidence, verify) {
-                Judgement::Satisfied { checks, .. } => (Decision::Allowed, checks),
+                Judgement::Satisfied { by, checks } => {
+                    let ends = by.iter().filter_map(|verified| verified.until);
+                    vetting.until = vetting.until.into_iter().chain(ends).min();
+                    (Decision::Allowed, checks)
+                }
                 Judgement::Unsatisfied { why, expected, found, remedy, checks } => {
                     let enforced = self.in_force.enforces(policy.mode());
                     let decision = if why.is_undecided() { Decision::Undecided } else { Decision::Denied };
@@ -355,6 +370,7 @@ impl Vetting {
             reference: None,
             digest: None,
             ties: Vec::new(),
+            until: None,
             policies: Vec::new(),
         }
     }

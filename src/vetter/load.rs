@@ -1,5 +1,6 @@
 //! From the configuration's text to what is in force: policies from their folder, else the last good ones.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +10,7 @@ use super::layouts::{Layouts, Summary};
 use super::node_logins::NodeLogins;
 use super::wire::Configure;
 use crate::config::{Mode, ProxyConfiguration, files};
+use crate::image::quoted;
 use crate::policy::PolicySet;
 use crate::proofs::Proofs;
 use crate::registry::{Client, Observer, ProxySettings, Settings};
@@ -45,7 +47,8 @@ pub fn load(
 ) -> Result<Loaded, String> {
     let config = ProxyConfiguration::parse("config.yaml", configure.settings.as_bytes())
         .map_err(|error| error.to_string())?;
-    let registry = client(&config, observer)?;
+    let logins = NodeLogins::new(config.registry.credentials.clone(), None);
+    let registry = client(&config, observer, &logins)?;
     // Read beside the policies.
     proofs.persist(&state(&config));
     let (policies, error) = policies(&config, &state(&config), previous);
@@ -56,16 +59,19 @@ pub fn load(
         tracing::info!(layouts, images, faults, "evidence layouts were read");
     }
     let mode = if configure.audit_because.is_empty() { config.mode } else { Mode::Audit };
-    let logins = NodeLogins::new(config.registry.credentials.clone(), None);
     let trust = Arc::new(trust);
     Ok(Loaded { in_force: InForce { mode, config, policies, registry, trust, logins, layouts }, error })
 }
 
-/// A registry client as the configuration says.
+/// A registry client as the configuration says. Mirrors are shown what the node's own `logins` have for them.
 ///
 /// # Errors
 /// TLS cannot be set up.
-pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Client>, String> {
+pub fn client(
+    config: &ProxyConfiguration,
+    observer: Observer,
+    logins: &Arc<NodeLogins>,
+) -> Result<Arc<Client>, String> {
     let settings = Settings {
         plain_http: config.registry.plain_http.clone(),
         connect_timeout: CONNECT_TIMEOUT.min(config.registry.timeout),
@@ -75,9 +81,11 @@ pub fn client(config: &ProxyConfiguration, observer: Observer) -> Result<Arc<Cli
         hosts: config.registry.hosts.clone(),
         proxies: ProxySettings::from_variables(|name| std::env::var(name).ok()),
     };
-    Client::new(&settings, observer)
-        .map(Arc::new)
-        .map_err(|error| format!("the registry client cannot be set up: {error}"))
+    let client = Client::new(&settings, observer)
+        .map_err(|error| format!("the registry client cannot be set up: {error}"))?;
+    let logins = Arc::clone(logins);
+    let of_mirror = move |host: &str, repository: &str| logins.of_mirror(host, repository);
+    Ok(Arc::new(client.with_mirror_credentials(Arc::new(of_mirror))))
 }
 
 /// Who keeps the roots of the configuration and of the policies' TrustRoot documents up to date.
@@ -124,15 +132,34 @@ pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, Vec<Stri
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
-/// A TrustRoot document does not take the place of a root that the configuration names.
-fn clash(config: &ProxyConfiguration, set: &PolicySet) -> Option<String> {
-    let named = |name: &str| config.trust.roots.iter().any(|root| root.name == name);
-    let root = set.trust_roots().iter().find(|root| named(&root.name))?;
-    let place = root.document.as_deref().unwrap_or_default();
-    Some(format!(
-        "{place}: metadata.name: expected another name than in trust.roots, found {}; rename one",
-        root.name
-    ))
+/// What configuration and policies say of trusted roots that does not go together, one line each: a TrustRoot document
+/// that would take the place of a root that the configuration names, and a policy that names a root nobody has.
+pub fn roots_at_fault(config: &ProxyConfiguration, set: &PolicySet) -> Vec<String> {
+    let configured: BTreeSet<&str> = config.trust.roots.iter().map(|root| root.name.as_str()).collect();
+    let clashes = set.trust_roots().iter().filter(|root| configured.contains(root.name.as_str()));
+    let mut faults: Vec<String> = clashes
+        .map(|root| {
+            let place = root.document.as_deref().unwrap_or_default();
+            format!(
+                "{place}: metadata.name: expected another name than in trust.roots, found {}; rename one",
+                root.name
+            )
+        })
+        .collect();
+    let of_documents = set.trust_roots().iter().map(|root| root.name.as_str());
+    let known: BTreeSet<&str> = configured.iter().copied().chain(of_documents).collect();
+    for policy in set.policies() {
+        for missing in policy.trust_roots().into_iter().filter(|name| !known.contains(name)) {
+            let has: Vec<&str> = known.iter().copied().collect();
+            faults.push(format!(
+                "{}: expected a trusted root of trust.roots or of a TrustRoot document ({}), found {}; add it, or name another",
+                policy.source(),
+                has.join(", "),
+                quoted(missing)
+            ));
+        }
+    }
+    faults
 }
 
 fn policies(
@@ -140,9 +167,9 @@ fn policies(
     state: &Path,
     previous: Option<Arc<PolicySet>>,
 ) -> (Result<Arc<PolicySet>, String>, Option<String>) {
-    let read = from_folder(&config.policy_dir).and_then(|(set, sources)| match clash(config, &set) {
-        Some(fault) => Err(vec![fault]),
-        None => Ok((set, sources)),
+    let read = from_folder(&config.policy_dir).and_then(|(set, sources)| {
+        let faults = roots_at_fault(config, &set);
+        if faults.is_empty() { Ok((set, sources)) } else { Err(faults) }
     });
     let error = match read {
         Ok((set, sources)) => {

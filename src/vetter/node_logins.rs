@@ -32,6 +32,8 @@ pub struct NodeLogins {
     settings: NodeCredentials,
     runner: Option<Runner>,
     read: tokio::sync::Mutex<Option<(Arc<Files>, Instant)>>,
+    /// What was read last.
+    latest: Mutex<Arc<Files>>,
     kept: Mutex<HashMap<(String, CacheKey), Kept>>,
     flights: Flights<(String, String), Said>,
     slots: Semaphore,
@@ -80,6 +82,7 @@ impl NodeLogins {
             settings,
             runner: bin_dir.map(|bin_dir| Runner::new(bin_dir, user)),
             read: tokio::sync::Mutex::default(),
+            latest: Mutex::default(),
             kept: Mutex::default(),
             flights: Flights::default(),
             slots: Semaphore::new(limits::CREDENTIAL_PROVIDERS_AT_ONCE),
@@ -127,6 +130,28 @@ impl NodeLogins {
         Asked { complete: true, ..together(repository, join_all(asked).await) }
     }
 
+    /// The login for a mirror, as far as one is known: nothing is read and no provider is run for it. `host` is the
+    /// mirror's `host[:port]`, `repository` the name there.
+    pub fn of_mirror(&self, host: &str, repository: &str) -> Credential {
+        let (files, place) = (Arc::clone(&lock(&self.latest)), format!("{host}/{repository}"));
+        let of_files = files.configs.iter().flat_map(|(_, keyring)| keyring.lookup(&place)).cloned();
+        if let Some(login) = of_files.into_iter().next() {
+            return login.credential;
+        }
+        let covers =
+            |provider: &&Arc<Provider>| provider.match_images.iter().any(|glob| matches(glob, &place));
+        let known = |provider: &Arc<Provider>| {
+            let said = self.known(provider, &place, Instant::now())?;
+            Some((Arc::clone(provider), said))
+        };
+        let said = files.providers.iter().filter(covers).filter_map(known).collect();
+        together(&place, said)
+            .logins
+            .into_iter()
+            .next()
+            .map_or(Credential::Anonymous, |login| login.credential)
+    }
+
     /// A registry did not take this credential: a provider that gave it is asked anew, though not at once.
     pub fn refused(&self, credential: &Credential, now: Instant) {
         lock(&self.kept).retain(|_, kept| {
@@ -170,6 +195,7 @@ impl NodeLogins {
             tracing::warn!(source = %new.source, why = %new.why, "the node's logins: one of their sources is of no use");
         }
         *lock(&self.troubles) = troubles;
+        *lock(&self.latest) = Arc::clone(&files);
         // One that came to nothing is not kept: the next who asks tries again.
         if answered || old_is_there {
             *read = Some((Arc::clone(&files), Instant::now()));
@@ -424,6 +450,25 @@ mod tests {
         let gone = CredentialFile { content: Err("gone".to_owned()), ..file("/a", false, "") };
         let (new, troubles) = understood(vec![gone, file("/b", false, whole)], Some(&new));
         assert_eq!((found(&new), troubles), (1, vec![trouble("/a", "gone".to_owned(), false)]));
+    }
+
+    #[test]
+    fn a_mirror_is_shown_what_is_known_for_it_and_nothing_of_the_registry_it_stands_for() {
+        let logins = NodeLogins::new(NodeCredentials::default(), None);
+        assert_eq!(logins.of_mirror("m.example:5000", "app"), Credential::Anonymous);
+        let auths = r#"{"auths": {"r.example": {"username": "r", "password": "p"}, "m.example:5000": {"username": "m", "password": "p"}}}"#;
+        let found = vec![file("/a", false, auths), file("/p.yaml", true, &config("it", ""))];
+        *lock(&logins.latest) = understood(found, None).0;
+        assert_eq!(logins.of_mirror("m.example:5000", "app"), Credential::basic("m", "p"));
+        assert_eq!(logins.of_mirror("r.example", "app"), Credential::basic("r", "p"));
+        for other in ["m.example", "n.example:5000"] {
+            assert_eq!(logins.of_mirror(other, "app"), Credential::Anonymous);
+        }
+        // A provider's, once it said so.
+        *lock(&logins.latest) = understood(vec![file("/p.yaml", true, &config("it", ""))], None).0;
+        assert_eq!(logins.of_mirror("r.example", "app"), Credential::Anonymous);
+        logins.keep(&provider(), REPOSITORY, answer(CacheKey::Global, None), Instant::now()).unwrap();
+        assert_eq!(logins.of_mirror("r.example", "app"), Credential::basic("u", "p"));
     }
 
     #[test]

@@ -277,7 +277,7 @@ impl Session {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(mut told) = told else { return };
         if let Some(in_force) = self.in_force() {
-            told.basis = format!("{} {}", told.basis, in_force.trust.version());
+            told.basis = format!("{} {}", told.basis, in_force.trust_in_use());
         }
         let told = from_vetter::Body::Configured(told);
         // Never dropped for want of room: the relay would go on with permits of what was in force before.
@@ -297,8 +297,9 @@ impl Session {
     /// Puts other trusted roots in force. Permits that the relay holds rest on the material of those before.
     fn trust_changed(self: &Arc<Session>, trust: Arc<Trust>) {
         let Some(old) = self.in_force() else { return };
-        let same_material = old.trust.version() == trust.version();
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(old.trusting(trust)));
+        let new = old.trusting(trust);
+        let same_material = old.trust_in_use() == new.trust_in_use();
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
         if !same_material {
             let session = Arc::clone(self);
             tokio::spawn(async move { session.tell_configured().await });
@@ -471,7 +472,7 @@ impl Session {
         let Ok(vettings) = in_time else {
             span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
-            verdict(answer::verdict(&in_force, &late));
+            verdict(answer::verdict(&in_force, &late, SystemTime::now()));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
             // The next try finds it done.
             vetting.await;
@@ -482,7 +483,7 @@ impl Session {
         if asked_by_crivet {
             verdict(answer::judged(&vettings));
         } else if !nobody_waits {
-            verdict(answer::verdict(&in_force, &vettings));
+            verdict(answer::verdict(&in_force, &vettings, SystemTime::now()));
         }
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);

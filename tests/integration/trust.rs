@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crivet::config::ProxyConfiguration;
 use crivet::trust::source::{Anchor, Given, Mirror, RootSource, TufSource};
 use crivet::trust::{Keeper, Origin, State};
-use crivet::vetter::load::client;
+use crivet::vetter::load::{client, logins};
 
 use super::registry::fake::{Fake, Reply, Seen, endless, reply};
 
@@ -65,7 +65,7 @@ impl Corp {
             sources: vec![source],
             refresh_every: Duration::from_secs(3600),
             state: folder.path().join("state"),
-            client: client(&config, Arc::new(|_| {})).unwrap(),
+            client: client(&config, Arc::new(|_| {}), &logins(&config)).unwrap(),
         };
         Self { keeper, folder }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::cli::crivet;
 use super::node::{Node, allowed};
 use crate::support::{until, within};
 use crate::trust::{FIXTURES, lay, repository};
@@ -39,6 +40,46 @@ fn version(page: &str, root: &str) -> String {
     line.unwrap_or_default().split("version=\"").nth(1).unwrap_or_default().to_owned()
 }
 
+/// A policy for other images, that rests on this root.
+fn rests_on(root: &str) -> String {
+    format!(
+        "apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: other}}\nspec:\n  images: ['other.test/**']\n  \
+         requirements:\n    keyless:\n    - trustRoot: {root}\n      identities: [{{issuer: 'https://a.test', subject: b}}]\n"
+    )
+}
+
+#[tokio::test]
+async fn new_material_that_no_policy_rests_on_leaves_permits() {
+    let node = Node::strict().await;
+    let image = node.push_signed("signed", "1", "one");
+    let signed = node.named("signed:1");
+    let mirror = repository(&[]);
+    let gate = node.serve(&format!("mode: enforce\n{}", section(&node, mirror.path()))).await;
+    let usable = "\ncrivet_trust_root_usable{root=\"corp\"} 1\n";
+    let first = shown(&node, "the repository's root", |page| page.contains(usable)).await;
+    assert!(allowed(&gate.pull(&signed).await));
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+    lay(mirror.path(), "newer");
+    shown(&node, "the newer root", |page| version(page, "corp") != version(&first, "corp")).await;
+    assert!(allowed(&gate.create(&image.id(), &signed).await));
+    assert_eq!(node.metric("crivet_permits_used_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn policy_that_names_a_root_nobody_has_is_bad() {
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    node.policy("other.yaml", &rests_on("corp"));
+    gate.reload().await;
+    let expected = "other.yaml:1: expected a trusted root of trust.roots or of a TrustRoot document (public-good), found \"corp\"; add it, or name another";
+    let said = gate.crivet.log();
+    assert!(said.contains(expected), "{said}");
+    let policies = node.policies();
+    let ended = crivet(&["verify", "--policy", policies.to_str().unwrap(), &node.named("app:1")]).await;
+    assert_eq!(ended.code, Some(78));
+    assert!(ended.err.contains(expected), "{}", ended.err);
+}
+
 #[tokio::test]
 async fn new_material_is_taken_over_voids_permits_and_outlives_its_source() {
     let node = Node::strict().await;
@@ -46,6 +87,7 @@ async fn new_material_is_taken_over_voids_permits_and_outlives_its_source() {
     let signed = node.named("signed:1");
     let mirror = repository(&[]);
     let section = section(&node, mirror.path());
+    node.policy("other.yaml", &rests_on("corp"));
     let gate = node.serve(&format!("mode: enforce\n{section}")).await;
     let usable = "\ncrivet_trust_root_usable{root=\"corp\"} 1\n";
     let first = shown(&node, "the repository's root", |page| page.contains(usable)).await;
