@@ -38,4 +38,5 @@ mod restart;
 mod rollout;
 mod signers;
 mod support;
+mod traces;
 mod wire;

@@ -51,11 +51,19 @@ pub fn configuration(runtime: &str, dir: &Path, port: u16, read_only: u16) -> Va
 impl Kubelet {
     /// Starts the kubelet on a runtime's socket, which serves the images as well.
     pub fn start(peers: &Peers, runtime: &Path) -> Self {
+        Self::start_with(peers, runtime, &json!({}))
+    }
+
+    /// As [`Kubelet::start`], with more fields of its configuration.
+    pub fn start_with(peers: &Peers, runtime: &Path, more: &Value) -> Self {
         let pods = StaticPods::new(&peers.path().join("kubelet"), super::free_port());
         let (dir, address) = (pods.dir.clone(), pods.address.clone());
         let read_only = address.rsplit(':').next().unwrap().parse().unwrap();
         let runtime = format!("unix://{}", runtime.display());
-        let config = configuration(&runtime, &dir, super::free_port(), read_only);
+        let mut config = configuration(&runtime, &dir, super::free_port(), read_only);
+        for (key, value) in more.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         let config_file = dir.join("config.json");
         fs::write(&config_file, config.to_string()).unwrap();
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());

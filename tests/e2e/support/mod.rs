@@ -1,5 +1,7 @@
 //! The real parts under test, started in a scratch folder of their own and gone when the test ends.
 
+#[path = "../../integration/support/collector.rs"]
+pub mod collector;
 pub mod containerd;
 pub mod cosign;
 pub mod cri;

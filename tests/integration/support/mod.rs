@@ -1,6 +1,7 @@
 //! What the tests share: a scripted runtime, a raw client, and the daemon between them.
 
 pub mod client;
+pub mod collector;
 pub mod daemon;
 pub mod fixtures;
 pub mod raw;

@@ -1,74 +1,38 @@
 //! Traces over OTLP: joined to the kubelet's, without credentials, and free.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use crivet::telemetry::wire::{ExportTraceServiceRequest, ExportTraceServiceResponse, Span, StatusCode};
-use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use crivet::telemetry::wire::{Span, StatusCode};
 use prost::Message;
 
 use super::node::{Gate, Node, allowed, pull};
 use crate::support::client::{PULL, request};
+use crate::support::collector::{Collected, collect};
 use crate::support::{framed, until};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// A collector that keeps what it gets.
+/// A collector, and what it has.
 struct Collector {
     address: String,
-    spans: Arc<Mutex<Vec<Span>>>,
-    requests: Arc<Mutex<Vec<Vec<u8>>>>,
+    collected: Collected,
 }
 
 impl Collector {
     async fn start() -> Collector {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (spans, requests) = <(Arc<Mutex<Vec<Span>>>, Arc<Mutex<Vec<Vec<u8>>>>)>::default();
-        let (kept, raw) = (Arc::clone(&spans), Arc::clone(&requests));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (kept, raw) = (Arc::clone(&kept), Arc::clone(&raw));
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let (kept, raw) = (Arc::clone(&kept), Arc::clone(&raw));
-                    async move {
-                        let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-                        assert_eq!(request.uri().path(), path);
-                        let body = request.into_body().collect().await.unwrap().to_bytes();
-                        let export = ExportTraceServiceRequest::decode(&body[5..]).unwrap();
-                        raw.lock().unwrap().push(body.to_vec());
-                        let scopes = export.resource_spans.into_iter().flat_map(|one| one.scope_spans);
-                        kept.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
-                        let answer = framed(&ExportTraceServiceResponse::default().encode_to_vec());
-                        let end = HeaderMap::from_iter([("grpc-status".parse().unwrap(), 0.into())]);
-                        let body = Full::<Bytes>::new(answer).with_trailers(async { Some(Ok(end)) });
-                        let answer = Response::builder().header("content-type", "application/grpc");
-                        Ok::<_, Infallible>(answer.body(body).unwrap())
-                    }
-                });
-                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Collector { address, spans, requests }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap().clone()
+        let collected = Collected::default();
+        tokio::spawn(collect(listener, collected.clone()));
+        Collector { address, collected }
     }
 
     /// Waits for the span of a vetted call, which ends last; answers with all that came until then.
     async fn call(&self, name: &str) -> (Span, Vec<Span>) {
-        let find = || self.spans().into_iter().find(|span| span.name == name);
+        let find = || self.collected.spans().into_iter().find(|span| span.name == name);
         until(name, 20, || find().is_some()).await;
-        (find().unwrap(), self.spans())
+        (find().unwrap(), self.collected.spans())
     }
 }
 
@@ -129,7 +93,7 @@ async fn the_spans_of_a_call_join_the_kubelet_s_trace_and_hold_no_credential() {
     }
     let requests = spans.iter().filter(|span| span.name.starts_with("GET ")).count();
     assert_eq!(requests, node.registry.asked().len(), "{names:?}");
-    for body in collector.requests.lock().unwrap().iter() {
+    for body in collector.collected.requests.lock().unwrap().iter() {
         let text = String::from_utf8_lossy(body);
         assert!(text.contains("crivet") && !text.contains("swordfish") && !text.contains("c3dvcmRmaXNo"));
     }
