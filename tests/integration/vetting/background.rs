@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::node::{Gate, Node, allowed};
 use crate::registry::fake::reply;
+use crate::support::until;
 
 const NODES: usize = 10;
 const IMAGES: usize = 60;
@@ -65,7 +66,16 @@ async fn ten_nodes_that_start_at_once_stay_within_the_budget_and_stop_at_429() {
     assert!(answers.iter().all(|(answer, _)| allowed(answer)));
     let slowest = answers.iter().map(|(_, took)| *took).max().unwrap_or_default();
 
-    tokio::time::sleep(watched()).await;
+    let of_nodes = || {
+        let mut counts = [0; NODES];
+        asked.lock().unwrap().iter().for_each(|(node, ..)| counts[*node] += 1);
+        counts
+    };
+    until("all nodes use what they may at start", 120, || {
+        of_nodes().iter().all(|count| *count >= limits::BACKGROUND_AT_START as usize)
+    })
+    .await;
+    tokio::time::sleep(watched().saturating_sub(began.elapsed())).await;
     refusing.store(true, Ordering::SeqCst);
     let refused_from = Instant::now();
     tokio::time::sleep(watched()).await;
@@ -81,7 +91,6 @@ async fn ten_nodes_that_start_at_once_stay_within_the_budget_and_stop_at_429() {
         let minutes = refused_from.duration_since(began).as_secs_f64() / 60.0;
         let budget = limits::BACKGROUND_AT_START as usize + (minutes * per_minute as f64).ceil() as usize + 1;
         assert!(before <= budget, "{lines}{before} of at most {budget}");
-        assert!(before >= limits::BACKGROUND_AT_START as usize, "{lines}nothing is vetted");
         // Each that was under way when the first was answered may end so.
         assert!(refused <= limits::BACKGROUND_VETTINGS_PER_HOST, "{lines}");
     }
