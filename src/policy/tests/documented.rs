@@ -173,3 +173,28 @@ fn shipped_keyless_policies_take_what_real_cosign_made() {
     assert_eq!(takes(&cluster, "built-by-acme", &[built]), Ok(()));
     assert_eq!(takes(&cluster, "built-by-acme", &[signed]), Err(Shortfall::NoAttestation));
 }
+
+/// The names of all properties of a schema, at any depth.
+fn properties(schema: &serde_json::Value, found: &mut Vec<String>) {
+    if let Some(named) = schema["properties"].as_object() {
+        found.extend(named.keys().cloned());
+    }
+    if let Some(names) = schema["propertyNames"]["enum"].as_array() {
+        found.extend(names.iter().map(|name| name.as_str().unwrap().to_owned()));
+    }
+    let children = schema.as_object().into_iter().flat_map(|object| object.values());
+    children.for_each(|child| properties(child, found));
+}
+
+/// The schema has the keys that are read (another test).
+#[test]
+fn every_key_of_the_schema_is_on_the_page() {
+    let page = std::fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let schema = std::fs::read(root().join("policy/imagepolicy.schema.json")).unwrap();
+    let mut keys = Vec::new();
+    properties(&serde_json::from_slice(&schema).unwrap(), &mut keys);
+    keys.extend(verify::FulcioClaim::ALL.iter().map(|claim| claim.name().to_owned()));
+    let words: std::collections::BTreeSet<&str> = page.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    keys.retain(|key| !words.contains(key.as_str()));
+    assert!(keys.is_empty(), "{keys:?}");
+}
