@@ -99,7 +99,7 @@ named! {
     Reason {
         /// Denied: nobody signed it.
         SignatureMissing = "SignatureMissing",
-        /// Denied: signed, and by none of the policy's keys.
+        /// Denied: signed, and by none of the policy's signers.
         SignatureByOtherKey = "SignatureByOtherKey",
         /// Denied: signed with a certificate, for nobody whom the policy names.
         SignatureByOtherIdentity = "SignatureByOtherIdentity",
@@ -107,11 +107,11 @@ named! {
         SignatureInvalid = "SignatureInvalid",
         /// Denied: it has no attestation of the type that is asked for.
         AttestationMissing = "AttestationMissing",
-        /// Denied: what the policy's key signed is no claim about an image.
+        /// Denied: what was found is not formed as a signature of an image is.
         SignatureMalformed = "SignatureMalformed",
-        /// Denied: the policy's key signed another image.
+        /// Denied: the policy's signer signed another image.
         SignatureForOtherImage = "SignatureForOtherImage",
-        /// Denied: the policy's key signed it for another repository.
+        /// Denied: the policy's signer signed it for another repository, or named none.
         SignatureForOtherRepository = "SignatureForOtherRepository",
         /// Denied: a policy says so.
         DeniedByPolicy = "DeniedByPolicy",

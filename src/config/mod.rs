@@ -1,6 +1,8 @@
 //! The daemon's settings as written, checked into runtime types.
 
 pub mod credential_files;
+#[cfg(test)]
+mod documented;
 mod evidence;
 pub mod files;
 mod load;

@@ -1,5 +1,6 @@
 //! Policies from documents to judgements.
 
+mod documented;
 mod signers;
 mod sigstore;
 

@@ -21,35 +21,35 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
     let (title, what_to_do) = match reason {
         Some(Reason::SignatureMissing) => (
             "The image is not signed",
-            "Sign it by digest with a key of the policy (cosign sign --key KEY IMAGE@DIGEST), in the pipeline that builds it; or use another image.",
+            "Sign it by digest as the policy asks, in the pipeline that builds it: cosign sign IMAGE@DIGEST, with --key KEY where it asks for a key. If it is signed in another repository, name that in the policy (evidence).",
         ),
         Some(Reason::SignatureByOtherKey) => (
-            "The image is signed, but by none of the policy's keys",
-            "Find out who signed it. If that key is to be trusted, add it to the policy; otherwise sign the image with a key the policy has.",
+            "The image is signed, but by none of the policy's signers",
+            "Find out who signed it; the message has what the signature says of itself. If that signer is to be trusted, add the key or identity to the policy; otherwise sign the image as the policy asks.",
         ),
         Some(Reason::SignatureByOtherIdentity) => (
             "The image is signed with a certificate, for nobody whom the policy names",
-            "See in the message who signed it. If that identity is to be trusted, add it to the policy; otherwise sign the image where the policy expects it.",
+            "See in the message who signed it. If that identity is to be trusted, add it to the policy (a regular expression has to match all of it); otherwise sign the image where the policy expects it.",
         ),
         Some(Reason::SignatureInvalid) => (
             "The signature's certificate, log entry or timestamp does not hold",
-            "Sign the image anew; the message says which check failed. If it was signed by a private instance of sigstore, name its trusted root in the policy.",
+            "The message says which check failed. If the policy asks for a log or a timestamp that the signature does not have, sign with one, or change the threshold. If a private instance of sigstore signed it, name its trusted root in the policy (trustRoot). Else sign the image anew.",
         ),
         Some(Reason::AttestationMissing) => (
             "The image has no attestation of the type that the policy asks for",
-            "Attest it in the pipeline that builds it (cosign attest --type TYPE). A signature is no attestation.",
+            "Attest it in the pipeline that builds it (cosign attest --type TYPE --predicate FILE IMAGE@DIGEST). A signature is no attestation.",
         ),
         Some(Reason::SignatureMalformed) => (
-            "A trusted key signed something that is no claim about an image",
-            "Sign the image anew with cosign. If nobody can say what was signed, look into how that key is used.",
+            "What was found is no well-formed signature of an image",
+            "Sign the image anew with cosign. If a trusted key signed it and nobody can say what, look into how that key is used.",
         ),
         Some(Reason::SignatureForOtherImage) => (
             "The signature that was found belongs to another image",
             "Sign this digest. A signature copied from another image proves nothing; find out who put it there.",
         ),
         Some(Reason::SignatureForOtherRepository) => (
-            "The image was signed in another repository",
-            "If images are signed in one repository and pulled from another, allow that one in the policy (claimedRepository); otherwise sign it where it is pulled from.",
+            "The signature names another repository than the image's, or none",
+            "cosign 3's signatures name none: allow that in the policy (claimedRepository: {unnamed: accept}) if it will do. If images are signed in one repository and pulled from another, allow that one (claimedRepository: {oneOf: [REPOSITORY]}); otherwise sign the image where it is pulled from.",
         ),
         Some(Reason::DeniedByPolicy) => (
             "A policy denies the image",
@@ -69,7 +69,7 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         ),
         Some(Reason::RegistryLogin) => (
             "The registry wants another login",
-            "Give the pods a pull secret that may read this repository, the signatures in it included.",
+            "Give the pods a pull secret, or the node a login (registry.credentials), that may read this repository, the signatures in it included.",
         ),
         Some(Reason::RegistryAnswer) => (
             "What answered is no registry, or its answer was refused",
@@ -93,7 +93,7 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         ),
         Some(Reason::LimitReached) => (
             "The image is beyond a limit of crivet's",
-            "The message names the limit. Remove signatures nobody needs, or build a smaller index.",
+            "The message names the limit. Remove signatures and attestations that nobody needs, or build a smaller index.",
         ),
         Some(Reason::ImageUnusable) => (
             "The image cannot be vetted as it is",
@@ -121,7 +121,7 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         ),
         Some(Reason::TrustMissing) => (
             "A trusted root that a policy rests on is not there",
-            "See `crivet doctor`: add the root to trust.roots, or mend where it comes from.",
+            "The message names it. Add it to trust.roots, or correct its name in the policy; if it is there, crivet doctor says why it could not be had.",
         ),
         Some(Reason::PoliciesNotLoaded) => (
             "There were no policies to decide by",

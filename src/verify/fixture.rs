@@ -139,9 +139,13 @@ fn evidence(manifest: &[u8], blobs: &BTreeMap<Digest, Vec<u8>>) -> Vec<Evidence>
         let envelope = Bytes::from(blobs[&layer.descriptor.digest].clone());
         found.push(Evidence::Attached(Attached { envelope, annotations: layer.annotations }));
     }
-    let media_type = "application/vnd.dev.sigstore.bundle.v0.3+json";
-    for layer in SignatureManifest::parse(media_type, manifest).unwrap_or_default() {
-        found.push(Evidence::Bundle(Bytes::from(blobs[&layer.descriptor.digest].clone())));
+    for media_type in [
+        "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "application/vnd.dev.sigstore.bundle+json;version=0.2",
+    ] {
+        for layer in SignatureManifest::parse(media_type, manifest).unwrap_or_default() {
+            found.push(Evidence::Bundle(Bytes::from(blobs[&layer.descriptor.digest].clone())));
+        }
     }
     found
 }

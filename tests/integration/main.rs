@@ -9,6 +9,7 @@
 )]
 
 mod audit;
+mod documents;
 mod fixtures;
 mod metrics;
 mod monitoring;
