@@ -71,7 +71,7 @@ async fn opened(dir: &Path) -> Proofs {
 
 /// Closes them, and opens what is on disk.
 async fn restarted(proofs: Proofs, dir: &Path) -> Proofs {
-    proofs.close(Duration::from_secs(20));
+    proofs.close(Duration::from_secs(300));
     opened(dir).await
 }
 
@@ -270,7 +270,7 @@ async fn a_store_that_others_can_write_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let proofs = opened(dir.path()).await;
     proofs.keep_ties(&[tie("a")], at(0));
-    proofs.close(Duration::from_secs(20));
+    proofs.close(Duration::from_secs(300));
     fs::set_permissions(dir.path().join(disk::NAME), fs::Permissions::from_mode(0o666)).unwrap();
     let proofs = opened(dir.path()).await;
     let summary = proofs.summary();
@@ -298,13 +298,13 @@ async fn a_store_that_ends_the_vetter_whenever_it_is_read_is_set_aside_unread() 
     let dir = tempfile::tempdir().unwrap();
     let proofs = opened(dir.path()).await;
     proofs.keep_ties(&[tie("a")], at(0));
-    proofs.close(Duration::from_secs(20));
+    proofs.close(Duration::from_secs(300));
     // As it is left behind by a process that ended while it read.
     let begun = |times: u32| fs::write(dir.path().join("proofs.reading"), times.to_string()).unwrap();
     begun(limits::PROOF_STORE_TRIES - 1);
     let proofs = opened(dir.path()).await;
     assert_eq!((proofs.summary().walked, proofs.summary().store.set_aside), (1, 0));
-    proofs.close(Duration::from_secs(20));
+    proofs.close(Duration::from_secs(300));
     assert!(!dir.path().join("proofs.reading").exists());
     begun(limits::PROOF_STORE_TRIES);
     let summary = opened(dir.path()).await.summary();

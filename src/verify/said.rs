@@ -24,8 +24,13 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// What was signed, and whether it is about one of `digests`.
-    pub fn read(content: &Content, message: Message<'_>, digests: &[Digest]) -> Result<Self, Problem> {
+    /// What was signed, and whether it is about one of `digests`. `statement` is the envelope's.
+    pub fn read(
+        content: &Content,
+        statement: Option<Result<Statement, Problem>>,
+        message: Message<'_>,
+        digests: &[Digest],
+    ) -> Result<Self, Problem> {
         Ok(match content {
             Content::Claim(payload) => {
                 let claim = Claim::parse(payload)
@@ -41,7 +46,7 @@ impl Said {
                 }
             }
             Content::Envelope { payload_type, payload, attached } => {
-                let statement = Statement::read(payload_type, payload)?;
+                let statement = statement.unwrap_or_else(|| Statement::read(payload_type, payload))?;
                 let (digest, annotations) = statement.about(digests)?;
                 let is_signature = !attached && statement.predicate.predicate_type == SIGNATURE_PREDICATE;
                 let predicate = Some(statement.predicate);
@@ -71,28 +76,55 @@ impl Said {
         })
     }
 
-    /// Whether it is what is sought: an attestation is no signature (cosign 3 takes one for it), a signature no
-    /// attestation, and an attestation of one type none of another (CVE-2022-35929, CVE-2026-39395).
+    /// Whether it is what is sought.
     pub fn is(&self, sought: &Sought<'_>) -> Result<String, String> {
-        let found = match &self.predicate {
-            Some(predicate) => format!("an attestation of type {}", quoted_name(&predicate.predicate_type)),
-            None => "a signature".to_owned(),
-        };
-        match (sought, &self.predicate) {
-            (Sought::Signature, _) if self.is_signature => Ok("signature".to_owned()),
-            (Sought::Signature, _) => Err(format!("expected a signature, found {found}")),
-            (Sought::Attestation { predicate_types }, Some(predicate))
-                if predicate.predicate_type != SIGNATURE_PREDICATE
-                    && predicate_types.contains(&predicate.predicate_type) =>
-            {
-                Ok(found)
-            }
-            (Sought::Attestation { predicate_types }, _) => {
-                let expected: Vec<String> =
-                    predicate_types.iter().take(3).map(|one| quoted_name(one)).collect();
-                let expected = if expected.is_empty() { "no type".to_owned() } else { expected.join(" or ") };
-                Err(format!("expected an attestation of type {expected}, found {found}"))
-            }
+        let predicate_type = self.predicate.as_ref().map(|predicate| predicate.predicate_type.as_str());
+        is_sought(sought, self.is_signature, predicate_type)
+    }
+}
+
+/// Whether what says of itself what it is, is sought: told before anything is verified, so that an attestation by somebody
+/// else is not taken for a signature by the wrong signer. What cannot be read says nothing of itself.
+pub(super) fn claims(
+    content: &Content,
+    statement: Option<&Result<Statement, Problem>>,
+    sought: &Sought<'_>,
+) -> Result<(), String> {
+    let (is_signature, predicate_type) = match (content, statement) {
+        (Content::Envelope { attached, .. }, Some(Ok(statement))) => {
+            let predicate_type = statement.predicate.predicate_type.as_str();
+            (!attached && predicate_type == SIGNATURE_PREDICATE, Some(predicate_type))
+        }
+        (Content::Envelope { .. }, _) => return Ok(()),
+        (Content::Claim(_) | Content::Artifact(_), _) => (true, None),
+    };
+    is_sought(sought, is_signature, predicate_type).map(|_| ())
+}
+
+/// An attestation is no signature (cosign 3 takes one for it), a signature no attestation, and an attestation of one type
+/// none of another (CVE-2022-35929, CVE-2026-39395).
+fn is_sought(
+    sought: &Sought<'_>,
+    is_signature: bool,
+    predicate_type: Option<&str>,
+) -> Result<String, String> {
+    let found = match predicate_type {
+        Some(predicate_type) => format!("an attestation of type {}", quoted_name(predicate_type)),
+        None => "a signature".to_owned(),
+    };
+    match (sought, predicate_type) {
+        (Sought::Signature, _) if is_signature => Ok("signature".to_owned()),
+        (Sought::Signature, _) => Err(format!("expected a signature, found {found}")),
+        (Sought::Attestation { predicate_types }, Some(predicate_type))
+            if predicate_type != SIGNATURE_PREDICATE
+                && predicate_types.iter().any(|sought| sought == predicate_type) =>
+        {
+            Ok(found)
+        }
+        (Sought::Attestation { predicate_types }, _) => {
+            let expected: Vec<String> = predicate_types.iter().take(3).map(|one| quoted_name(one)).collect();
+            let expected = if expected.is_empty() { "no type".to_owned() } else { expected.join(" or ") };
+            Err(format!("expected an attestation of type {expected}, found {found}"))
         }
     }
 }

@@ -13,8 +13,9 @@ use super::key::PublicKey;
 use super::legacy::Wanted;
 use super::log::Known;
 use super::outcome::{Checked, ClaimedSigner, Failure, Signer, Step, TimeSource, Verified, VerifiedTime};
-use super::said::{Said, artifact};
+use super::said::{Said, artifact, claims};
 use super::signed::{Content, Form, Material, Problem, Signed};
+use super::statement::Statement;
 use super::{bundle, identity, legacy, sct, timestamp};
 use crate::audit::rfc3339;
 use crate::image::{Digest, quoted_name};
@@ -94,7 +95,7 @@ pub fn verify_artifact(
             Artifact::Bytes(bytes) => Some(bytes),
             Artifact::Digest(_) => None,
         };
-        let found = case.signed(&signed, &[digest], bytes)?;
+        let found = case.signed(&signed, None, &[digest], bytes)?;
         case.verified(found, None)
     });
     outcome.map_err(|problem| case.failure(problem))
@@ -143,17 +144,31 @@ impl<'a> Case<'a> {
         sought: &Sought<'_>,
         digests: &[Digest],
     ) -> Result<Verified, Problem> {
-        let said = self.signed(signed, digests, None)?;
+        let said = self.signed(signed, Some(sought), digests, None)?;
         self.verified(said, Some(sought))
     }
 
-    /// Everything but type and identity.
-    fn signed(&mut self, signed: &Signed, digests: &[Digest], bytes: Option<&[u8]>) -> Result<Said, Problem> {
+    /// Everything but identity, and that what it says of its type was signed.
+    fn signed(
+        &mut self,
+        signed: &Signed,
+        sought: Option<&Sought<'_>>,
+        digests: &[Digest],
+        bytes: Option<&[u8]>,
+    ) -> Result<Said, Problem> {
         let form = match signed.form {
             Form::Annotations => "cosign's annotations".to_owned(),
             Form::Bundle(version) => format!("sigstore bundle {version}"),
         };
         self.passed(Step::Format, form);
+        let statement = match &signed.content {
+            Content::Envelope { payload_type, payload, .. } => Some(Statement::read(payload_type, payload)),
+            Content::Claim(_) | Content::Artifact(_) => None,
+        };
+        if let Some(sought) = sought {
+            claims(&signed.content, statement.as_ref(), sought)
+                .map_err(|text| Problem::new(Step::Type, text))?;
+        }
         let (verifier, chain, key) = self.kind(signed)?;
         let encoded;
         let message = match &signed.content {
@@ -180,7 +195,7 @@ impl<'a> Case<'a> {
             expected.check(known.entry)?;
             self.passed(Step::Entry, format!("{} of {}", known.entry.kind.name().0, known.log.url));
         }
-        let said = Said::read(&signed.content, message, digests)?;
+        let said = Said::read(&signed.content, statement, message, digests)?;
         if !said.form.is_empty() {
             self.passed(Step::Claim, said.form);
         }

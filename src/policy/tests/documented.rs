@@ -148,6 +148,8 @@ fn documented_policies_take_what_real_cosign_made_and_nothing_else() {
         ("acme-without-a-log", &["keyless-tsa-bundle"], Ok(())),
         ("acme-without-a-log", &["keyless-rekor1-bundle"], Err(Shortfall::Invalid)),
         ("signed-and-built-by-us", &[built[0], built[1], scanned], Ok(())),
+        ("signed-and-built-by-us", &built, Err(Shortfall::NoAttestation)),
+        ("signed-and-built-by-us", &[built[1], scanned], Err(Shortfall::NoSignature)),
         ("provenance-alone", &["attest-keyless-rekor2-tsa-bundle"], Ok(())),
         ("provenance-alone", &["keyless-rekor2-tsa-bundle"], Err(Shortfall::NoAttestation)),
         ("corp", &["pki-tsa-bundle"], Ok(())),
