@@ -65,7 +65,8 @@ fn keep(proofs: &Proofs, word: &str, found: Vec<Evidence>, complete: bool, now: 
 async fn opened(dir: &Path) -> Proofs {
     let proofs = Proofs::default();
     proofs.persist(dir);
-    proofs.loaded().await;
+    // A call waits for it for a while only.
+    until("the store is open", || proofs.summary().store.kept != Kept::Opening).await;
     proofs
 }
 
@@ -76,7 +77,7 @@ async fn restarted(proofs: Proofs, dir: &Path) -> Proofs {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..30_000 {
         if holds() {
             return;
         }
