@@ -1,7 +1,8 @@
 //! The order of work for one image: name → policies → digest → image ID → evidence → decision.
 
+mod proven;
+
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use super::background::{Background, Guest};
 use super::case::{Case, Context, InForce, Vetting};
 use super::credentials::Credentials;
-use super::evidence::{Evidences, Question, Wanted};
+use super::evidence::Evidences;
 use super::flight::Flights;
 use super::identity::{Identities, Sources};
 use super::logins::{Logins, own_login};
@@ -19,13 +20,11 @@ use super::verifications::Verifications;
 use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
-use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
+use crate::image::{Digest, ImageId, ImageName, Platform, Reference, quoted};
 use crate::limits;
-use crate::policy::{Place, Subject};
+use crate::policy::Subject;
 use crate::proofs::Proofs;
 use crate::registry::Credential;
-use crate::telemetry::Role;
-use crate::verify::Evidence;
 
 /// What stays when policies change: proofs, work under way, held credentials.
 pub struct Vetter {
@@ -424,150 +423,6 @@ impl Vetter {
             candidates.push(Candidate { root, repository: reference.clone() });
         }
         Ok(candidates)
-    }
-
-    /// Holds the policies against the evidence about each of the images a digest may be on this platform. The
-    /// answer is the first one's, which the runtime takes; only images that are allowed are among its ties.
-    async fn proven(&self, case: &Case<'_>, visit: &Visit, ties: Vec<Tie>) -> Result<Vetting, Trouble> {
-        if let Some(denied) = case.denied_by_digest(&ties) {
-            return Ok(denied);
-        }
-        let fresh = Wanted::Fresh(case.in_force.config.vetting.fresh_for);
-        let (mut answer, mut allowed) = (None, Vec::new());
-        for tie in ties {
-            let (mut vetting, held) = self.proven_by(case, visit, &tie, fresh).await?;
-            if vetting.decision == Decision::Denied && held {
-                // Re-signing is legitimate: what was held did not suffice, so it is fetched anew.
-                (vetting, _) = self.proven_by(case, visit, &tie, Wanted::Anew).await?;
-            }
-            vetting.digest = Some(tie.root());
-            if vetting.decision == Decision::Allowed {
-                allowed.push(tie);
-            }
-            answer = answer.or(Some(vetting));
-        }
-        let answer = answer
-            .ok_or_else(|| Trouble::Call("nothing for this platform; build it for this one".to_owned()))?;
-        Ok(Vetting { ties: allowed, ..answer })
-    }
-
-    /// The vetting, and whether held evidence was used.
-    async fn proven_by(
-        &self,
-        case: &Case<'_>,
-        visit: &Visit,
-        tie: &Tie,
-        wanted: Wanted,
-    ) -> Result<(Vetting, bool), Trouble> {
-        let digests = tie.digests();
-        if !case.policies.iter().any(|policy| policy.needs_evidence()) {
-            let plain = || case.judge_by_name(&case.policies, &digests);
-            return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
-        }
-        let (mut trouble, mut held) = (None, false);
-        let layouts = &case.in_force.layouts;
-        let forms = case.forms(&digests);
-        let on_node = forms.iter().flat_map(|(digest, form)| layouts.evidence(digest, form));
-        let mut evidence: Vec<Evidence> = on_node.cloned().collect();
-        let (mut vetting, mut not_enough) = (None, None);
-        if !evidence.is_empty() {
-            let judged = self.judge(case, &digests, &evidence, 0).await;
-            if judged.decision == Decision::Allowed {
-                return Ok((judged, false));
-            }
-            not_enough = Some(judged.text.clone());
-            vetting = Some(judged);
-        }
-        for place in case.places() {
-            let visit = &self.visit_to(case, place, visit).await;
-            for (digest, form) in &forms {
-                let question = Question {
-                    visit,
-                    tag_prefix: &place.tag_prefix,
-                    digest: *digest,
-                    form,
-                    answer_by: case.answer_by(),
-                };
-                let found = self.evidences.about(question, wanted).await;
-                let found = found.or_else(|why| {
-                    // Proven before is allowed while the registry is down.
-                    let usable = case.in_force.config.vetting.usable_when_registry_down;
-                    let held = self.evidences.held(&question, usable);
-                    trouble = trouble.take().or(Some(why.clone()));
-                    held.ok_or(why)
-                });
-                let known = evidence.len();
-                if let Ok(found) = found {
-                    held |= found.held;
-                    trouble = trouble.or(found.incomplete);
-                    evidence.extend(found.evidence.iter().cloned());
-                }
-                if vetting.is_some() && evidence.len() == known {
-                    continue;
-                }
-                let judged = self.judge(case, &digests, &evidence, known).await;
-                if judged.decision == Decision::Allowed {
-                    return Ok((judged, held));
-                }
-                vetting = Some(judged);
-            }
-        }
-        match (vetting, trouble, layouts.fault(&digests)) {
-            (_, Some(trouble), Some(fault)) => Err(trouble.and_layout(fault)),
-            (_, Some(trouble), None) => Err(match not_enough {
-                Some(why) => trouble.and_not_enough(&why),
-                None => trouble,
-            }),
-            (Some(vetting), None, Some(fault)) => Err(Trouble::layout(fault, &vetting.text)),
-            (Some(vetting), None, None) => Ok((vetting, held)),
-            (None, None, _) => Err(Trouble::Late),
-        }
-    }
-
-    /// Where a policy has its evidence: the image's own repository, as the caller, or another, as the first of those there
-    /// are for it.
-    async fn visit_to(&self, case: &Case<'_>, place: &Place, own: &Visit) -> Visit {
-        match &place.repository {
-            None => own.clone(),
-            Some(repository) => {
-                let first = self.logins(case, repository, None).next().await;
-                self.visit(case, repository, first.unwrap_or(Credential::Anonymous))
-            }
-        }
-    }
-
-    /// Verifies what is not `known` yet piece by piece, and lets others work in between: a single one takes a millisecond
-    /// or a few, and whoever can push to a registry may have left many.
-    async fn judge(
-        &self,
-        case: &Case<'_>,
-        digests: &[Digest],
-        evidence: &[Evidence],
-        known: usize,
-    ) -> Vetting {
-        let mut span = case.context.trace.span("verify", Role::Internal);
-        if let Some(digest) = digests.first() {
-            span.set("crivet.digest", &digest.to_string());
-        }
-        let trust = &case.in_force.trust;
-        let verifier = self.verifications.about(digests, trust, SystemTime::now());
-        let judge = |evidence: &[Evidence]| {
-            case.judge(&case.policies, digests, evidence, &mut |evidence, signer, sought| {
-                verifier.verify(evidence, signer, sought)
-            })
-        };
-        let mut looked_at = evidence;
-        for (at, one) in evidence.iter().enumerate().skip(known) {
-            if is_allowed(&judge(std::slice::from_ref(one))) {
-                looked_at = evidence.get(..=at).unwrap_or(evidence);
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        // Several together may satisfy what none does. What each came to is known by now, and told.
-        let judged = judge(looked_at);
-        span.set("crivet.decision", judged.decision.as_str());
-        judged
     }
 }
 

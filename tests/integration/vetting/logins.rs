@@ -144,6 +144,28 @@ async fn after_one_login_is_refused_the_next_is_tried() {
 }
 
 #[tokio::test]
+async fn after_one_login_is_refused_at_another_repository_the_next_is_tried() {
+    for private in [Private::Refuses, Private::Hides] {
+        let (node, _) = self::private().await;
+        wants(&node, LOGIN, private);
+        let image = node.push("team/app", "1", "two");
+        node.runtime.preloaded(&node.named("team/app:1"), &image);
+        let signed = node.signer.sign(&image.digest(), &node.named("team/app"));
+        node.registry.put_signatures("team/signatures", &image.digest(), &[signed]);
+        let elsewhere = format!("    evidence: [{{repository: {}}}]\n", node.named("team/signatures"));
+        node.policy("all.yaml", &(node.signed_by("all", &node.signer, "") + &elsewhere));
+        let first = docker_config(&node, "first.json", &auth("node:wrong-staple"));
+        let second = docker_config(&node, "second.json", &auth(LOGIN));
+        let gate = with(&node, &format!("dockerConfigs: [{first}]")).await;
+        let text = created(&node, &gate, &image).await.unwrap_err();
+        assert!(text.starts_with(UNDECIDED), "{text}");
+        drop(gate);
+        let gate = with(&node, &format!("dockerConfigs: [{first}, {second}]")).await;
+        created(&node, &gate, &image).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn logins_that_are_all_refused_leave_it_undecided_whatever_nobody_is_told() {
     for private in [Private::Refuses, Private::Hides] {
         let (node, image) = self::private().await;
