@@ -15,6 +15,7 @@ peers: ## the real parts the tests run against, into a cache outside the tree (C
 fixtures: ## the signature fixtures made again, with real cosign: every file changes
 	tests/fixtures/make.sh
 	tests/fixtures/make-sigstore.sh
+	tests/fixtures/make-chain.sh
 	tests/fixtures/certificates/make.sh
 
 # As root a missing part fails the tests; without root they say that they were skipped.
