@@ -2,12 +2,14 @@
 //! difference that the table explains. What each needs is printed, never asserted.
 
 mod asked;
+mod at_once;
 mod cosign;
 mod figures;
 mod policy;
 
 use crate::support::fixture::{self, Case};
 use crate::support::measured::Ended;
+use crate::support::olareg::Olareg;
 use crate::support::peers::Peers;
 use crate::support::registry::Registry;
 use asked::{Question, lies, truths};
@@ -50,18 +52,55 @@ const VERDICTS: &[Verdict] = &[
     verdict("ed25519-rekor1-legacy", false, false, "no real log takes such an entry"),
 ];
 
-/// What is asked with `crivet verify` and with cosign.
+/// Most requests that crivet's walk from the digest to the image's ID takes: index, manifest, config. cosign makes none.
+const WALK: usize = 3;
+
+/// A registry that says what it was asked.
+trait Counts {
+    fn address(&self) -> &str;
+    fn requests_of(&self, agent: &str) -> Vec<String>;
+}
+
+impl Counts for Registry {
+    fn address(&self) -> &str {
+        self.address()
+    }
+
+    fn requests_of(&self, agent: &str) -> Vec<String> {
+        self.requests_of(agent)
+    }
+}
+
+impl Counts for Olareg {
+    fn address(&self) -> &str {
+        self.address()
+    }
+
+    fn requests_of(&self, agent: &str) -> Vec<String> {
+        self.requests_of(agent)
+    }
+}
+
+/// What is asked with `crivet verify` and with cosign. The registry goes before the scratch folder.
 struct Bench {
-    peers: Peers,
-    registry: Registry,
+    registry: Box<dyn Counts>,
     figures: Figures,
+    peers: Peers,
 }
 
 impl Bench {
     fn get() -> Option<Self> {
+        Self::with(|peers| Box::new(Registry::start(peers)))
+    }
+
+    /// With a registry that has the referrers API, which docker-registry has not.
+    fn with_referrers() -> Option<Self> {
+        Self::with(|peers| Box::new(Olareg::start(peers, None)))
+    }
+
+    fn with(registry: impl FnOnce(&Peers) -> Box<dyn Counts>) -> Option<Self> {
         let peers = Peers::get()?;
-        let registry = Registry::start(&peers);
-        Some(Self { peers, registry, figures: Figures::default() })
+        Some(Self { registry: registry(&peers), figures: Figures::default(), peers })
     }
 
     fn push(&self, case: &Case) {
@@ -110,6 +149,10 @@ fn cosign_and_crivet_say_the_same_of_every_fixture() {
             let crivet = bench.crivet(&question);
             let want = expected.is_none_or(|v| v.crivet);
             wrong.extend(other_than(want, &question, bench.registry.address(), &crivet.ended));
+            if crivet.requests > cosign.requests + WALK {
+                let (crivet, cosign) = (crivet.requests, cosign.requests);
+                wrong.push(format!("{}: {crivet} requests of crivet's, {cosign} of cosign's", question.name));
+            }
             bench.figures.add(&question, &cosign, &crivet, expected.map_or("", |v| v.why));
         }
     }
@@ -117,6 +160,32 @@ fn cosign_and_crivet_say_the_same_of_every_fixture() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(met, VERDICTS.len(), "a verdict is about no question");
     assert!(cases > 130, "{cases}");
+}
+
+#[test]
+fn cosign_and_crivet_say_the_same_by_the_referrers_api() {
+    let Some(mut bench) = Bench::with_referrers() else { return };
+    for name in [
+        "key-none-bundle",
+        "key-none-legacy",
+        "keyless-rekor1-bundle",
+        "keyless-rekor2-tsa-bundle",
+        "attest-key-none-bundle",
+        "attest-key-none-legacy",
+        "attest-keyless-rekor1-bundle",
+        "attest-npm-rekor1",
+    ] {
+        let case = Case::load(name);
+        bench.push(&case);
+        let questions = truths(&case);
+        let question = questions.first().unwrap();
+        let (cosign, crivet) = (bench.cosign(question), bench.crivet(question));
+        assert!(cosign.yes(), "{name}: {}", cosign.ended.said);
+        assert_eq!(other_than(true, question, bench.registry.address(), &crivet.ended), None);
+        assert!(crivet.requests <= cosign.requests + WALK, "{name}: {}", crivet.requests);
+        bench.figures.add(question, &cosign, &crivet, "");
+    }
+    bench.figures.print("by the referrers API");
 }
 
 #[test]

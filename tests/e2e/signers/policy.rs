@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// What policies call the case's trusted root.
-const ROOT: &str = "fixture";
+pub const ROOT: &str = "fixture";
 
 pub fn ask(peers: &Peers, question: &Question<'_>, registry: &str) -> Ended {
     let file = |name: &str, text: &str| {
