@@ -395,8 +395,8 @@ impl<'a> Case<'a> {
         self.passed(
             Step::Witnesses,
             match expected {
-                0 => format!("no {what} asked for"),
-                _ => format!("{found} {what}, at least {expected} asked for"),
+                0 => format!("{what}: none asked for"),
+                _ => format!("{what}: {found}, at least {expected} asked for"),
             },
         );
         Ok(())

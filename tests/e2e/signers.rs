@@ -189,7 +189,7 @@ fn cosign_and_crivet_say_the_same_by_the_referrers_api() {
 }
 
 #[test]
-fn neither_takes_another_key_identity_or_type_for_any_fixture() {
+fn neither_takes_another_key_identity_authority_or_type_for_any_fixture() {
     let Some(mut bench) = Bench::get() else { return };
     let mut wrong = Vec::new();
     for case in Case::all() {

@@ -20,6 +20,8 @@ pub struct Question<'a> {
     /// The case's name, and what tells its questions apart where there are several.
     pub name: String,
     pub signer: Signer,
+    /// The folder with the authorities that certificates have to be issued by: `trusted_root.json`, `ca-root.pem`.
+    pub authorities: PathBuf,
     /// Asked for an attestation of this type, as cosign calls it; else for a signature.
     pub attestation: Option<&'static str>,
     /// Whether the services in the case's name have to vouch.
@@ -47,6 +49,14 @@ impl Question<'_> {
     /// The image by digest, in that registry.
     pub fn image(&self, registry: &str) -> String {
         fixture::reference(self.case, registry)
+    }
+
+    /// The trusted root that policies name. A private CA stands in the policy itself; its logs are the case's all the same.
+    pub fn trusted_root(&self) -> Option<Vec<u8>> {
+        match self.signer {
+            Signer::Private { .. } | Signer::Key(_) => self.case.file("trusted_root.json"),
+            Signer::Identity { .. } => std::fs::read(self.authorities.join("trusted_root.json")).ok(),
+        }
     }
 
     /// A service that has to vouch: `rekor`, `tsa`.
@@ -82,14 +92,14 @@ pub fn truths(case: &Case) -> Vec<Question<'_>> {
             if wanted.len() > 1 {
                 name += &format!(", {}", attestation.unwrap_or("signature"));
             }
-            let (signer, attestation) = (signer.clone(), *attestation);
-            questions.push(Question { case, name, signer, attestation, witnesses: true });
+            let (signer, attestation, authorities) = (signer.clone(), *attestation, case.dir.clone());
+            questions.push(Question { case, name, signer, authorities, attestation, witnesses: true });
         }
     }
     questions
 }
 
-/// The same with another key, another subject, another issuer, and another type of attestation: none of it is true.
+/// The same with another key, subject, issuer or authority, and another type of attestation: none of it is true.
 pub fn lies(case: &Case) -> Vec<Question<'_>> {
     let truths = truths(case);
     let first = truths.first().expect("every case has a question");
@@ -107,6 +117,7 @@ pub fn lies(case: &Case) -> Vec<Question<'_>> {
         case,
         name: format!("{}: {what}", case.name),
         signer: signer.clone(),
+        authorities: case.dir.clone(),
         attestation,
         witnesses: true,
     };
@@ -115,6 +126,14 @@ pub fn lies(case: &Case) -> Vec<Question<'_>> {
     if let Some(kind) = first.attestation {
         let other = if kind == "vuln" { "spdxjson" } else { "vuln" };
         lies.push(asked("another type", &first.signer, Some(other)));
+    }
+    if !matches!(first.signer, Signer::Key(_)) {
+        let mut lie = asked("another authority", &first.signer, first.attestation);
+        let others = ["pki-none-bundle", "pki-chain-none-bundle"].map(|name| case.dir.with_file_name(name));
+        let root = |dir: &PathBuf| std::fs::read(dir.join("ca-root.pem")).ok();
+        let [one, two] = others;
+        lie.authorities = if root(&one) == root(&case.dir) { two } else { one };
+        lies.push(lie);
     }
     lies
 }

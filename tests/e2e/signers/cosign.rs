@@ -1,7 +1,6 @@
 //! A question as cosign is asked it.
 
 use super::asked::{Question, Signer};
-use crate::support::fixture::Case;
 use crate::support::measured::{Ended, run};
 use crate::support::peers::Peers;
 
@@ -13,7 +12,6 @@ pub fn ask(peers: &Peers, question: &Question<'_>, registry: &str) -> Ended {
     // no tag.
     let second = ["experimental-", "tag-prefix-"].iter().any(|prefix| name.starts_with(prefix))
         || question.name == "both-formats-key-none, key 1";
-    let path = |file: &str| case.dir.join(file).display().to_string();
     let mut environment = vec![("HOME", peers.path().display().to_string())];
     let mut arguments: Vec<String> = Vec::new();
     let mut ask = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
@@ -43,10 +41,11 @@ pub fn ask(peers: &Peers, question: &Question<'_>, registry: &str) -> Ended {
         if name.starts_with("tag-prefix-") {
             ask(&["--attachment-tag-prefix", "test-"]);
         }
-        environment.extend(pieces_of_trust(peers, case));
+        environment.extend(pieces_of_trust(peers, question));
     } else {
-        if case.file("trusted_root.json").is_some() {
-            ask(&["--trusted-root", &path("trusted_root.json")]);
+        let root = question.authorities.join("trusted_root.json");
+        if root.exists() {
+            ask(&["--trusted-root", &root.display().to_string()]);
         }
         if question.asks_for("tsa") {
             ask(&["--use-signed-timestamps"]);
@@ -74,8 +73,8 @@ fn image(question: &Question<'_>, registry: &str) -> String {
 }
 
 /// cosign 2 takes its trust in pieces, as PEM files.
-fn pieces_of_trust(peers: &Peers, case: &Case) -> Vec<(&'static str, String)> {
-    let Some(root) = case.file("trusted_root.json") else { return Vec::new() };
+fn pieces_of_trust(peers: &Peers, question: &Question<'_>) -> Vec<(&'static str, String)> {
+    let Ok(root) = std::fs::read(question.authorities.join("trusted_root.json")) else { return Vec::new() };
     let root: serde_json::Value = serde_json::from_slice(&root).unwrap();
     let chain = root["certificateAuthorities"][0]["certChain"]["certificates"].as_array().unwrap();
     let pem = |label: &str, bytes: &serde_json::Value| {
@@ -87,7 +86,7 @@ fn pieces_of_trust(peers: &Peers, case: &Case) -> Vec<(&'static str, String)> {
         ("SIGSTORE_CT_LOG_PUBLIC_KEY_FILE", pem("PUBLIC KEY", &root["ctlogs"][0]["publicKey"]["rawBytes"])),
     ];
     let written = files.into_iter().map(|(name, text): (_, String)| {
-        let file = peers.path().join(format!("{}-{name}.pem", case.name));
+        let file = peers.path().join(format!("{name}.pem"));
         std::fs::write(&file, text).unwrap();
         (name, file.display().to_string())
     });

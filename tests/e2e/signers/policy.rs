@@ -18,8 +18,7 @@ pub fn ask(peers: &Peers, question: &Question<'_>, registry: &str) -> Ended {
     // JSON is YAML.
     let policy = file("policy.json", &policy(question, registry).to_string());
     let roots: Vec<Value> = question
-        .case
-        .file("trusted_root.json")
+        .trusted_root()
         .map(|root| file("trusted_root.json", std::str::from_utf8(&root).unwrap()))
         .map(|file| json!({"name": ROOT, "file": file}))
         .into_iter()
@@ -105,9 +104,9 @@ fn signers(question: &Question<'_>) -> Value {
             "keyless"
         }
         Signer::Private { subject } => {
-            signer["roots"] = pem(&question.case.dir.join("ca-root.pem")).into();
+            signer["roots"] = pem(&question.authorities.join("ca-root.pem")).into();
             // Else it has to come with the signature.
-            let intermediate = question.case.dir.join("ca-intermediate.pem");
+            let intermediate = question.authorities.join("ca-intermediate.pem");
             if intermediate.exists() {
                 signer["intermediates"] = pem(&intermediate).into();
             }
