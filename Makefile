@@ -15,6 +15,7 @@ peers: ## the real parts the tests run against, into a cache outside the tree (C
 fixtures: ## the signature fixtures made again, with real cosign: every file changes
 	tests/fixtures/make.sh
 	tests/fixtures/make-sigstore.sh
+	tests/fixtures/make-chain.sh
 	tests/fixtures/certificates/make.sh
 
 # As root a missing part fails the tests; without root they say that they were skipped.
@@ -34,6 +35,12 @@ bench-peers: ## what the bench compares with, into the same cache
 
 bench: bench-peers ## relay beside the runtime, socat, HAProxy and nginx; CreateContainer's share: tables of ratios
 	cargo bench --profile dist --bench side-by-side --bench create --bench calls
+
+# Without fat LTO, which takes minutes for each of the three test programs and changes little here.
+figures: ## what vetting costs: verifications a second, the proofs' store, time, memory and requests beside cosign's
+	cargo test --release --lib verifications_per_second -- --ignored --nocapture
+	cargo test --release --test integration proofs::figures -- --ignored --nocapture
+	CRIVET_E2E=$$([ $$(id -u) != 0 ] || echo required) cargo test --release --test e2e -- --nocapture signers:: figures::
 
 # Kept outside the tree, beside the peers; the advisory database is not asked, so that the check needs no network.
 TOOLS := $(if $(CRIVET_PEERS),$(CRIVET_PEERS),$(HOME)/.cache/crivet/peers)/tools
@@ -66,4 +73,4 @@ test: ## everything: check, deny, then end-to-end with the real parts
 	$(MAKE) deny
 	$(MAKE) e2e
 
-.PHONY: help check peers fixtures e2e demo conformance bench-peers bench deny fuzz tools dist dist-check test
+.PHONY: help check peers fixtures e2e demo conformance bench-peers bench figures deny fuzz tools dist dist-check test

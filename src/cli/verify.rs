@@ -167,7 +167,17 @@ fn print_text(vettings: &[(String, Vetting)]) -> io::Result<()> {
                 let sign = if check.outcome == Outcome::Passed { "ok  " } else { "FAIL" };
                 writeln!(out, "    {sign} {}: {}", check.name, check.detail)?;
                 for step in &check.steps {
-                    writeln!(out, "           {}: {} ({})", step.name, step.detail, step.clause)?;
+                    match step.outcome {
+                        Outcome::Passed => {
+                            writeln!(
+                                out,
+                                "           ok   {}: {} ({})",
+                                step.name, step.detail, step.clause
+                            )?;
+                        }
+                        // In what, is told above.
+                        Outcome::Failed => writeln!(out, "           FAIL {} ({})", step.name, step.clause)?,
+                    }
                 }
             }
         }

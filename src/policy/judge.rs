@@ -79,25 +79,28 @@ pub struct Check {
     pub outcome: Outcome,
     /// One line.
     pub detail: String,
-    /// What held, in order.
+    /// Each check that was made, in order; one that does not hold is the last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<CheckStep>,
 }
 
-/// One check of a signature that held.
+/// One check of a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckStep {
     /// Which.
     pub name: &'static str,
     /// Where it is written that it has to hold.
     pub clause: &'static str,
+    /// Whether it does.
+    pub outcome: Outcome,
     /// What was found, one line.
     pub detail: String,
 }
 
 impl From<&Checked> for CheckStep {
     fn from(checked: &Checked) -> Self {
-        Self { name: checked.step.name(), clause: checked.step.clause(), detail: checked.detail.clone() }
+        let (name, clause) = (checked.step.name(), checked.step.clause());
+        Self { name, clause, outcome: Outcome::Passed, detail: checked.detail.clone() }
     }
 }
 
@@ -133,7 +136,7 @@ enum Why {
     /// It does not hold.
     Verify(Failure),
     /// It holds, for another repository, or for none.
-    OtherRepository { text: String, unnamed: bool },
+    OtherRepository { text: String, unnamed: bool, checks: Vec<Checked> },
 }
 
 impl Why {
@@ -166,6 +169,20 @@ impl Why {
                 | Step::Entry => Shortfall::Invalid,
             },
         }
+    }
+
+    /// What held, and what does not.
+    fn steps(&self) -> Vec<CheckStep> {
+        let (checks, name, clause, detail) = match self {
+            Self::Verify(failure) => {
+                (&failure.checks, failure.step.name(), failure.step.clause(), failure.text.clone())
+            }
+            Self::OtherRepository { text, checks, .. } => {
+                (checks, "claimed repository", "cosign SIGNATURE_SPEC, critical.identity", text.clone())
+            }
+        };
+        let failed = CheckStep { name, clause, outcome: Outcome::Failed, detail };
+        checks.iter().map(CheckStep::from).chain([failed]).collect()
     }
 
     fn text(&self) -> String {
@@ -314,11 +331,7 @@ impl Case<'_> {
                 // What is of another type says nothing about what is asked for, unless nothing else is there.
                 Err(Why::Verify(failure)) if failure.step == Step::Type && !failure.undecided => {}
                 Err(why) => {
-                    let steps = match &why {
-                        Why::Verify(failure) => failure.checks.iter().map(CheckStep::from).collect(),
-                        Why::OtherRepository { .. } => Vec::new(),
-                    };
-                    let name = self.name(requirement, n);
+                    let (name, steps) = (self.name(requirement, n), why.steps());
                     checks.push(Check { name, outcome: Outcome::Failed, detail: why.text(), steps });
                     failures.push(why);
                 }
@@ -384,7 +397,8 @@ impl Case<'_> {
         }
         Err(furthest.unwrap_or_else(|| {
             // A policy without signers is none that was compiled.
-            Why::OtherRepository { text: "the policy names no signer".to_owned(), unnamed: false }
+            let text = "the policy names no signer".to_owned();
+            Why::OtherRepository { text, unnamed: false, checks: Vec::new() }
         }))
     }
 
@@ -399,7 +413,7 @@ impl Case<'_> {
                 return Ok(());
             }
             let text = format!("one on this image by {}, which names no repository", verified.signer);
-            return Err(Why::OtherRepository { text, unnamed: true });
+            return Err(Why::OtherRepository { text, unnamed: true, checks: verified.checks.clone() });
         };
         let claimed = Reference::parse_as_written(docker_reference).ok();
         let claimed = claimed.map(|reference| comparable_repository(&reference));
@@ -412,7 +426,7 @@ impl Case<'_> {
             return Ok(());
         }
         let text = format!("one on this image, but made for repository {}", quoted(docker_reference));
-        Err(Why::OtherRepository { text, unnamed: false })
+        Err(Why::OtherRepository { text, unnamed: false, checks: verified.checks.clone() })
     }
 
     fn own_repository(&self) -> Option<String> {
@@ -463,7 +477,13 @@ impl Case<'_> {
                 let key = if by_key { " --key KEY" } else { "" };
                 match &requirement.wanted {
                     Wanted::Signature if by_key => format!("sign it with such a key (cosign sign{key}{image})"),
-                    Wanted::Signature => format!("sign it as such an identity (cosign sign{image})"),
+                    Wanted::Signature => {
+                        let other = match furthest.map(Why::shortfall) {
+                            Some(Shortfall::OtherIdentity) => ", or add the one found to the policy if it may sign",
+                            _ => "",
+                        };
+                        format!("sign it as such an identity (cosign sign{image}){other}")
+                    }
                     Wanted::Attestation(types) => {
                         let kind = types.first().map_or("TYPE", String::as_str);
                         format!("attest it (cosign attest{key} --type {kind} --predicate FILE{image})")

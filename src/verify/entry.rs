@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::certificate::Certificate;
-use super::key::{Hash, PublicKey};
+use super::key::{Algorithm, Hash, PublicKey};
 use super::log_entry::{Entry, Kind};
 use super::outcome::Step;
 use super::signed::Problem;
@@ -80,6 +80,7 @@ impl Expected<'_> {
     fn hashedrekord1(&self, body: &Value) -> Result<(), String> {
         let hash = hash_named(text(body, "/spec/data/hash/algorithm")?)?;
         self.message_hash(hash, &hex(text(body, "/spec/data/hash/value")?)?)?;
+        self.over_hash(hash)?;
         self.signature(&base64(text(body, "/spec/signature/content")?)?)?;
         self.pem(&base64(text(body, "/spec/signature/publicKey/content")?)?)
     }
@@ -90,6 +91,7 @@ impl Expected<'_> {
         let at = |pointer: &str| text(body, &format!("{AT}{pointer}"));
         let hash = hash_named(at("/data/algorithm")?)?;
         self.message_hash(hash, &base64(at("/data/digest")?)?)?;
+        self.over_hash(hash)?;
         self.signature(&base64(at("/signature/content")?)?)?;
         let verifier = body.pointer(&format!("{AT}/signature/verifier"));
         let has = |key| verifier.and_then(|verifier| verifier.get(key)).is_some();
@@ -181,6 +183,28 @@ impl Expected<'_> {
         }
     }
 
+    /// A log that is given a hash can verify only what was signed over that hash. Of Ed25519 that is Ed25519ph: an entry of
+    /// a pure signature is one that no log has verified.
+    fn over_hash(&self, hash: Hash) -> Result<(), String> {
+        let key = match self.verifier {
+            Verifier::Key(key) => key.clone(),
+            Verifier::Certificate(certificate) => certificate.key().map_err(|error| error.to_string())?,
+        };
+        let holds = match (key.algorithm(), self.message) {
+            (Algorithm::Ed25519, Message::Bytes(bytes)) => {
+                hash == Hash::Sha512 && key.verifies_prehashed(bytes, self.signature)
+            }
+            // Of those at hand as a digest only, the digest is what was verified.
+            _ => true,
+        };
+        if holds {
+            return Ok(());
+        }
+        Err("expected a log entry of a signature over its hash, found one of an Ed25519 signature over the message, which \
+             a log cannot verify; sign with Ed25519ph, or with a key of another kind"
+            .to_owned())
+    }
+
     fn signature(&self, logged: &[u8]) -> Result<(), String> {
         if logged == self.signature {
             return Ok(());
@@ -257,6 +281,7 @@ fn hash_named(name: &str) -> Result<Hash, String> {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::{Digest as _, Signer as _};
     use sigstore_verify::types::pae;
 
     use super::*;
@@ -377,5 +402,39 @@ mod tests {
                 .is_err()
         );
         assert!(expected.signature2(&body(serde_json::json!({}))).is_err());
+    }
+
+    /// Ed25519ph, as cosign 3 signs with such keys, is over a hash; pure Ed25519 is not, and over no other hash either.
+    #[test]
+    fn entry_of_an_ed25519_signature_is_one_over_its_hash() {
+        let signer = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let spki =
+            [b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", &signer.verifying_key().to_bytes()[..]]
+                .concat();
+        let pem =
+            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&spki));
+        let key = PublicKey::from_pem(pem.as_bytes()).unwrap();
+        let message = b"what is signed";
+        let over_hash =
+            signer.sign_prehashed(sha2::Sha512::new_with_prefix(message), None).unwrap().to_bytes();
+        let pure = signer.sign(message).to_bytes();
+        let outcome = |signature: &[u8], name: &str, hash: Hash| {
+            let hex: String = hash.of(message).iter().map(|byte| format!("{byte:02x}")).collect();
+            let body = serde_json::json!({"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": {
+                "data": {"hash": {"algorithm": name, "value": hex}},
+                "signature": {"content": STANDARD.encode(signature),
+                    "publicKey": {"content": STANDARD.encode(&pem)}}}});
+            let (verifier, message) = (Verifier::Key(&key), Message::Bytes(message));
+            Expected { signature, verifier, message, envelope: None, found: None }.hashedrekord1(&body)
+        };
+        assert_eq!(outcome(&over_hash, "sha512", Hash::Sha512), Ok(()));
+        for (signature, name, hash) in [
+            (&pure, "sha512", Hash::Sha512),
+            (&pure, "sha256", Hash::Sha256),
+            (&over_hash, "sha256", Hash::Sha256),
+        ] {
+            let error = outcome(signature, name, hash).unwrap_err();
+            assert!(error.contains("which a log cannot verify"), "{error}");
+        }
     }
 }

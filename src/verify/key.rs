@@ -159,7 +159,22 @@ impl PublicKey {
         // cosign 2 signs the SHA-256 of the payload with every ECDSA key, cosign 3 takes the curve's own hash, and key
         // stores in clouds sign with PSS; all are sound, and the key alone does not say which tool signed.
         Hash::ALL.into_iter().any(|hash| self.verifies_with(hash, message, signature))
-            || self.algorithm == Algorithm::Ed25519 && verifies_prehashed(&self.bits, message, signature)
+            || self.verifies_prehashed(message, signature)
+    }
+
+    /// Whether `signature` is this key's over the SHA-512 of `message`: Ed25519ph without context (RFC 8032, 5.1), which
+    /// aws-lc-rs does not offer. Its signatures are never those of pure Ed25519 over another message: the hash begins
+    /// with a prefix of its own.
+    pub(super) fn verifies_prehashed(&self, message: &[u8], signature: &[u8]) -> bool {
+        if self.algorithm != Algorithm::Ed25519 {
+            return false;
+        }
+        let (Ok(key), Ok(signature)) =
+            (VerifyingKey::try_from(&self.bits[..]), Signature::from_slice(signature))
+        else {
+            return false;
+        };
+        key.verify_prehashed_strict(Sha512::new_with_prefix(message), None, &signature).is_ok()
     }
 
     /// As [`PublicKey::verifies`], with this hash only. Ed25519 has no choice of hashes, and verifies with its own.
@@ -232,15 +247,6 @@ impl Hash {
             Self::Sha512 => Sha512::digest(message).to_vec(),
         }
     }
-}
-
-/// Ed25519ph without context (RFC 8032, 5.1), which aws-lc-rs does not offer. Its signatures are never those of pure Ed25519
-/// over another message: the hash begins with a prefix of its own.
-fn verifies_prehashed(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let (Ok(key), Ok(signature)) = (VerifyingKey::try_from(key), Signature::from_slice(signature)) else {
-        return false;
-    };
-    key.verify_prehashed_strict(Sha512::new_with_prefix(message), None, &signature).is_ok()
 }
 
 /// The content of the one PEM block that `text` is.

@@ -1,6 +1,7 @@
 //! Signers and attestations of native policies.
 
 use super::*;
+use crate::verify::fixture::Fixture;
 use crate::verify::{Authority, FulcioClaim};
 
 fn policy(requirements: &str) -> String {
@@ -123,4 +124,60 @@ fn evidence_is_looked_for_where_the_policy_says() {
     let places = set.policies()[0].places();
     assert_eq!(places[0].repository.as_ref().unwrap().repo_name(), "r.io/sigs");
     assert_eq!((places[0].tag_prefix.as_str(), &places[1]), ("p-", &Place::OWN));
+}
+
+/// The steps of the one signature that was looked at, and what to do.
+fn told(judgement: Judgement) -> (Vec<(&'static str, Outcome)>, String) {
+    let (checks, remedy) = match judgement {
+        Judgement::Satisfied { checks, .. } => (checks, String::new()),
+        Judgement::Unsatisfied { checks, remedy, .. } => (checks, remedy),
+    };
+    assert!(checks[0].steps.iter().all(|step| !step.clause.is_empty() && !step.detail.is_empty()));
+    (checks[0].steps.iter().map(|step| (step.name, step.outcome)).collect(), remedy)
+}
+
+#[test]
+fn each_check_of_a_signature_is_told_and_the_one_that_fails_is_the_last() {
+    let signer = Signer::new();
+    let set = compile(&signed(&signer.pem(), "")).unwrap();
+    let signature = |repository| [signer.sign(claim_of(manifest(), repository).as_bytes())];
+    let (passed, _) = told(judge(&set, "r.io/team/a", &signature("r.io/team/a")));
+    assert!(passed.iter().all(|(_, outcome)| *outcome == Outcome::Passed));
+    // What was not asked for is told, too.
+    assert_eq!(passed.iter().filter(|(name, _)| *name == "thresholds").count(), 2, "{passed:?}");
+
+    let (steps, _) = told(judge(&set, "r.io/team/a", &signature("r.io/team/b")));
+    assert_eq!(steps[..passed.len()], passed[..]);
+    assert_eq!(steps[passed.len()..], [("claimed repository", Outcome::Failed)]);
+
+    let (steps, _) = told(judge(&set, "r.io/team/a", &[Signer::new().sign(b"x")]));
+    assert_eq!(steps, [("format", Outcome::Passed), ("signature", Outcome::Failed)]);
+}
+
+#[test]
+fn identity_that_is_not_the_policys_may_be_added_to_it() {
+    let fixture = Fixture::load("keyless-rekor1-bundle");
+    let judged = |subject: &str| {
+        let text = format!(
+            "claimedRepository: {{unnamed: accept}}, keyless: [{{trustRoot: given, identities: [{{issuer: 'https://token.actions.githubusercontent.com', subject: '{subject}'}}]}}]"
+        );
+        let set = compile(&policy(&text)).unwrap();
+        let name = ImageName::parse("r.io/a").unwrap();
+        let subject = Subject { name: &name, namespace: None };
+        set.policies()[0].judge(
+            &subject,
+            &fixture.digests,
+            &fixture.evidence,
+            &mut |evidence, signer, sought| fixture.verify(evidence, &signer.authority, sought),
+        )
+    };
+    let own = "https://github.com/acme/app/.github/workflows/release.yml@refs/heads/main";
+    assert!(is_satisfied(&judged(own)));
+    let (steps, remedy) = told(judged("https://github.com/acme/app"));
+    assert_eq!(steps.last(), Some(&("identity", Outcome::Failed)));
+    assert!(remedy.contains("or add the one found to the policy if it may sign"), "{remedy}");
+    // One that is no signature at all offers none.
+    let set = compile(&policy(&format!("keyless: [{{identities: [{{{IDENTITY}}}]}}]"))).unwrap();
+    let Judgement::Unsatisfied { remedy, .. } = judge(&set, "r.io/a", &[]) else { panic!() };
+    assert!(!remedy.contains("add the one found"), "{remedy}");
 }

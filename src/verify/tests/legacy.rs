@@ -127,3 +127,16 @@ fn timestamp_of_an_attestation_is_over_the_whole_envelope() {
     let failure = fixture.verify(&Evidence::Attached(changed), authority, &sought).unwrap_err();
     assert_eq!(failure.step, Step::Timestamp, "{failure}");
 }
+
+/// Rekor v1 has verified no plain Ed25519 signature over a hash; without the log the same one holds.
+#[test]
+fn log_entry_that_no_log_can_have_verified_is_refused() {
+    let fixture = Fixture::load("ed25519-rekor1-legacy");
+    let (evidence, authority) = fixture.one();
+    let failure = fixture.verify(evidence, authority, &Sought::Signature).unwrap_err();
+    assert_eq!(failure.step, Step::Entry, "{failure}");
+    assert!(failure.to_string().contains("which a log cannot verify"), "{failure}");
+    let Authority::Key(mut alone) = authority.clone() else { panic!("{authority:?}") };
+    alone.witnesses = Witnesses::default();
+    assert!(fixture.verify(evidence, &Authority::Key(alone), &Sought::Signature).is_ok());
+}

@@ -1,6 +1,7 @@
 //! All that real tools signed, and valid evidence with one thing broken.
 
 mod bundle;
+mod figures;
 mod legacy;
 mod mutated;
 mod pki;

@@ -4,8 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{at, fails};
 use crate::image::Digest;
 use crate::trust::Trust;
+use crate::verify::fixture::Fixture;
 use crate::verify::*;
 
 fn file(name: &str) -> String {
@@ -195,4 +200,52 @@ fn pem_with_something_besides_certificates_is_refused() {
     let der = certificates("root")[0].der().to_vec();
     assert!(Certificate::from_der(&[&der[..], &[0]].concat()).is_err());
     assert!(Certificate::from_der(&der[..der.len() - 1]).is_err());
+}
+
+/// The form that cosign 3 reads about and never writes.
+const CHAIN: &str = "pki-chain-none-bundle";
+const SENT: &str = "/verificationMaterial/x509CertificateChain/certificates";
+
+#[test]
+fn chain_in_a_bundle_leads_to_the_policys_root() {
+    let fixture = Fixture::load(CHAIN);
+    let (evidence, authority) = fixture.one();
+    let Authority::Pki(pki) = authority else { panic!("{authority:?}") };
+    assert!(pki.intermediates.is_empty());
+    let verified = fixture.verify(evidence, authority, &Sought::Signature).unwrap();
+    assert_eq!(verified.digest, fixture.digests[0]);
+    assert!(verified.signer.to_string().contains("spiffe://corp.example/ns/ci/sa/release"));
+}
+
+#[test]
+fn chain_in_a_bundle_without_its_intermediate_is_refused() {
+    fails(CHAIN, Step::Chain, "expected", |bundle| {
+        at(bundle, SENT).as_array_mut().unwrap().truncate(1);
+    });
+}
+
+#[test]
+fn chain_in_a_bundle_of_another_authority_is_refused() {
+    let other = certificates("intermediate")[0].der().to_vec();
+    fails(CHAIN, Step::Chain, "expected", |bundle| {
+        *at(bundle, &format!("{SENT}/1/rawBytes")) = STANDARD.encode(&other).into();
+    });
+}
+
+#[test]
+fn chain_in_a_bundle_with_its_issuer_first_is_refused() {
+    fails(CHAIN, Step::Signature, "found one that does not verify", |bundle| {
+        at(bundle, SENT).as_array_mut().unwrap().swap(0, 1);
+    });
+}
+
+/// A root that comes with the signature is none of the policy's.
+#[test]
+fn chain_in_a_bundle_with_a_root_of_its_own_is_refused() {
+    let fixture = Fixture::load(CHAIN);
+    let (evidence, authority) = fixture.one();
+    let Authority::Pki(pki) = authority.clone() else { panic!("{authority:?}") };
+    let other = Authority::Pki(PkiAuthority { roots: certificates("root"), ..pki });
+    let failure = fixture.verify(evidence, &other, &Sought::Signature).unwrap_err();
+    assert_eq!(failure.step, Step::Chain, "{failure}");
 }

@@ -31,6 +31,10 @@ fn everything_real_tools_signed_verifies_as_what_it_is_and_as_nothing_else() {
                     .unwrap()
             };
             match (verify(&right), verify(&wrong)) {
+                // No log can have verified the entry.
+                (Err(failure), _) if name == "ed25519-rekor1-legacy" && failure.step == Step::Entry => {
+                    held += 1
+                }
                 // Nobody vouches for a time.
                 (Err(failure), _) if name == "keyless-none-legacy" && failure.step == Step::Time => held += 1,
                 (Ok(_), Err(failure)) if failure.step == Step::Type => held += 1,

@@ -2,7 +2,7 @@
 
 use crivet::cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, CreateContainerResponse, ImageSpec,
-    PodSandboxConfig, PodSandboxMetadata,
+    PodSandboxConfig, PodSandboxMetadata, PullImageRequest, PullImageResponse,
 };
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 const CREATE: &str = "/runtime.v1.RuntimeService/CreateContainer";
+const PULL: &str = "/runtime.v1.ImageService/PullImage";
 
 pub struct Cri {
     runtime: tokio::runtime::Runtime,
@@ -61,6 +62,25 @@ impl Cri {
             .collect();
         tasks.into_iter().map(|task| self.runtime.block_on(task).unwrap()).collect()
     }
+
+    /// Pulls all of them at once; what the runtime calls them, in their order.
+    pub fn pull_at_once(&self, references: &[String]) -> Vec<Result<String, Status>> {
+        let tasks: Vec<_> = references
+            .iter()
+            .map(|reference| self.runtime.spawn(pull(self.channel.clone(), reference.clone())))
+            .collect();
+        tasks.into_iter().map(|task| self.runtime.block_on(task).unwrap()).collect()
+    }
+}
+
+async fn pull(channel: Channel, image: String) -> Result<String, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let request =
+        PullImageRequest { image: Some(ImageSpec { image, ..Default::default() }), ..Default::default() };
+    let codec = tonic_prost::ProstCodec::<PullImageRequest, PullImageResponse>::default();
+    let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(PULL), codec).await?;
+    Ok(answer.into_inner().image_ref)
 }
 
 async fn create(channel: Channel, request: CreateContainerRequest) -> Result<String, Status> {

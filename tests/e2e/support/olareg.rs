@@ -6,7 +6,7 @@ use super::peers::Peers;
 use std::time::Duration;
 
 pub struct Olareg {
-    _daemon: Daemon,
+    daemon: Daemon,
     address: String,
 }
 
@@ -22,7 +22,15 @@ impl Olareg {
         let mut daemon = Daemon::start(peers, &name, &peers.program("olareg"), arguments, &[]);
         daemon
             .wait_ready(Duration::from_secs(20), || http::request(&address, "GET", "/v2/", &[], &[]).is_ok());
-        Self { _daemon: daemon, address }
+        Self { daemon, address }
+    }
+
+    /// The requests of one program, by how its `User-Agent` starts, oldest first.
+    pub fn requests_of(&self, agent: &str) -> Vec<String> {
+        let log = self.daemon.log();
+        let fields = log.lines().map(|line| line.split('"').collect::<Vec<_>>());
+        let of_agent = fields.filter(|f| f.get(3).is_some_and(|found| found.starts_with(agent)));
+        of_agent.map(|f| f[1].to_owned()).collect()
     }
 
     /// `127.0.0.1:<port>`: what an image reference starts with.

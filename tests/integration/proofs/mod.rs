@@ -118,7 +118,7 @@ async fn store_of(dir: &Path, count: usize) {
 }
 
 /// What `make check` leaves out: figures for people, of a run with optimisations.
-/// `cargo test --profile dist --test integration proofs::figures -- --ignored --nocapture`
+/// `make figures`.
 #[tokio::test]
 #[ignore = "figures, printed"]
 async fn figures() {

@@ -57,7 +57,8 @@ async fn verify_shows_each_check_of_a_signed_image() {
         image.digest()
     );
     assert!(ended.out.contains(&by), "{}", ended.out);
-    let step = format!("           subject: {} (cosign SIGNATURE_SPEC; in-toto Statement v1", image.digest());
+    let step =
+        format!("           ok   subject: {} (cosign SIGNATURE_SPEC; in-toto Statement v1", image.digest());
     assert!(ended.out.contains(&step), "{}", ended.out);
     assert_eq!(ended.err, "");
 

@@ -1,5 +1,6 @@
 // Command olareg is the registry that has the referrers API: olareg's own server in memory, with a page as small as a
-// test needs to see more than one. Its first line of output is its address.
+// test needs to see more than one. Its first line of output is its address, each further one a request: what was asked
+// for and the User-Agent, in quotes.
 package main
 
 import (
@@ -30,5 +31,8 @@ func main() {
 			Referrer:    config.ConfigAPIReferrer{Enabled: &yes, Limit: *page},
 		},
 	})
-	log.Fatal(http.Serve(listener, registry))
+	log.Fatal(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		registry.ServeHTTP(w, r)
+		fmt.Printf("%q %q\n", r.Method+" "+r.URL.Path, r.UserAgent())
+	})))
 }
