@@ -48,6 +48,14 @@ pub enum FileError {
         /// What is counted.
         unit: &'static str,
     },
+    /// One that a policy names.
+    #[error("{place}: {error}")]
+    Named {
+        /// Where it is named, `file:line`.
+        place: String,
+        /// What is wrong with it.
+        error: Box<FileError>,
+    },
     /// A name that is no UTF-8.
     #[error("{}: expected a file name in UTF-8; rename the file", .path.display())]
     Name {
@@ -188,13 +196,14 @@ fn policy_names(dir: &Path, real: &Path, entries: &mut usize) -> Result<(Vec<Str
 /// Reads the files whose keys and certificates these policies name by path, to be compiled beside them.
 pub fn with_key_files(mut files: Vec<SourceFile>) -> Result<Vec<SourceFile>, FileError> {
     let paths = key_files(&files);
-    if let Some(first) = paths.iter().next().filter(|_| paths.len() > limits::POLICY_KEY_FILES) {
+    if let Some(first) = paths.keys().next().filter(|_| paths.len() > limits::POLICY_KEY_FILES) {
         let (limit, cap) = ("POLICY_KEY_FILES", limits::POLICY_KEY_FILES);
         return Err(FileError::Limit { path: first.into(), limit, cap, unit: "files named by policies" });
     }
-    for name in paths {
+    for (name, place) in paths {
         let cap = limits::POLICY_KEY_FILE_BYTES;
-        let bytes = read_guarded(Path::new(&name), "POLICY_KEY_FILE_BYTES", cap)?;
+        let bytes = read_guarded(Path::new(&name), "POLICY_KEY_FILE_BYTES", cap)
+            .map_err(|error| FileError::Named { place, error: Box::new(error) })?;
         files.push(SourceFile { name, bytes });
     }
     Ok(files)
@@ -370,9 +379,11 @@ mod tests {
         kept.sort_by(|a, b| b.name.cmp(&a.name));
         assert_eq!(kept, read, "the last good set has its keys");
         write(&key, "PEM", 0o666);
-        assert!(matches!(with_key_files(vec![policy.clone()]), Err(FileError::Guard { kind: "file", .. })));
+        let error = with_key_files(vec![policy.clone()]).unwrap_err().to_string();
+        assert!(error.starts_with("policy.json:1: ") && error.contains("mode 0666"), "{error}");
         fs::remove_file(&key).unwrap();
-        assert!(with_key_files(vec![policy]).unwrap_err().to_string().contains("key.pub"));
+        let error = with_key_files(vec![policy]).unwrap_err().to_string();
+        assert!(error.starts_with("policy.json:1: ") && error.contains("key.pub"), "{error}");
     }
 
     #[test]

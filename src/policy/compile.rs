@@ -106,13 +106,13 @@ impl PolicySet {
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let mut builder = Builder::default();
         let keys = key_files(files.iter().copied());
-        let named = files.iter().filter(|file| keys.contains(&file.name));
+        let named = files.iter().filter(|file| keys.contains_key(&file.name));
         let materials: Materials<'_> = named.map(|file| (file.name.as_str(), &*file.bytes)).collect();
         let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
         if bytes > limits::POLICY_SET_BYTES {
             builder.limit("POLICY_SET_BYTES", limits::POLICY_SET_BYTES, "bytes");
         } else {
-            for file in files.iter().filter(|file| !keys.contains(&file.name)) {
+            for file in files.iter().filter(|file| !keys.contains_key(&file.name)) {
                 builder.file(file, &materials);
                 if builder.errors.len() >= limits::POLICY_ERRORS {
                     break;

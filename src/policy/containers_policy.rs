@@ -25,6 +25,9 @@ pub const NAMESPACES: &str = "namespaces";
 /// The transport of everything that a runtime pulls.
 const DOCKER: &str = "docker";
 
+/// The type of requirement that has keys.
+const SIGSTORE_SIGNED: &str = "sigstoreSigned";
+
 /// The others that containers/image has (containers-transports(5)). No image comes to a CRI by them.
 const OTHER_TRANSPORTS: [&str; 9] = [
     "atomic",
@@ -58,10 +61,10 @@ pub(super) fn is_one(file: &str, text: &str) -> bool {
     in_folder || file.ends_with(".json") && !text.contains("apiVersion")
 }
 
-/// The paths of the files whose keys and certificates these policies use, each once. What is wrong with a policy is for
-/// who compiles it.
-pub fn key_files<'a>(files: impl IntoIterator<Item = &'a SourceFile>) -> BTreeSet<String> {
-    let mut paths = BTreeSet::new();
+/// The files whose keys and certificates these policies use, and where each is first named, `file:line`. What is wrong with a
+/// policy is for who compiles it.
+pub fn key_files<'a>(files: impl IntoIterator<Item = &'a SourceFile>) -> BTreeMap<String, String> {
+    let mut paths = BTreeMap::new();
     for file in files {
         let Ok(text) = std::str::from_utf8(&file.bytes) else { continue };
         if !is_one(&file.name, text) {
@@ -69,13 +72,17 @@ pub fn key_files<'a>(files: impl IntoIterator<Item = &'a SourceFile>) -> BTreeSe
         }
         let text = without_tabs(text);
         let documents = yaml::documents(&text);
-        let Some(Ok(mut written)) = documents.first().map(Document::read::<Written>) else { continue };
+        let [document] = documents.as_slice() else { continue };
+        let Ok(mut written) = document.read::<Written>() else { continue };
         let docker = written.transports.remove(DOCKER).into_iter().flat_map(BTreeMap::into_values);
-        for requirement in docker.chain([written.default]).flat_map(|list| list.value) {
-            paths.extend(requirement.paths().map(|path| path.value.clone()));
+        let requirements = docker.chain([written.default]).flat_map(|list| list.value);
+        for requirement in requirements.filter(|requirement| requirement.r#type.value == SIGSTORE_SIGNED) {
+            for path in requirement.paths().filter(|path| path.value.starts_with('/')) {
+                let place = || format!("{}:{}", file.name, document.line_of(path));
+                paths.entry(path.value.clone()).or_insert_with(place);
+            }
         }
     }
-    paths.retain(|path| path.starts_with('/'));
     paths
 }
 
@@ -204,7 +211,7 @@ impl Reader<'_> {
                     self.bare(written);
                     rejects = true;
                 }
-                "sigstoreSigned" => match self.sigstore_signed(written) {
+                SIGSTORE_SIGNED => match self.sigstore_signed(written) {
                     Ok(need) => needs.push(need),
                     Err(fault) => self.faults.push(fault),
                 },

@@ -92,9 +92,11 @@ fn files_that_a_policy_names_are_taken_from_beside_it() {
         &text(json!({"keyPaths": ["/a.pub", "/b.pub"], "rekorPublicKeyPath": "/log.pub"})),
     );
     assert_eq!(
-        key_files(std::slice::from_ref(&policy)).into_iter().collect::<Vec<_>>(),
+        key_files(std::slice::from_ref(&policy)).into_keys().collect::<Vec<_>>(),
         ["/a.pub", "/b.pub", "/log.pub"]
     );
+    let gpg = r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/gpg"}]}"#;
+    assert!(key_files(&[file("policy.json", gpg)]).is_empty(), "what is refused needs no file");
     let beside = |name: &str| file(name, &key);
     let all = [policy.clone(), beside("/a.pub"), beside("/b.pub"), beside("/log.pub")];
     let set = PolicySet::compile(&all).unwrap();
@@ -121,7 +123,7 @@ fn files_that_a_policy_names_are_taken_from_beside_it() {
         (json!({"rekorPublicKeyPaths": ["/log"]}), "/log"),
     ] {
         let found = key_files(&[file("policy.json", &text(fields.clone()))]);
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), [path], "{fields}");
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [path], "{fields}");
     }
 }
 
