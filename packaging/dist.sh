@@ -53,7 +53,9 @@ put systemd/crivet.service "$tree/usr/lib/systemd/system/crivet.service"
 put systemd/crivet.socket "$tree/usr/lib/systemd/system/crivet.socket"
 put systemd/sysusers.d/crivet.conf "$tree/usr/lib/sysusers.d/crivet.conf"
 put systemd/tmpfiles.d/crivet.conf "$tree/usr/lib/tmpfiles.d/crivet.conf"
-for policy in policy/*.yaml; do put "$policy" "$share/crivet/policies/${policy##*/}"; done
+for policy in policy/*.yaml policy/containers-policy.json policy/namespaces/*.json; do
+    put "$policy" "$share/crivet/policies/${policy#policy/}"
+done
 for schema in policy/*.schema.json docs/*.schema.json; do put "$schema" "$share/crivet/schemas/${schema##*/}"; done
 for page in docs/*.md README.md SECURITY.md CHANGELOG.md; do put "$page" "$share/doc/crivet/${page##*/}"; done
 # Debian's name for it.

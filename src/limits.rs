@@ -290,6 +290,18 @@ pub const POLICY_PATTERNS: usize = 100_000;
 /// Most keys in one policy. Each signature is tried with each of them.
 pub const POLICY_KEYS: usize = 32;
 
+/// Longest scope of a policy, bytes: as OpenShift has it. A policy's name in audit records may have its scope in it.
+pub const POLICY_SCOPE_BYTES: usize = 512;
+
+/// Requirements in one list of a containers-policy.json; each is held against each signature.
+pub const POLICY_REQUIREMENTS: usize = 16;
+
+/// Files with keys or certificates that a policy set names by path; each is read at each load.
+pub const POLICY_KEY_FILES: usize = 1024;
+
+/// Largest such file, bytes. Bundles of certificate authorities have some KiB.
+pub const POLICY_KEY_FILE_BYTES: usize = 64 * 1024;
+
 /// Attestations that one policy asks for; each is looked for among all that an image has.
 pub const POLICY_ATTESTATIONS: usize = 16;
 

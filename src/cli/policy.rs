@@ -70,5 +70,6 @@ pub fn read_policies(path: &Path) -> Result<Arc<PolicySet>, Vec<String>> {
     let bytes = files::read_guarded(path, "POLICY_SET_BYTES", limits::POLICY_SET_BYTES)
         .map_err(|error| vec![error.to_string()])?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    compile(&[files::SourceFile { name, bytes }])
+    let sources = files::with_key_files(vec![files::SourceFile { name, bytes }]);
+    compile(&sources.map_err(|error| vec![error.to_string()])?)
 }

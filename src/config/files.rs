@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits;
 pub use crate::policy::SourceFile;
+use crate::policy::{NAMESPACES, key_files};
 
 /// Why a file was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,14 @@ pub enum FileError {
         cap: usize,
         /// What is counted.
         unit: &'static str,
+    },
+    /// One that a policy names.
+    #[error("{place}: {error}")]
+    Named {
+        /// Where it is named, `file:line`.
+        place: String,
+        /// What is wrong with it.
+        error: Box<FileError>,
     },
     /// A name that is no UTF-8.
     #[error("{}: expected a file name in UTF-8; rename the file", .path.display())]
@@ -125,7 +134,8 @@ pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Reads a folder's policies: every `*.yaml`, `*.yml` and `*.json` that is not hidden, sorted by name. Hidden entries
+/// Reads a folder's policies: every `*.yaml`, `*.yml` and `*.json` that is not hidden, sorted by name, and those of its
+/// folder [`NAMESPACES`], each with that before its name. Hidden entries
 /// (`..data` of Kubernetes volumes, editors' files) and other extensions are not policies; any policy file that cannot be read or is not
 /// guarded is an error, because a set with a file left out is another set.
 ///
@@ -145,18 +155,12 @@ pub fn read_policy_dir(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
 fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     // Resolved once, so that a set exchanged meanwhile (a link swapped) is read from one side only.
     let real = guarded_folder(dir)?;
-    let mut names = Vec::new();
-    for (count, entry) in fs::read_dir(&real).map_err(at(dir))?.enumerate() {
-        if count == limits::POLICY_FILES {
-            let (limit, cap) = ("POLICY_FILES", limits::POLICY_FILES);
-            return Err(FileError::Limit { path: dir.to_owned(), limit, cap, unit: "entries" });
-        }
-        let name = entry.map_err(at(dir))?.file_name();
-        let Some(name) = name.to_str() else { return Err(FileError::Name { path: dir.join(name) }) };
-        let is_policy = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
-        if is_policy && !name.starts_with('.') {
-            names.push(name.to_owned());
-        }
+    let mut entries = 0;
+    let (mut names, has_namespaces) = policy_names(dir, &real, &mut entries)?;
+    if has_namespaces {
+        let folder = real.join(NAMESPACES);
+        let (within, _) = policy_names(&dir.join(NAMESPACES), &guarded_folder(&folder)?, &mut entries)?;
+        names.extend(within.into_iter().map(|name| format!("{NAMESPACES}/{name}")));
     }
     names.sort();
     let mut left = limits::POLICY_SET_BYTES;
@@ -164,6 +168,42 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     for name in names {
         let bytes = read_guarded(&real.join(&name), "POLICY_SET_BYTES", left)?;
         left -= bytes.len();
+        files.push(SourceFile { name, bytes });
+    }
+    Ok(files)
+}
+
+/// The names of a folder's policies, and whether it has one for namespaces. `entries` counts those of all folders.
+fn policy_names(dir: &Path, real: &Path, entries: &mut usize) -> Result<(Vec<String>, bool), FileError> {
+    let (mut names, mut has_namespaces) = (Vec::new(), false);
+    for entry in fs::read_dir(real).map_err(at(dir))? {
+        if *entries == limits::POLICY_FILES {
+            let (limit, cap) = ("POLICY_FILES", limits::POLICY_FILES);
+            return Err(FileError::Limit { path: dir.to_owned(), limit, cap, unit: "entries" });
+        }
+        *entries += 1;
+        let name = entry.map_err(at(dir))?.file_name();
+        let Some(name) = name.to_str() else { return Err(FileError::Name { path: dir.join(name) }) };
+        let is_policy = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
+        if is_policy && !name.starts_with('.') {
+            names.push(name.to_owned());
+        }
+        has_namespaces |= name == NAMESPACES;
+    }
+    Ok((names, has_namespaces))
+}
+
+/// Reads the files whose keys and certificates these policies name by path, to be compiled beside them.
+pub fn with_key_files(mut files: Vec<SourceFile>) -> Result<Vec<SourceFile>, FileError> {
+    let paths = key_files(&files);
+    if let Some(first) = paths.keys().next().filter(|_| paths.len() > limits::POLICY_KEY_FILES) {
+        let (limit, cap) = ("POLICY_KEY_FILES", limits::POLICY_KEY_FILES);
+        return Err(FileError::Limit { path: first.into(), limit, cap, unit: "files named by policies" });
+    }
+    for (name, place) in paths {
+        let cap = limits::POLICY_KEY_FILE_BYTES;
+        let bytes = read_guarded(Path::new(&name), "POLICY_KEY_FILE_BYTES", cap)
+            .map_err(|error| FileError::Named { place, error: Box::new(error) })?;
         files.push(SourceFile { name, bytes });
     }
     Ok(files)
@@ -306,6 +346,44 @@ mod tests {
         let files = read_policy_dir(dir.path()).unwrap();
         assert_eq!(files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yml", "c.json"]);
         assert_eq!(files[0].bytes, b"a.yaml");
+    }
+
+    #[test]
+    fn policies_of_namespaces_are_read_from_their_folder_and_held_to_the_same_rules() {
+        let dir = folder();
+        let within = dir.path().join(NAMESPACES);
+        fs::create_dir(&within).unwrap();
+        fs::create_dir(dir.path().join("others")).unwrap();
+        for name in ["a.yaml", "namespaces/team.json", "namespaces/.hidden.json", "others/b.yaml"] {
+            write(&dir.path().join(name), name, 0o644);
+        }
+        let names = |files: Vec<SourceFile>| files.into_iter().map(|file| file.name).collect::<Vec<_>>();
+        assert_eq!(names(read_policy_dir(dir.path()).unwrap()), ["a.yaml", "namespaces/team.json"]);
+        fs::set_permissions(&within, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(read_policy_dir(dir.path()), Err(FileError::Guard { kind: "folder", .. })));
+    }
+
+    #[test]
+    fn key_file_of_a_policy_is_read_beside_it_and_held_to_the_same_rules() {
+        let dir = folder();
+        let key = dir.path().join("key.pub");
+        write(&key, "PEM", 0o644);
+        let path = key.to_str().unwrap();
+        let text = format!("{{\"default\": [{{\"type\": \"sigstoreSigned\", \"keyPath\": \"{path}\"}}]}}");
+        let policy = SourceFile { name: "policy.json".to_owned(), bytes: text.into_bytes() };
+        let read = with_key_files(vec![policy.clone()]).unwrap();
+        assert_eq!(read, [policy.clone(), SourceFile { name: path.to_owned(), bytes: b"PEM".to_vec() }]);
+        let state = dir.path().join("state");
+        keep_policies(&state, &read).unwrap();
+        let mut kept = kept_policies(&state).unwrap().unwrap();
+        kept.sort_by(|a, b| b.name.cmp(&a.name));
+        assert_eq!(kept, read, "the last good set has its keys");
+        write(&key, "PEM", 0o666);
+        let error = with_key_files(vec![policy.clone()]).unwrap_err().to_string();
+        assert!(error.starts_with("policy.json:1: ") && error.contains("mode 0666"), "{error}");
+        fs::remove_file(&key).unwrap();
+        let error = with_key_files(vec![policy]).unwrap_err().to_string();
+        assert!(error.starts_with("policy.json:1: ") && error.contains("key.pub"), "{error}");
     }
 
     #[test]

@@ -233,7 +233,9 @@ fn reference(data: &[u8]) -> bool {
 }
 
 fn policy(data: &[u8]) -> bool {
-    let file = SourceFile { name: "a.yaml".to_owned(), bytes: data.to_vec() };
+    // By its name a file of JSON may be a containers-policy.json.
+    let name = if data.starts_with(b"{") { "a.json" } else { "a.yaml" };
+    let file = SourceFile { name: name.to_owned(), bytes: data.to_vec() };
     let set = match PolicySet::compile(std::slice::from_ref(&file)) {
         Ok(set) => set,
         Err(errors) => {
@@ -268,7 +270,11 @@ fn policy(data: &[u8]) -> bool {
 fn policy_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for folder in ["policy", "tests/fixtures/tuf/documents", "examples/demo"] {
-        seeds.extend(read_all(&root().join(folder)).into_iter().filter(|bytes| is_yaml(bytes)));
+        seeds.extend(
+            read_all(&root().join(folder))
+                .into_iter()
+                .filter(|bytes| is_yaml(bytes) || bytes.starts_with(b"{")),
+        );
     }
     seeds
 }

@@ -7,12 +7,14 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use sha2::{Digest as _, Sha256};
 
+use super::containers_policy::{Materials, key_files};
 use super::glob::SigstoreGlob;
 use super::index::PrefixIndex;
 use super::model::{Policy, Rule, SourceFile, Subject};
 use super::pattern::{Pattern, Specificity, lookup_key};
+use super::scope::{Scoped, Scopes};
 use super::sigstore::{DOCKER_HUB, Glob};
-use super::{native, sigstore};
+use super::{containers_policy, native, openshift, sigstore};
 use crate::image::{Digest, ImageName, quoted};
 use crate::limits;
 use crate::trust;
@@ -49,6 +51,7 @@ pub struct PolicySet {
     sigstore: PrefixIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
     sigstore_all: Vec<usize>,
+    scoped: Scoped,
     trust_roots: Vec<RootSource>,
     hash: Digest,
 }
@@ -72,6 +75,18 @@ pub(super) enum Compiled {
     Native { policy: Policy, patterns: Vec<(Pattern, u64)> },
     /// A ClusterImagePolicy.
     Sigstore { policy: Policy, globs: Vec<Glob> },
+    /// OpenShift's; its scopes, and trusted roots made of its keys.
+    OpenShift { policy: Policy, scopes: Vec<String>, roots: Vec<RootSource> },
+}
+
+impl Compiled {
+    fn policy(&self) -> &Policy {
+        match self {
+            Self::Native { policy, .. } | Self::Sigstore { policy, .. } | Self::OpenShift { policy, .. } => {
+                policy
+            }
+        }
+    }
 }
 
 /// What tells dialects apart.
@@ -84,17 +99,21 @@ struct Header {
 
 impl PolicySet {
     /// Compiles all documents of all files. On any error nothing is compiled: all of them are returned, at most
-    /// [`limits::POLICY_ERRORS`].
+    /// [`limits::POLICY_ERRORS`]. Files that policies name by path are no policies:
+    /// [`key_files`].
     pub fn compile(files: &[SourceFile]) -> Result<Self, Vec<PolicyError>> {
         let mut files: Vec<&SourceFile> = files.iter().collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let mut builder = Builder::default();
+        let keys = key_files(files.iter().copied());
+        let named = files.iter().filter(|file| keys.contains_key(&file.name));
+        let materials: Materials<'_> = named.map(|file| (file.name.as_str(), &*file.bytes)).collect();
         let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
         if bytes > limits::POLICY_SET_BYTES {
             builder.limit("POLICY_SET_BYTES", limits::POLICY_SET_BYTES, "bytes");
         } else {
-            for file in &files {
-                builder.file(file);
+            for file in files.iter().filter(|file| !keys.contains_key(&file.name)) {
+                builder.file(file, &materials);
                 if builder.errors.len() >= limits::POLICY_ERRORS {
                     break;
                 }
@@ -140,7 +159,8 @@ impl PolicySet {
             let name = text.split('@').next().unwrap_or_default().to_owned();
             Some((name, self.policies.get(policy)?))
         };
-        let mut samples: Vec<_> = native.chain(sigstore).filter_map(named).collect();
+        let scoped = self.scoped.samples(word);
+        let mut samples: Vec<_> = native.chain(sigstore).chain(scoped).filter_map(named).collect();
         samples.sort_by(|a, b| (&a.0, a.1.name()).cmp(&(&b.0, b.1.name())));
         samples.dedup_by(|a, b| a.0 == b.0 && a.1.name() == b.1.name());
         samples
@@ -149,7 +169,8 @@ impl PolicySet {
     /// The policies that all have to hold for an image; none if no policy covers it.
     ///
     /// Of the native ones those with the most specific pattern: several only if they are equally specific in different
-    /// ways, and then each has to hold. Of sigstore's every one that matches.
+    /// ways, and then each has to hold. Of sigstore's every one that matches. Of OpenShift's, and of a
+    /// containers-policy.json, those of the most specific scope.
     pub fn applicable(&self, subject: &Subject<'_>) -> Vec<&Policy> {
         let key = match subject.name {
             ImageName::Reference(reference) => lookup_key(reference),
@@ -171,6 +192,7 @@ impl PolicySet {
             found.push(scope.policy);
         }
         found.extend(self.sigstore_matches(subject.name, &key));
+        found.extend(self.scoped.applicable(&self.policies, subject));
         found.sort_unstable();
         found.dedup();
         found.into_iter().filter_map(|at| self.policies.get(at)).collect()
@@ -240,12 +262,15 @@ struct Builder {
     denied: HashMap<Digest, Vec<Scope>>,
     sigstore: PrefixIndex<SigstoreScope>,
     sigstore_all: Vec<usize>,
+    scoped: Scoped,
     errors: Vec<PolicyError>,
     documents: usize,
     patterns: usize,
     /// Where each name was first given.
     names: BTreeMap<String, String>,
     trust_roots: Vec<RootSource>,
+    /// The file with the node's containers-policy.json.
+    node_file: Option<String>,
     /// Which policies have each pattern.
     owners: HashMap<Pattern, Vec<usize>>,
 }
@@ -258,12 +283,18 @@ impl Builder {
         self.errors.push(PolicyError { file: "policies".to_owned(), line: 0, text });
     }
 
-    fn file(&mut self, file: &SourceFile) {
+    fn file(&mut self, file: &SourceFile, materials: &Materials<'_>) {
         let Ok(text) = std::str::from_utf8(&file.bytes) else {
             let text = "expected UTF-8 text; save the file as UTF-8".to_owned();
             self.errors.push(PolicyError { file: file.name.clone(), line: 1, text });
             return;
         };
+        if containers_policy::is_one(&file.name, text) {
+            if let Err(faults) = self.containers_policy(file, text, materials) {
+                self.faults(file, faults);
+            }
+            return;
+        }
         let documents = yaml::documents(text);
         if documents.is_empty() {
             let text = "expected at least one policy, found none; remove the file or write one".to_owned();
@@ -278,10 +309,66 @@ impl Builder {
                 return;
             }
             if let Err(faults) = self.document(&document, &file.name) {
-                let error = |Fault { line, text }| PolicyError { file: file.name.clone(), line, text };
-                self.errors.extend(faults.into_iter().map(error));
+                self.faults(file, faults);
             }
         }
+    }
+
+    fn faults(&mut self, file: &SourceFile, faults: Vec<Fault>) {
+        let error = |Fault { line, text }| PolicyError { file: file.name.clone(), line, text };
+        self.errors.extend(faults.into_iter().map(error));
+    }
+
+    fn containers_policy(
+        &mut self,
+        file: &SourceFile,
+        text: &str,
+        materials: &Materials<'_>,
+    ) -> Result<(), Vec<Fault>> {
+        let compiled = containers_policy::compile(&file.name, text, materials)?;
+        let fault = |text: String| vec![Fault { line: 1, text }];
+        if let (None, Some(other)) = (&compiled.namespace, &self.node_file) {
+            let folder = containers_policy::NAMESPACES;
+            return Err(fault(format!(
+                "expected one containers-policy.json for the node, found {other} too; keep one, or make it <namespace>.json in the folder {folder}"
+            )));
+        }
+        self.own_roots(compiled.roots).map_err(fault)?;
+        if !self.count(compiled.policies.len()) {
+            return Ok(());
+        }
+        let mut scopes = Scopes::default();
+        for (scope, policy) in compiled.policies {
+            scopes.insert(scope, self.policies.len());
+            self.policies.push(policy);
+        }
+        match compiled.namespace {
+            Some(namespace) => {
+                self.scoped.namespaces.insert(namespace, scopes);
+            }
+            None => {
+                self.scoped.node = Some(scopes);
+                self.node_file = Some(file.name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds roots that policies brought with them; what is there already has the same name.
+    fn own_roots(&mut self, roots: Vec<RootSource>) -> Result<(), String> {
+        for root in roots {
+            if self.trust_roots.iter().any(|other| other.name == root.name) {
+                continue;
+            }
+            if self.trust_roots.len() == limits::TRUST_ROOTS {
+                return Err(format!(
+                    "expected at most {} TrustRoots and sets of keys of Fulcio and Rekor in all policies (limit TRUST_ROOTS); use the same keys in several policies",
+                    limits::TRUST_ROOTS
+                ));
+            }
+            self.trust_roots.push(root);
+        }
+        Ok(())
     }
 
     fn document(&mut self, document: &Document<'_>, file: &str) -> Result<(), Vec<Fault>> {
@@ -294,9 +381,11 @@ impl Builder {
             ("policy.sigstore.dev/v1alpha1", "TrustRoot") => {
                 return self.trust_root(document, file).map_err(|fault| vec![fault]);
             }
+            ("config.openshift.io/v1", "ClusterImagePolicy") => openshift::compile(document, file, false)?,
+            ("config.openshift.io/v1", "ImagePolicy") => openshift::compile(document, file, true)?,
             (version, kind) => {
                 let text = format!(
-                    "expected crivet.dev/v1alpha1 ImagePolicy or policy.sigstore.dev/v1beta1 ClusterImagePolicy or v1alpha1 TrustRoot, found {} {}; other kinds are not supported yet",
+                    "expected crivet.dev/v1alpha1 ImagePolicy, policy.sigstore.dev/v1beta1 ClusterImagePolicy or v1alpha1 TrustRoot, config.openshift.io/v1 ClusterImagePolicy or ImagePolicy, found {} {}; other kinds are not supported",
                     quoted(version),
                     quoted(kind)
                 );
@@ -311,14 +400,15 @@ impl Builder {
             return Err(vec![document.fault_at(&name, text)]);
         }
         let place = format!("{file}:{}", document.line_of(&name));
-        if let Some(first) = self.names.get(&name.value) {
+        let own = compiled.policy().name.clone();
+        if let Some(first) = self.names.get(&own) {
             let text = format!(
                 "metadata.name: expected a name of its own, found {} at {first} too; rename one",
-                quoted(&name.value)
+                quoted(&own)
             );
             return Err(vec![document.fault_at(&name, text)]);
         }
-        self.names.insert(name.value.clone(), place);
+        self.names.insert(own, place);
         match compiled {
             Compiled::Native { policy, patterns } => self.native(policy, patterns),
             Compiled::Sigstore { policy, globs } => {
@@ -333,6 +423,15 @@ impl Builder {
                     } else {
                         self.sigstore.insert(prefix, SigstoreScope { glob, policy: at });
                     }
+                }
+                Ok(())
+            }
+            Compiled::OpenShift { policy, scopes, roots } => {
+                self.own_roots(roots).map_err(|text| vec![document.fault_at(&name, text)])?;
+                let at = self.policies.len();
+                self.policies.push(policy);
+                if self.count(scopes.len()) {
+                    scopes.into_iter().for_each(|scope| self.scoped.openshift.insert(scope, at));
                 }
                 Ok(())
             }
@@ -408,6 +507,7 @@ impl Builder {
             denied: self.denied,
             sigstore: self.sigstore,
             sigstore_all: self.sigstore_all,
+            scoped: self.scoped,
             trust_roots: self.trust_roots,
             hash,
         })

@@ -421,6 +421,7 @@ impl Case<'_> {
             NamedRepository::Any => true,
             NamedRepository::OneOf(names) => claimed.as_ref().is_some_and(|claimed| names.contains(claimed)),
             NamedRepository::Same => claimed.is_some() && claimed == self.own_repository(),
+            NamedRepository::Signed(identity) => identity.accepts(self.subject.name, docker_reference),
         };
         if allowed {
             return Ok(());
@@ -443,6 +444,9 @@ impl Case<'_> {
             (_, NamedRepository::OneOf(names)) => {
                 format!(" for repository {}", one_of(names.iter().cloned()))
             }
+            (_, NamedRepository::Signed(identity)) => {
+                format!(" for {}", identity.expected(self.subject.name))
+            }
             (_, NamedRepository::Same) => match self.own_repository() {
                 Some(own) => format!(" for repository {own}"),
                 None => " for the image's own repository".to_owned(),
@@ -460,6 +464,14 @@ impl Case<'_> {
                 if matches!(requirement.wanted, Wanted::Signature) =>
             {
                 "name the image by its repository in the pod".to_owned()
+            }
+            (NamedRepository::Signed(identity), ImageName::Id(_) | ImageName::Empty, _)
+                if identity.needs_name() =>
+            {
+                "name the image by its repository in the pod".to_owned()
+            }
+            (NamedRepository::Signed(identity), _, Some(Why::OtherRepository { unnamed, .. })) => {
+                identity.remedy(*unnamed).to_owned()
             }
             (_, _, Some(Why::OtherRepository { unnamed: true, .. })) => {
                 "a sigstore bundle has no place for it: write claimedRepository: {unnamed: accept} in the policy if that will do"

@@ -1,16 +1,22 @@
 //! Policies as written, compiled to one inner form; who must have signed what. No I/O.
 
 mod compile;
+mod containers_policy;
 mod glob;
 mod index;
 mod judge;
 mod model;
 mod native;
+mod openshift;
 mod pattern;
+mod scope;
+mod signed_identity;
 mod signers;
 mod sigstore;
+mod sigstore_signed;
 
 pub use compile::{PolicyError, PolicySet};
+pub use containers_policy::{NAMESPACES, key_files};
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
 pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
 

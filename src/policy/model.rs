@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::signed_identity::SignedIdentity;
 use crate::image::{Digest, ImageName, Reference};
 use crate::verify::{Authority, SIGNATURE_PREDICATE};
 
@@ -34,6 +35,12 @@ pub enum Kind {
     ImagePolicy,
     /// `policy.sigstore.dev ClusterImagePolicy`.
     ClusterImagePolicy,
+    /// `config.openshift.io/v1 ClusterImagePolicy`.
+    OpenShiftClusterImagePolicy,
+    /// `config.openshift.io/v1 ImagePolicy`.
+    OpenShiftImagePolicy,
+    /// One list of requirements of a containers-policy.json(5).
+    ContainersPolicy,
 }
 
 impl fmt::Display for Kind {
@@ -41,6 +48,9 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::ImagePolicy => "ImagePolicy",
             Self::ClusterImagePolicy => "ClusterImagePolicy",
+            Self::OpenShiftClusterImagePolicy => "OpenShift ClusterImagePolicy",
+            Self::OpenShiftImagePolicy => "OpenShift ImagePolicy",
+            Self::ContainersPolicy => "containers-policy.json",
         })
     }
 }
@@ -138,6 +148,8 @@ pub(super) enum NamedRepository {
     OneOf(Vec<String>),
     /// Any: a signature on the same bytes in another repository counts.
     Any,
+    /// What a `signedIdentity` asks for.
+    Signed(SignedIdentity),
 }
 
 /// A repository where evidence is looked for.

@@ -336,7 +336,7 @@ fn claimed_repository(
 }
 
 /// RFC 1123 label, as Kubernetes names namespaces.
-fn is_namespace(name: &str) -> bool {
+pub(super) fn is_namespace(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     !name.is_empty() && name.len() <= 63 && plain && !name.starts_with('-') && !name.ends_with('-')
 }

@@ -10,6 +10,7 @@ mod kept;
 mod keys;
 mod load;
 mod mirror;
+pub mod own;
 mod read;
 mod root;
 mod set;

@@ -54,7 +54,7 @@ pub struct RootSource {
     pub given: Option<Given>,
     /// A TUF repository.
     pub tuf: Option<TufSource>,
-    /// The TrustRoot document it was written in, as `file:line`; `None`: the configuration.
+    /// The TrustRoot document or the policy it was written in, as `file:line`; `None`: the configuration.
     pub document: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub enum Given {
     Embedded,
     /// A `trusted_root.json`.
     File(PathBuf),
-    /// The same, written out in a TrustRoot document.
+    /// The same, written out in a TrustRoot document, or made of a policy's own keys.
     Inline(Bytes),
 }
 
@@ -135,7 +135,7 @@ impl fmt::Display for RootSource {
         match (&self.tuf, &self.given) {
             (Some(tuf), _) => write!(f, "TUF repository {}", tuf.mirror),
             (None, Some(Given::File(path))) => write!(f, "file {}", path.display()),
-            (None, Some(Given::Inline(_))) => f.write_str("TrustRoot document"),
+            (None, Some(Given::Inline(_))) => f.write_str("document"),
             (None, Some(Given::Embedded) | None) => f.write_str("embedded in crivet"),
         }?;
         match &self.document {

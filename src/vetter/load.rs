@@ -117,7 +117,8 @@ fn state(config: &ProxyConfiguration) -> PathBuf {
 /// # Errors
 /// Every fault, each one line with file, line and key.
 pub fn from_folder(folder: &Path) -> Result<(Arc<PolicySet>, Vec<files::SourceFile>), Vec<String>> {
-    let sources = files::read_policy_dir(folder).map_err(|error| vec![error.to_string()])?;
+    let sources = files::read_policy_dir(folder).and_then(files::with_key_files);
+    let sources = sources.map_err(|error| vec![error.to_string()])?;
     let set = compile(&sources)?;
     Ok((set, sources))
 }

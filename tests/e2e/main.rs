@@ -13,6 +13,7 @@ mod bypass;
 mod crash;
 mod credentials;
 mod crio;
+mod dialects;
 mod doctor;
 mod figures;
 mod gate;

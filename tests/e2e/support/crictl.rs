@@ -64,6 +64,12 @@ impl Crictl {
         self.run(["runp".as_ref(), file.as_os_str()])
     }
 
+    /// Pulls for a pod of a namespace.
+    pub fn pull_in(&self, reference: &str, namespace: &str) -> Result<String, String> {
+        let file = self.write("pull.pod.json", &self.sandbox_config("pull", namespace));
+        self.run(["pull", "--pod-config", file.to_str().unwrap(), reference])
+    }
+
     /// Pulls for a pod of a namespace with `user:password`.
     pub fn pull_as(&self, reference: &str, namespace: &str, creds: &str) -> Result<String, String> {
         let file = self.write("pull.pod.json", &self.sandbox_config("pull", namespace));

@@ -19,6 +19,7 @@ pub struct Crio {
     socket: PathBuf,
     crictl: Crictl,
     pause: Pushed,
+    policies: PathBuf,
 }
 
 impl Crio {
@@ -70,12 +71,26 @@ impl Crio {
                 "--registries-conf-dir".as_ref(),
                 dir.join("registries.conf.d").as_ref(),
             ],
-            &[("CONTAINERS_STORAGE_CONF", storage.as_ref())],
+            // The machine's own logins and registries.d would be read otherwise.
+            &[("CONTAINERS_STORAGE_CONF", storage.as_ref()), ("HOME", dir.join("home").as_ref())],
         );
-        let mut crio = Self { daemon, socket, crictl, pause };
+        let mut crio = Self { daemon, socket, crictl, pause, policies: dir.join("policies") };
         let crictl = crio.crictl.clone();
         crio.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
         crio
+    }
+
+    /// The same, and CRI-O looks for signatures where cosign leaves them.
+    pub fn start_looking_for_signatures(peers: &Peers, registry: &Registry) -> Self {
+        let folder = peers.path().join("crio/home/.config/containers/registries.d");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cosign.yaml"), "default-docker:\n  use-sigstore-attachments: true\n").unwrap();
+        Self::start(peers, registry)
+    }
+
+    /// The folder with a policy file for each namespace.
+    pub fn policies(&self) -> &Path {
+        &self.policies
     }
 
     /// The image that every sandbox is made of.
