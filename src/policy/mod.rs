@@ -7,12 +7,14 @@ mod judge;
 mod model;
 mod native;
 mod pattern;
+mod recheck;
 mod signers;
 mod sigstore;
 
 pub use compile::{PolicyError, PolicySet};
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
 pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
+pub use recheck::{OnDrift, Recheck, WithoutAnswer};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Policies from documents to judgements.
 
+mod recheck;
 mod signers;
 mod sigstore;
 
@@ -120,6 +121,7 @@ fn schema_has_the_keys_that_are_read() {
         ("/properties/metadata", signed(&pem, "").replace("name: signed", "name: signed, unknown: 1")),
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
         ("/properties/spec/properties/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
             "/properties/spec/properties/requirements/properties/claimedRepository",
