@@ -522,3 +522,29 @@ pub const LAYOUT_HELD_BYTES: usize = 32 * 1024 * 1024;
 
 /// Faults of layouts that are told apart. The last place is for all that find none.
 pub const LAYOUT_FAULTS: usize = 256;
+
+/// Shortest interval of a policy's recheck, seconds: with less each container would cost its registry a request.
+pub const RECHECK_LEAST_SECONDS: u64 = 1;
+
+/// Longest interval of a policy's recheck, seconds: a week. What is asked more seldom is not held to anything.
+pub const RECHECK_MOST_SECONDS: u64 = 7 * 24 * 3600;
+
+/// Longest a container's creation waits for what its tag's recheck needs of the registry, seconds. A registry whose packets
+/// are lost costs that much, once in [`RECHECK_RETRY_SECONDS`]; then it counts as down.
+pub const RECHECK_SECONDS: u64 = 5;
+
+/// A recheck that failed, or that refuses what runs, is not made again for so long, seconds: some three tries of a kubelet.
+pub const RECHECK_RETRY_SECONDS: u64 = 30;
+
+/// Tags of which is remembered what the registry said, or that it did not. A node runs some hundred images.
+pub const RECHECKED_TAGS: usize = 4096;
+
+/// Longest an image is hidden from the kubelet so that it is pulled anew, seconds: several tries of a kubelet, which tries
+/// again after some ten. Then the pod may not pull (policy Never), or is gone.
+pub const HIDDEN_SECONDS: u64 = 60;
+
+/// An image that was hidden is not hidden again for so long, seconds, whatever came of it: what was vetted runs meanwhile.
+pub const HIDDEN_REST_SECONDS: u64 = 600;
+
+/// Images hidden, or at rest after that, at once. A node runs some hundred.
+pub const HIDDEN_IMAGES: usize = 1024;

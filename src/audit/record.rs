@@ -94,7 +94,7 @@ named! {
 }
 
 named! {
-    /// Why an image is not allowed, as a name that stays while messages may change.
+    /// Why an image is not allowed, as a name that stays while messages may change; also what a recheck found of one that is.
     #[derive(PartialOrd, Ord)]
     Reason {
         /// Denied: nobody signed it.
@@ -141,6 +141,15 @@ named! {
         ImageUnusable = "ImageUnusable",
         /// Undecided: the call does not say well enough which image is meant.
         ImageUnclear = "ImageUnclear",
+        /// The registry's tag points elsewhere than at what was vetted: denied, undecided until it is pulled anew, or allowed,
+        /// as the policy says.
+        ImageDrifted = "ImageDrifted",
+        /// Undecided, or allowed, as the policy says: a registry that is down did not say what a tag points at now.
+        RecheckRegistryDown = "RecheckRegistryDown",
+        /// Undecided, or allowed, as the policy says: a registry refused every login when asked what a tag points at now.
+        RecheckLoginRefused = "RecheckLoginRefused",
+        /// Undecided: the runtime has another image under the pod's own name than the one the call names.
+        NameMoved = "NameMoved",
         /// Undecided: the runtime could not be asked, or does not have the image.
         Runtime = "Runtime",
         /// Undecided: no vetter was there to be asked.
@@ -204,7 +213,7 @@ pub struct Record {
     pub container: Option<String>,
     /// The policies asked, in order.
     pub policies: Vec<PolicyDecision>,
-    /// Why it was not allowed; `None` if it was.
+    /// Why it was not allowed, or what a recheck found though it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// Why, in one line: the same text the kubelet gets. Empty if there is nothing to say.

@@ -141,7 +141,7 @@ async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)
             named: image.clone(),
             reference: image.clone(),
             role: "image".to_owned(),
-            vetted_digest: String::new(),
+            ..Default::default()
         };
         vettings.push((image.clone(), vetter.image(in_force, context, &image_use).await));
     }

@@ -37,7 +37,7 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
                 reference: spec.image.clone(),
                 named: spec.image,
                 role: ROLE_IMAGE.to_owned(),
-                vetted_digest: String::new(),
+                ..Default::default()
             }];
             call.auth = request.auth.map(auth);
             Ok(Facts { call, unknown: unknown_fields("PullImageRequest", bytes), sandbox: None })
@@ -82,7 +82,8 @@ pub fn made(vetted: Vetted, body: &[u8]) -> Result<String, MessageError> {
 }
 
 fn created_from(spec: ImageSpec, role: String) -> ImageUse {
-    ImageUse { named: spec.image, reference: spec.user_specified_image, role, vetted_digest: String::new() }
+    let (named, reference) = (spec.image, spec.user_specified_image);
+    ImageUse { named, reference, role, ..Default::default() }
 }
 
 fn of_pod(kind: Kind, pod: Option<&PodSandboxConfig>) -> Call {

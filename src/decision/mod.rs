@@ -101,8 +101,7 @@ mod tests {
             images: vec![image],
             fresh_ms: 1000,
             usable_when_down_ms: 2000,
-            message: String::new(),
-            judged: Vec::new(),
+            ..Default::default()
         }
     }
 

@@ -74,7 +74,7 @@ pub async fn bait(in_force: &InForce) -> Option<Bait> {
             named: id.clone(),
             reference: reference.clone(),
             role: ROLE_IMAGE.to_owned(),
-            vetted_digest: String::new(),
+            ..Default::default()
         };
         let vetting = vetter.image(&in_force, context, &image).await;
         let bait = Bait { reference, id: id.clone(), namespace: namespace.clone() };
@@ -112,7 +112,7 @@ pub async fn ask(control: &mut Control, bait: &Bait) -> Canary {
         named: bait.id.clone(),
         reference: bait.reference.clone(),
         role: ROLE_IMAGE.to_owned(),
-        vetted_digest: String::new(),
+        ..Default::default()
     };
     let call = Call {
         namespace: bait.namespace.clone(),

@@ -288,7 +288,7 @@ async fn pause_image(control: Option<&mut Control>, status: Option<&Status>) -> 
         named: runtime.pause_image.clone(),
         reference: runtime.pause_image.clone(),
         role: ROLE_PAUSE.to_owned(),
-        vetted_digest: String::new(),
+        ..Default::default()
     };
     let call = Call { images: vec![image], keep_nothing: true, ..Default::default() };
     control?.judge(call, canary::JUDGED).await.ok()?.judged.into_iter().next()

@@ -244,6 +244,23 @@ pub(super) fn vetter(facts: &Facts, status: &Status, findings: &mut Findings) {
     }
 }
 
+pub(super) fn repulls(status: &Status, findings: &mut Findings) {
+    let Some(first) = status.not_pulled.first() else { return };
+    let why = match first.ended.as_str() {
+        "failed" => "its pull failed",
+        _ => "nobody pulled it",
+    };
+    findings.warning(
+        "image-not-pulled-anew",
+        format!(
+            "images whose tag has moved in the registry to what is permitted, and that were not pulled anew: {}, the first: {}, {why}",
+            status.not_pulled.len(),
+            first.image
+        ),
+        "look at the pod's events: does it have imagePullPolicy: Never, or a pull secret that is not let in? (docs/recheck.md)",
+    );
+}
+
 pub(super) fn audit_log(status: &Status, findings: &mut Findings) {
     let state = status.vetter.as_ref().and_then(|vetter| vetter.state.clone());
     let Some(log) = state.and_then(|state| state.audit_log) else { return };

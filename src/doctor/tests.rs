@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
-use crate::control::wire::{self, Client, Status};
+use crate::control::wire::{self, Client, NotPulled, Status};
 use crate::vetter::wire::{
     AuditLog, CredentialTrouble, EvidenceLayouts, Judged, Outcome, ProofStore, State, TrustRoot,
 };
@@ -223,6 +223,9 @@ const CASES: &[Case] = {
         ("trust-expired", Warning, |f| root(f).expires = NOW - 1),
         ("trust-ends", Warning, |f| root(f).ends = NOW + 29 * 86_400_000),
         ("audit-records-lost", Warning, |f| log(f).lost = 4),
+        ("image-not-pulled-anew", Warning, |f| {
+            daemon(f).not_pulled = vec![NotPulled { image: "r.io/a:1".into(), ended: "timed_out".into() }];
+        }),
         ("audit-log-away", Warning, |f| log(f).free_bytes = None),
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),
         ("proofs-not-kept", Warning, |f| store(f).kept = "memory_only".into()),

@@ -75,7 +75,7 @@ impl Question {
             named: self.image.clone(),
             reference: self.reference.clone(),
             role: self.role.clone(),
-            vetted_digest: String::new(),
+            ..Default::default()
         };
         Call { namespace: self.namespace.clone(), images: vec![image], keep_nothing, ..Default::default() }
     }

@@ -5,6 +5,7 @@
 //! make new series.
 
 mod layouts;
+mod recheck;
 mod serve;
 mod trust;
 
@@ -19,12 +20,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use recheck::{HiddenMetrics, RecheckMetrics};
 use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
 use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
+use crate::relay::hidden::Ended;
 use crate::trust::Trust;
 use crate::vetter::wire::Outcome as Verdict;
 
@@ -116,6 +119,11 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EffectLabel {
+    effect: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct SourceLabel {
     source: &'static str,
 }
@@ -153,6 +161,7 @@ pub struct RelayMetrics {
     break_glass_expires: Gauge,
     break_glass_uses: Counter,
     break_glass_rejected: Gauge,
+    hidden: HiddenMetrics,
 }
 
 impl Default for RelayMetrics {
@@ -255,6 +264,7 @@ impl Default for RelayMetrics {
             "1 while a break-glass file is there that is not in force: wrong, expired, or not root's",
             break_glass_rejected.clone(),
         );
+        let hidden = HiddenMetrics::new(&mut registry);
         Self {
             registry,
             calls,
@@ -275,6 +285,7 @@ impl Default for RelayMetrics {
             break_glass_expires,
             break_glass_uses,
             break_glass_rejected,
+            hidden,
         }
     }
 }
@@ -389,6 +400,17 @@ impl RelayMetrics {
         self.break_glass_rejected.set(i64::from(rejected));
     }
 
+    /// An image is hidden: so many are now.
+    pub fn hidden(&self, count: usize) {
+        self.hidden.set(count);
+    }
+
+    /// An image is hidden no more: how that ended, and how many are now.
+    pub fn repulled(&self, ended: Ended, count: usize) {
+        self.hidden.set(count);
+        self.hidden.ended(ended);
+    }
+
     /// How many permits are held now.
     pub fn permits_held(&self, count: usize) {
         self.permits_held.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -417,6 +439,7 @@ pub struct VetterMetrics {
     trace_spans: Family<OutcomeLabel, Counter>,
     trust: TrustMetrics,
     layouts: LayoutMetrics,
+    rechecks: RecheckMetrics,
 }
 
 /// What is counted of the proofs, and of their store.
@@ -529,6 +552,7 @@ impl Default for VetterMetrics {
         registry.register("trace_spans", "Spans of traces, by what became of them", trace_spans.clone());
         let trust = TrustMetrics::new(&mut registry);
         let layouts = LayoutMetrics::new(&mut registry);
+        let rechecks = RecheckMetrics::new(&mut registry);
         Self {
             registry,
             decisions,
@@ -545,6 +569,7 @@ impl Default for VetterMetrics {
             trace_spans,
             trust,
             layouts,
+            rechecks,
         }
     }
 }
@@ -633,6 +658,11 @@ impl VetterMetrics {
     /// The trusted roots in force, and how they are.
     pub fn trust(&self, trust: &Trust) {
         self.trust.set(trust);
+    }
+
+    /// What was asked about tags, and found.
+    pub fn rechecks(&self, counted: &crate::vetter::recheck::Counted) {
+        self.rechecks.set(counted);
     }
 
     /// The evidence layouts in force, and how they are.

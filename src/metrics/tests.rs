@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::proofs::Store;
+use crate::vetter::recheck::{Drift, Rechecks};
 
 fn summary() -> Summary {
     let store = Store { kept: Kept::MemoryOnly, bytes: 40, failures: 3, set_aside: 1, ..Store::default() };
@@ -32,6 +33,8 @@ fn page() -> String {
     relay.unknown_fields();
     relay.not_vetted();
     relay.removed_after_look();
+    relay.hidden(2);
+    relay.repulled(Ended::TimedOut, 1);
     relay.permit_used();
     relay.vetter_restarted();
     relay.permits_held(3);
@@ -68,6 +71,10 @@ fn page() -> String {
     vetter.policies_loaded("sha256:00", UNIX_EPOCH);
     vetter.policies_loaded("sha256:01", UNIX_EPOCH);
     vetter.policies_rejected();
+    let rechecks = Rechecks::default();
+    rechecks.asked(Ok(&()));
+    rechecks.drifted(Drift::NotPermitted);
+    vetter.rechecks(&rechecks.counted());
     vetter.config_source(ConfigSource::LastGood);
     vetter.audit_records_lost(7, 2);
     vetter.proofs(&summary());
@@ -187,6 +194,12 @@ fn values_are_told_as_they_were_set() {
         "crivet_audit_records_lost_total 7",
         "crivet_audit_journal_entries_lost_total 2",
         "crivet_permits_held 3",
+        "crivet_recheck_hidden 1",
+        "crivet_recheck_repulls_total{outcome=\"timed_out\"} 1",
+        "crivet_recheck_repulls_total{outcome=\"pulled\"} 0",
+        "crivet_recheck_requests_total{outcome=\"answered\"} 1",
+        "crivet_recheck_drift_total{effect=\"not_permitted\"} 1",
+        "crivet_recheck_drift_total{effect=\"warn\"} 0",
         "crivet_unvetted_containers{origin=\"bypass\"} 2",
         "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
         "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",

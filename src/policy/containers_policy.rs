@@ -187,6 +187,7 @@ impl Reader<'_> {
             mode: None,
             namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
             places: vec![Place::OWN],
+            recheck: None,
             rule,
         }
     }

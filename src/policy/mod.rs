@@ -9,6 +9,7 @@ mod model;
 mod native;
 mod openshift;
 mod pattern;
+mod recheck;
 mod scope;
 mod signed_identity;
 mod signers;
@@ -19,6 +20,7 @@ pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
 pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
+pub use recheck::{OnDrift, Recheck, WithoutAnswer};
 
 #[cfg(test)]
 mod tests;

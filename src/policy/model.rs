@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
 use crate::image::{Digest, ImageName, Reference};
 use crate::verify::{Authority, SIGNATURE_PREDICATE};
@@ -75,6 +76,7 @@ pub struct Policy {
     /// Where its evidence is; at least one.
     pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
+    pub(super) recheck: Option<Recheck>,
 }
 
 /// What a policy asks of an image.
@@ -195,6 +197,11 @@ impl Policy {
     /// Where its evidence is looked for.
     pub fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// How tags are held to their registry; `None`: what was vetted runs as long as it is on the node.
+    pub fn recheck(&self) -> Option<Recheck> {
+        self.recheck
     }
 
     /// The requirements it is made of, whatever their combination.

@@ -9,6 +9,7 @@ use super::model::{
     comparable_repository,
 };
 use super::pattern::Pattern;
+use super::recheck::{self, Written as WrittenRecheck};
 use super::signers::{Certificates, Key, Keyless, Reader, Text, Written as Signers, predicate_type_of};
 use crate::image::{Reference, quoted};
 use crate::limits;
@@ -40,6 +41,7 @@ struct Spec {
     requirements: Option<Requirements>,
     insecure_accept_anything: Option<Reason>,
     deny: Option<Reason>,
+    recheck: Option<WrittenRecheck>,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +131,11 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         }
         None => None,
     };
+    let recheck = spec.recheck.as_ref().and_then(|written| recheck::read(document, written, &mut faults));
+    if spec.recheck.is_some() && spec.requirements.is_none() {
+        let text = "spec.recheck: expected requirements beside it, found none; what nothing is asked of has no vetted digest to hold its tag to";
+        faults.push(document.fault_at_start(text.to_owned()));
+    }
     let rule = rule(document, spec, &mut faults);
     match rule {
         Some((rule, places)) if faults.is_empty() => {
@@ -140,6 +147,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
                 namespaces,
                 places,
                 rule,
+                recheck,
             };
             Ok((Compiled::Native { policy, patterns }, written.metadata.name))
         }

@@ -152,6 +152,7 @@ pub(super) fn compile(
         mode: None,
         namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
         places: vec![Place::OWN],
+        recheck: None,
         rule: Rule::Requires(Need::One(need)),
     };
     Ok((Compiled::OpenShift { policy, scopes, roots }, written.metadata.name))

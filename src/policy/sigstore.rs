@@ -189,6 +189,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         namespaces: None,
         places,
         rule,
+        recheck: None,
     };
     Ok((Compiled::Sigstore { policy, globs }, written.metadata.name))
 }

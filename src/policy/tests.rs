@@ -4,6 +4,7 @@ mod containers_policy;
 mod documented;
 mod given;
 mod openshift;
+mod recheck;
 mod signers;
 mod sigstore;
 
@@ -129,6 +130,7 @@ fn schema_has_the_keys_that_are_read() {
         ("/properties/metadata", signed(&pem, "").replace("name: signed", "name: signed, unknown: 1")),
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
         ("/properties/spec/properties/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
             "/properties/spec/properties/requirements/properties/claimedRepository",

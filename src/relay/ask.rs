@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Relay;
 use super::permits::Age;
+use super::{Relay, hidden};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::reply::Reply;
 use crate::decision::{NoVerdict, Permit, from_verdict};
+use crate::image::Reference;
 use crate::vetter::wire::{Call, Kind, Outcome, Verdict, VettedImage};
 
 /// How long after its use a held permit is told to the vetter, for the audit log.
@@ -50,11 +51,30 @@ pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit
         Err(NoVerdict::Late) => Some(Reason::TooSlow),
         Err(NoVerdict::Busy | NoVerdict::TooLarge) => Some(Reason::LimitReached),
     };
+    if let Ok(verdict) = &verdict {
+        refused(relay, call, verdict);
+    }
     let permit = from_verdict(verdict, call.images.len()).map_err(|reply| Refusal { reply, unrecorded })?;
     if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
         relay.permits.hold(call, &permit, generation, Instant::now());
     }
     Ok(permit)
+}
+
+/// What follows from a verdict that refuses, beside the answer.
+fn refused(relay: &Relay, call: &Call, verdict: &Verdict) {
+    match verdict.outcome() {
+        Outcome::Denied => relay.permits.forget(call),
+        Outcome::Undecided if call.kind() == Kind::CreateContainer => {
+            // Only what this call is about: the vetter has no say over other images.
+            let named = call.images.iter().filter_map(|image| Reference::parse(&image.reference).ok());
+            let hides = |image: &Reference| {
+                image.digest().is_none() && verdict.pull_anew.contains(&image.to_string())
+            };
+            named.filter(hides).for_each(|image| hidden::hide(relay, &image));
+        }
+        Outcome::Permitted | Outcome::Undecided | Outcome::UnknownOutcome => {}
+    }
 }
 
 fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {

@@ -90,6 +90,11 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
     }
 }
 
+fn not_pulled(relay: &Relay) -> Vec<wire::NotPulled> {
+    let all = relay.hidden.not_pulled().into_iter().take(limits::FOUND_SHOWN);
+    all.map(|(image, ended)| wire::NotPulled { image, ended: ended.as_str().to_owned() }).collect()
+}
+
 async fn status(relay: &Relay, started: &Started) -> Status {
     let runtime = runtime(relay).await;
     let (about, counted) = (relay.vetter.about(), relay.metrics.counted());
@@ -123,6 +128,8 @@ async fn status(relay: &Relay, started: &Started) -> Status {
             .as_ref()
             .map(|glass| BreakGlass { reason: glass.reason.clone(), expires: millis(glass.expires) }),
         break_glass_rejected: live.break_glass_rejected.clone(),
+        hidden: u32::try_from(relay.hidden.count()).unwrap_or(u32::MAX),
+        not_pulled: not_pulled(relay),
     }
 }
 

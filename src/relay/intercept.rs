@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, look, pause};
+use super::{Relay, hidden, look, pause, user};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
@@ -49,7 +49,8 @@ pub async fn vet_then_forward(
     let result: Result<Answer, No> = async {
         let permit = match vetted {
             Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
-            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
+            Vetted::PullImage => decide(relay, &call, budget).await,
+            Vetted::CreateContainer => created(relay, &mut call, budget).await,
         };
         // A refusal is a decision too.
         relay.metrics.vetted(vetted);
@@ -73,6 +74,10 @@ pub async fn vet_then_forward(
         Ok(answer)
     }
     .await;
+    if let (Vetted::PullImage, Some(image)) = (vetted, call.images.first()) {
+        // Before the answer is out: the kubelet asks for the image again.
+        hidden::pulled(relay, &image.named, result.as_ref().is_ok_and(Answer::succeeded));
+    }
     match result {
         Ok(answer) => Ok(answer.into_response()),
         Err(No::Answer(none)) => none.into_response(),
@@ -87,6 +92,20 @@ pub async fn vet_then_forward(
             Ok(reply.into_response())
         }
     }
+}
+
+/// A permit for a create. Whether the kubelet read the user by the same image is asked meanwhile, and counts where a proof does.
+async fn created(relay: &Relay, call: &mut Call, budget: Budget) -> Result<Permit, Refusal> {
+    let now = Instant::now();
+    for image in &mut call.images {
+        image.pulled_anew = relay.hidden.rests(&image.reference, now);
+    }
+    let (permit, user) = tokio::join!(decide(relay, call, budget), user::is_the_images(relay, call));
+    let permit = permit?;
+    if permit.images().first().is_some_and(|image| image.digest.is_some()) {
+        user?;
+    }
+    Ok(permit)
 }
 
 /// Why a vetted call has no answer of the runtime's.
@@ -172,6 +191,7 @@ async fn hold_to_digest(relay: &Relay, call: &Call, permit: &Permit, budget: Bud
         reference: image.reference.clone(),
         role: ROLE_IMAGE.to_owned(),
         vetted_digest: digest.clone(),
+        ..Default::default()
     };
     let pulled = Call { kind: Kind::PulledImage.into(), images: vec![arrived], ..call.clone() };
     decide(relay, &pulled, budget).await.map(drop)
@@ -201,7 +221,7 @@ async fn look_at_what_was_made(
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.
-async fn read(relay: &Relay, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Reply> {
+pub async fn read(relay: &Relay, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Reply> {
     let deadline = Instant::now() + Duration::from_secs(limits::VETTED_CALL_SECONDS);
     let (mut whole, mut held) = (Vec::new(), Vec::new());
     loop {

@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod found;
 pub mod gather;
 pub mod govern;
+pub mod hidden;
 pub mod http2;
 pub mod intercept;
 pub mod keeper;
@@ -21,9 +22,11 @@ pub mod look;
 pub mod mode;
 pub mod pause;
 pub mod permits;
+pub mod presence;
 pub mod serve;
 pub mod switch;
 pub mod upstream;
+pub mod user;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,6 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
 use self::found::Found;
+use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::look::Looks;
 use self::pause::PauseImage;
@@ -112,6 +116,8 @@ pub struct Relay {
     pub clients: Clients,
     /// What came through, and what did not.
     pub found: Found,
+    /// Images hidden until they are pulled anew.
+    pub hidden: Arc<Hidden>,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -148,6 +154,7 @@ impl Relay {
             looks: Looks::default(),
             clients: Clients::default(),
             found: Found::default(),
+            hidden: Arc::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
@@ -188,6 +195,11 @@ impl Relay {
         self.metrics.call(class, SystemTime::now());
         let stance = self.live.borrow().in_force.stance.clone();
         match (class, stance) {
+            (Class::Passthrough(_), Stance::Enforce)
+                if self.hidden.any() && path == presence::IMAGE_STATUS =>
+            {
+                Box::pin(presence::answer(&self, upstream, head, body)).await
+            }
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
                 passthrough(upstream, service, &head, body).await
             }

@@ -91,7 +91,7 @@ pub async fn complete(relay: &Relay, call: &mut Call) -> Result<Result<(), Strin
         named: image.id,
         reference: name,
         role: ROLE_PAUSE.to_owned(),
-        vetted_digest: String::new(),
+        ..Default::default()
     }];
     Ok(Ok(()))
 }
@@ -138,7 +138,7 @@ async fn pull(
         named: name.to_owned(),
         reference: name.to_owned(),
         role: ROLE_PAUSE.to_owned(),
-        vetted_digest: String::new(),
+        ..Default::default()
     };
     let pull = Call { kind: Kind::PullImage.into(), images: vec![image], ..call.clone() };
     ask::decide(relay, &pull, budget).await?;

@@ -90,6 +90,11 @@ impl Permits {
         held.generation += 1;
     }
 
+    /// Drops the permit for calls with these facts: what was denied since does not start for want of a vetter.
+    pub fn forget(&self, call: &Call) {
+        self.lock().by_facts.remove(&key(call));
+    }
+
     /// Drops every permit unless this names the configuration and policies they rest on.
     pub fn rest_on(&self, basis: &str) {
         let same = self.lock().basis.as_deref() == Some(basis);
@@ -140,12 +145,11 @@ mod tests {
 
     fn permit() -> Permit {
         let verdict = Verdict {
-            judged: Vec::new(),
             outcome: Outcome::Permitted.into(),
             images: vec![VettedImage::default()],
             fresh_ms: 1_000,
             usable_when_down_ms: 60_000,
-            message: String::new(),
+            ..Default::default()
         };
         from_verdict(Ok(verdict), 1).unwrap()
     }
@@ -188,6 +192,16 @@ mod tests {
         assert!(permits.find(&call("prod", "a:1"), Age::UsableWhenVetterDown, later).is_some());
         let over = now + Duration::from_secs(61);
         assert!(permits.find(&call("prod", "a:1"), Age::UsableWhenVetterDown, over).is_none());
+    }
+
+    #[test]
+    fn a_permit_is_forgotten_for_equal_facts() {
+        let (permits, now) = (Permits::default(), Instant::now());
+        permits.hold(&call("prod", "a:1"), &permit(), permits.generation(), now);
+        permits.hold(&call("prod", "a:2"), &permit(), permits.generation(), now);
+        permits.forget(&call("prod", "a:1"));
+        assert!(permits.find(&call("prod", "a:1"), Age::UsableWhenVetterDown, now).is_none());
+        assert!(permits.find(&call("prod", "a:2"), Age::Fresh, now).is_some());
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn uses(relay: &Relay, named: &str, reference: String) -> Vec<ImageUse> {
         named: named.to_owned(),
         reference,
         role: ROLE_IMAGE.to_owned(),
-        vetted_digest: String::new(),
+        ..Default::default()
     };
     references.into_iter().map(image).collect()
 }

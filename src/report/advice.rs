@@ -103,6 +103,22 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The call does not say which image is meant",
             "Name the image by its repository in the pod, and pull it by that name rather than importing it.",
         ),
+        Some(Reason::ImageDrifted) => (
+            "The tag points elsewhere in the registry than at what was vetted",
+            "If the tag was meant to move, pull the image anew (imagePullPolicy: Always, or onDrift: repull in the policy). Otherwise find out who moved it, and move it back.",
+        ),
+        Some(Reason::RecheckRegistryDown) => (
+            "A registry that is down did not say what the tag points at now",
+            "Mend the way to the registry. Until then whenRegistryDown: allow lets what was vetted run.",
+        ),
+        Some(Reason::RecheckLoginRefused) => (
+            "A registry refused every login when asked what the tag points at now",
+            "Give the pods a pull secret that may read the repository, or the node a login (docs/credentials.md).",
+        ),
+        Some(Reason::NameMoved) => (
+            "The runtime has another image under the pod's name than the one it was to run",
+            "It settles itself: the kubelet asks again. If it stays, find out who tags or removes images on the node.",
+        ),
         Some(Reason::Runtime) => (
             "The runtime could not be asked, or does not have the image",
             "Look at the runtime's own log; pull the image by its name.",

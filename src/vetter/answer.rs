@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::case::{InForce, Vetting};
+use super::case::{InForce, Rechecked, Vetting};
 use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;
@@ -14,7 +14,12 @@ use crate::telemetry::Span;
 /// than what it rests on.
 pub fn verdict(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict {
     match refusal(vettings) {
-        Some((vetting, reply)) => refused(outcome(vetting.decision), reply),
+        Some((vetting, reply)) => {
+            let pull_anew =
+                vettings.iter().filter(|v| v.recheck.pull_anew && vetting.decision == Decision::Undecided);
+            let pull_anew = pull_anew.filter_map(|v| v.reference.clone()).collect();
+            Verdict { pull_anew, ..refused(outcome(vetting.decision), reply) }
+        }
         None => permits(in_force, vettings, now),
     }
 }
@@ -60,15 +65,19 @@ fn outcome(decision: Decision) -> Outcome {
 fn permits(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict {
     let vetting = &in_force.config.vetting;
     let left = left(vettings.iter().filter_map(|vetting| vetting.until), now);
-    let all_allowed = vettings.iter().all(|v| v.decision == Decision::Allowed);
+    let nothing_to_say = vettings.iter().all(|v| v.decision == Decision::Allowed && v.reason.is_none());
+    let at_most = |longest: Duration, of: fn(&Rechecked) -> Option<Duration>| {
+        millis(vettings.iter().filter_map(|v| of(&v.recheck)).fold(longest.min(left), Duration::min))
+    };
     Verdict {
         outcome: Outcome::Permitted.into(),
         message: String::new(),
         images: vettings.iter().map(permitted).collect(),
-        // What passes only because its policy audits is asked for again each time, so that each is recorded.
-        fresh_ms: if all_allowed { millis(vetting.fresh_for.min(left)) } else { 0 },
-        usable_when_down_ms: millis(vetting.usable_when_vetter_down.min(left)),
-        judged: Vec::new(),
+        // What passes only because its policy audits, or has something to be told, is asked for again each time, so that
+        // each is recorded.
+        fresh_ms: if nothing_to_say { at_most(vetting.fresh_for, |recheck| recheck.fresh_for) } else { 0 },
+        usable_when_down_ms: at_most(vetting.usable_when_vetter_down, |recheck| recheck.usable_for),
+        ..Default::default()
     }
 }
 
@@ -85,7 +94,7 @@ pub fn nobody_waits(in_force: &InForce, call: &Call) -> Verdict {
         images: vec![VettedImage::default(); call.images.len()],
         fresh_ms: 0,
         usable_when_down_ms: millis(in_force.config.vetting.usable_when_vetter_down),
-        judged: Vec::new(),
+        ..Default::default()
     }
 }
 

@@ -61,13 +61,13 @@ pub struct Context<'a> {
 pub struct Vetting {
     /// What was decided.
     pub decision: Decision,
-    /// Why it was not allowed; `None` if it was.
+    /// Why it was not allowed, or what its recheck found though it was.
     pub reason: Option<Reason>,
     /// A registry or the network is why it is undecided.
     pub registry: bool,
     /// Whether a decision against the image refuses the call, going by its policies' modes.
     pub enforced: bool,
-    /// Why it was not allowed, one deterministic line; empty if it was.
+    /// The same as one deterministic line; empty if there is nothing to say.
     pub text: String,
     /// The normalised reference it was decided under, where there is one.
     pub reference: Option<String>,
@@ -79,6 +79,19 @@ pub struct Vetting {
     pub until: Option<SystemTime>,
     /// Each policy that covers the image, and what it says.
     pub policies: Vec<PolicyVetting>,
+    /// What its tag's recheck means for the call.
+    pub recheck: Rechecked,
+}
+
+/// What follows from what the registry said of a tag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rechecked {
+    /// How long that may be relied on; `None`: nothing was asked.
+    pub fresh_for: Option<Duration>,
+    /// The same while no vetter lives.
+    pub usable_for: Option<Duration>,
+    /// The image is to be pulled anew before a container is made of it.
+    pub pull_anew: bool,
 }
 
 /// What one policy says.
@@ -132,7 +145,7 @@ impl InForce {
     }
 
     /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
-    fn enforces(&self, policy: Option<Mode>) -> bool {
+    pub(super) fn enforces(&self, policy: Option<Mode>) -> bool {
         self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
     }
 
@@ -248,6 +261,7 @@ impl<'a> Case<'a> {
             ties: Vec::new(),
             until: None,
             policies,
+            recheck: Rechecked::default(),
         }
     }
 
@@ -372,6 +386,7 @@ impl Vetting {
             ties: Vec::new(),
             until: None,
             policies: Vec::new(),
+            recheck: Rechecked::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod load;
 pub mod logins;
 pub mod node;
 pub mod node_logins;
+pub mod recheck;
 pub mod session;
 pub mod trouble;
 pub mod verifications;

@@ -371,6 +371,7 @@ impl Session {
 
     async fn page(&self) -> String {
         self.metrics.proofs(&self.vetter.proofs.summary());
+        self.metrics.rechecks(&self.vetter.rechecks().counted());
         if let Some(free) = self.state().audit_log.and_then(|log| log.free_bytes) {
             self.metrics.audit_log_free_bytes(free);
         }

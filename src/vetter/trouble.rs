@@ -110,7 +110,7 @@ impl Trouble {
 }
 
 /// The text about an image, which begins with its name.
-fn without_image(text: &str) -> &str {
+pub(super) fn without_image(text: &str) -> &str {
     text.split_once(": ").map_or(text, |(_image, rest)| rest)
 }
 

@@ -1,5 +1,6 @@
 //! The order of work for one image: name → policies → digest → image ID → evidence → decision.
 
+mod drift;
 mod proven;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::flight::Flights;
 use super::identity::{Identities, Sources};
 use super::logins::{Logins, own_login};
 use super::node::Node;
+use super::recheck::Rechecks;
 use super::trouble::Trouble;
 use super::verifications::Verifications;
 use super::visit::Visit;
@@ -34,6 +36,7 @@ pub struct Vetter {
     verifications: Arc<Verifications>,
     identities: Identities,
     resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
+    rechecks: Arc<Rechecks>,
     credentials: Arc<Credentials>,
     background: Arc<Background>,
     node: Node,
@@ -70,6 +73,7 @@ impl Vetter {
             identities: Identities::new(Arc::clone(&proofs), host.clone()),
             proofs,
             resolutions: Flights::default(),
+            rechecks: Arc::default(),
             credentials,
             background,
             node,
@@ -80,6 +84,11 @@ impl Vetter {
     /// The node this vetter asks.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// What registries said of tags.
+    pub fn rechecks(&self) -> &Rechecks {
+        &self.rechecks
     }
 
     /// Work that nobody waits for begins with a place here.
@@ -134,7 +143,8 @@ impl Vetter {
             }
         };
         let case = Case { in_force, context, shown, name, policies: covering };
-        let mut vetting = self.decide(&case, image).await;
+        let vetting = self.decide(&case, image).await;
+        let mut vetting = self.rechecked(&case, image, vetting).await;
         if let ImageName::Reference(reference) = &case.name {
             vetting.reference = Some(reference.to_string());
         }
@@ -201,6 +211,9 @@ impl Vetter {
             Some(digest) => (digest, None),
             None => self.resolve(&visit).await?,
         };
+        if reference.digest().is_none() && case.policies.iter().any(|policy| policy.recheck().is_some()) {
+            self.rechecks.learned(&reference.to_string(), Some(root), Instant::now());
+        }
         if let Some(own) = own {
             self.credentials.hold(&reference.repo_name(), case.context.namespace, own);
         }

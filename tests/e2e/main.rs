@@ -32,6 +32,7 @@ mod packages;
 mod parts;
 mod pause;
 mod proofs;
+mod recheck;
 mod referrers;
 mod registries;
 mod report;

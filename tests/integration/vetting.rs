@@ -14,6 +14,7 @@ mod leak;
 mod logins;
 mod node;
 mod pull;
+mod recheck;
 mod registry;
 mod reload;
 mod runtime;

@@ -182,7 +182,7 @@ fn stranger(container: Container, bypass: bool, round: &Round<'_>) -> Stranger {
     Stranger {
         running: container.state() == ContainerState::ContainerRunning,
         name: container.metadata.unwrap_or_default().name,
-        image: ImageUse { named, reference, role: ROLE_IMAGE.to_owned(), vetted_digest: String::new() },
+        image: ImageUse { named, reference, role: ROLE_IMAGE.to_owned(), ..Default::default() },
         sandbox: container.pod_sandbox_id,
         pod: None,
         bypass,

@@ -1,5 +1,6 @@
 //! A real kubelet without an API server: it runs the static pods of one folder.
 
+use super::api_server::{ApiServer, NODE};
 use super::crictl::log_line;
 use super::daemon::Daemon;
 use super::http;
@@ -51,11 +52,20 @@ pub fn configuration(runtime: &str, dir: &Path, port: u16, read_only: u16) -> Va
 impl Kubelet {
     /// Starts the kubelet on a runtime's socket, which serves the images as well.
     pub fn start(peers: &Peers, runtime: &Path) -> Self {
-        Self::start_with(peers, runtime, &json!({}))
+        Self::started(peers, runtime, &json!({}), None)
     }
 
     /// As [`Kubelet::start`], with more fields of its configuration.
     pub fn start_with(peers: &Peers, runtime: &Path, more: &Value) -> Self {
+        Self::started(peers, runtime, more, None)
+    }
+
+    /// As [`Kubelet::start`], with the pods of an API server too.
+    pub fn start_with_api(peers: &Peers, runtime: &Path, api: &ApiServer) -> Self {
+        Self::started(peers, runtime, &json!({"registerNode": false}), Some(api))
+    }
+
+    fn started(peers: &Peers, runtime: &Path, more: &Value, api: Option<&ApiServer>) -> Self {
         let pods = StaticPods::new(&peers.path().join("kubelet"), super::free_port());
         let (dir, address) = (pods.dir.clone(), pods.address.clone());
         let read_only = address.rsplit(':').next().unwrap().parse().unwrap();
@@ -67,20 +77,20 @@ impl Kubelet {
         let config_file = dir.join("config.json");
         fs::write(&config_file, config.to_string()).unwrap();
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
-        let daemon = Daemon::start(
-            peers,
-            "kubelet",
-            &peers.program("kubelet"),
-            [
-                flag("config", &config_file),
-                flag("root-dir", &dir.join("root")),
-                flag("cert-dir", &dir.join("pki")),
-                "--hostname-override=node".to_owned(),
-                "--oom-score-adj=0".to_owned(),
-                "--v=2".to_owned(),
-            ],
-            &[],
-        );
+        let mut flags = vec![
+            flag("config", &config_file),
+            flag("root-dir", &dir.join("root")),
+            flag("cert-dir", &dir.join("pki")),
+            format!("--hostname-override={NODE}"),
+            "--oom-score-adj=0".to_owned(),
+            "--v=2".to_owned(),
+        ];
+        if let Some(api) = api {
+            let kubeconfig = dir.join("kubeconfig");
+            fs::write(&kubeconfig, api.kubeconfig()).unwrap();
+            flags.push(flag("kubeconfig", &kubeconfig));
+        }
+        let daemon = Daemon::start(peers, "kubelet", &peers.program("kubelet"), flags, &[]);
         let mut kubelet = Self { daemon, pods };
         let Self { daemon, pods } = &mut kubelet;
         daemon.wait_ready(Duration::from_secs(60), || pods.answers());

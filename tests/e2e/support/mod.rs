@@ -1,5 +1,6 @@
 //! The real parts under test, started in a scratch folder of their own and gone when the test ends.
 
+pub mod api_server;
 #[path = "../../integration/support/collector.rs"]
 pub mod collector;
 pub mod containerd;
