@@ -198,14 +198,19 @@ impl PolicySet {
         found.into_iter().filter_map(|at| self.policies.get(at)).collect()
     }
 
-    /// The first policy that denies one of these digests by name, whatever the image is called by: a pattern's digest is
-    /// then held against the content, not the reference. It beats every proof and every other policy.
-    pub fn denies(&self, subject: &Subject<'_>, digests: &[Digest]) -> Option<&Policy> {
+    /// The first policy, of those that `count`, that denies one of these digests by name, whatever the image is called by: a
+    /// pattern's digest is then held against the content, not the reference. It beats every proof and every other policy.
+    pub fn denies(
+        &self,
+        subject: &Subject<'_>,
+        digests: &[Digest],
+        count: impl Fn(&Policy) -> bool,
+    ) -> Option<&Policy> {
         let scopes = digests.iter().filter_map(|digest| self.denied.get(digest)).flatten();
         scopes
             .filter(|scope| scope.pattern.matches_name(subject.name))
             .filter_map(|scope| self.policies.get(scope.policy))
-            .find(|policy| policy.covers_namespace(subject.namespace))
+            .find(|policy| policy.covers_namespace(subject.namespace) && count(policy))
     }
 
     /// The policies that deny some digest of an image with this name: before it is allowed its content has to be known.

@@ -330,7 +330,8 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     .unwrap();
     let denies = |image: &str, namespace, digests: &[Digest]| {
         let name = ImageName::parse(image).unwrap();
-        set.denies(&Subject { name: &name, namespace }, digests).map(|policy| policy.name().to_owned())
+        set.denies(&Subject { name: &name, namespace }, digests, |_| true)
+            .map(|policy| policy.name().to_owned())
     };
     for image in ["nginx", "r.io/a:v1", "", &bad.hex()] {
         assert_eq!(denies(image, None, &[Digest::of(b"x"), bad]).as_deref(), Some("everywhere"), "{image}");

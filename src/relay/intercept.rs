@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
@@ -100,10 +100,20 @@ async fn created(relay: &Relay, call: &mut Call, budget: Budget) -> Result<Permi
     for image in &mut call.images {
         image.pulled_anew = relay.hidden.rests(&image.reference, now);
     }
-    let (permit, user) = tokio::join!(decide(relay, call, budget), user::is_the_images(relay, call));
-    let permit = permit?;
+    let mut user = std::pin::pin!(user::is_the_images(relay, call));
+    let (mut decision, mut known) = (std::pin::pin!(decide(relay, call, budget)), None);
+    let permit = loop {
+        tokio::select! {
+            permit = &mut decision => break permit?,
+            held = &mut user, if known.is_none() => known = Some(held),
+        }
+    };
     if permit.images().first().is_some_and(|image| image.digest.is_some()) {
-        user?;
+        let left = budget.left(std::time::Instant::now());
+        match known {
+            Some(known) => known?,
+            None => timeout(left, user).await.unwrap_or_else(|_| Err(user::not_told()))?,
+        }
     }
     Ok(permit)
 }

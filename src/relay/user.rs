@@ -44,6 +44,14 @@ pub async fn is_the_images(relay: &Relay, call: &Call) -> Result<(), Refusal> {
     Err(Refusal::own(&text, Reason::NameMoved))
 }
 
+/// The runtime did not say in time.
+pub fn not_told() -> Refusal {
+    Refusal::own(
+        "the runtime does not say in time which image it has under the pod's own name",
+        Reason::Runtime,
+    )
+}
+
 async fn id_of(relay: &Relay, name: &str) -> Result<Option<String>, RuntimeError> {
     Ok(relay.runtime.image_status(name).await?.map(|image| image.id))
 }

@@ -108,7 +108,7 @@ fn refused(outcome: Outcome, reply: Reply) -> Verdict {
 }
 
 fn permitted(vetting: &Vetting) -> VettedImage {
-    if vetting.decision != Decision::Allowed {
+    if !vetting.binds {
         return VettedImage::default();
     }
     VettedImage {

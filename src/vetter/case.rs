@@ -67,6 +67,9 @@ pub struct Vetting {
     pub registry: bool,
     /// Whether a decision against the image refuses the call, going by its policies' modes.
     pub enforced: bool,
+    /// Whether what is known of the image binds the relay: not where the policies that cover it only audit, and also where
+    /// those that refuse have said yes and one that audits has not.
+    pub binds: bool,
     /// The same as one deterministic line; empty if there is nothing to say.
     pub text: String,
     /// The normalised reference it was decided under, where there is one.
@@ -115,6 +118,19 @@ pub(super) struct Case<'a> {
     pub shown: String,
     pub name: ImageName,
     pub policies: Vec<&'a Policy>,
+    pub part: Part,
+}
+
+/// Which policies have a say. Those that only audit are asked after those that refuse have said yes: what is a trial must
+/// not decide, and not stand in the way of what decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All: they all refuse, or none does.
+    All,
+    /// Those that refuse calls.
+    Enforcing,
+    /// Those that do not.
+    Auditing,
 }
 
 impl InForce {
@@ -175,10 +191,20 @@ impl<'a> Case<'a> {
         Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
     }
 
+    /// Whether a policy is of the part that is asked.
+    fn counts(&self, policy: &Policy) -> bool {
+        match self.part {
+            Part::All => true,
+            Part::Enforcing => self.in_force.enforces(policy.mode()),
+            Part::Auditing => !self.in_force.enforces(policy.mode()),
+        }
+    }
+
     /// Whether a deny rule by digest covers the name: then the content has to be known before anything is allowed.
     pub fn may_be_denied(&self) -> bool {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
-        self.in_force.policies.as_ref().is_ok_and(|policies| policies.may_deny(&subject).next().is_some())
+        let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
+        denying.into_iter().any(|policy| self.counts(policy))
     }
 
     /// Where its policies have their evidence. A signature is the same wherever it was found.
@@ -219,7 +245,12 @@ impl<'a> Case<'a> {
     pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
         let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
         let subject = Subject { name: &self.name, namespace: self.namespace() };
-        let policy = self.in_force.policies.as_ref().ok()?.denies(&subject, &digests)?;
+        let policies = self.in_force.policies.as_ref().ok()?;
+        // One that only audits does not stand in the way of one that refuses.
+        let enforces = |policy: &Policy| self.counts(policy) && self.in_force.enforces(policy.mode());
+        let policy = policies
+            .denies(&subject, &digests, enforces)
+            .or_else(|| policies.denies(&subject, &digests, |policy| self.counts(policy)))?;
         Some(Vetting { digest: digests.first().copied(), ..self.judge_by_name(&[policy], &digests) })
     }
 
@@ -234,12 +265,17 @@ impl<'a> Case<'a> {
         if self.context.beside { self.work_by() } else { self.context.answer_by }
     }
 
+    /// What is said where no policy is to be asked.
     pub fn unmatched(&self) -> Vetting {
+        if self.part != Part::All {
+            return self.allowed(Vec::new());
+        }
         match self.in_force.config.unmatched {
             Unmatched::Allow => self.allowed(Vec::new()),
             Unmatched::Deny => Vetting {
                 decision: Decision::Denied,
                 reason: Some(Reason::NoPolicy),
+                binds: false,
                 text: format!(
                     "image {}: expected a policy that covers it, found none and unmatched: deny; add an ImagePolicy for it",
                     self.shown
@@ -255,6 +291,7 @@ impl<'a> Case<'a> {
             reason: None,
             registry: false,
             enforced: self.in_force.enforces(None),
+            binds: true,
             text: String::new(),
             reference: None,
             digest: None,
@@ -268,6 +305,7 @@ impl<'a> Case<'a> {
     pub fn undecided(&self, trouble: Trouble) -> Vetting {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
+        let denying = denying.filter(|policy| self.counts(policy));
         let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
         let policies = asked.map(|policy| PolicyVetting {
             name: policy.name().to_owned(),
@@ -280,6 +318,7 @@ impl<'a> Case<'a> {
             reason: Some(trouble.reason()),
             registry: trouble.is_registry(),
             enforced: self.policies.iter().copied().chain(denying).any(|p| self.in_force.enforces(p.mode())),
+            binds: false,
             text: format!("image {}: {trouble}", self.shown),
             ..self.allowed(policies.collect())
         }
@@ -341,6 +380,9 @@ impl<'a> Case<'a> {
             let (name, source) = (policy.name().to_owned(), policy.source());
             vetting.policies.push(PolicyVetting { name, source, decision, checks });
         }
+        let only_audits =
+            self.in_force.mode == Mode::Enforce && !policies.iter().any(|p| self.in_force.enforces(p.mode()));
+        vetting.binds = vetting.decision == Decision::Allowed && (policies.is_empty() || !only_audits);
         vetting
     }
 
@@ -366,6 +408,32 @@ fn reason(why: Shortfall) -> Reason {
 }
 
 impl Vetting {
+    /// With what the policies say that only audit, where those that refuse have said yes.
+    pub(super) fn with_audited(self, audited: Vetting) -> Vetting {
+        let (policies, until) = (
+            self.policies.iter().chain(&audited.policies).cloned().collect(),
+            self.until.into_iter().chain(audited.until).min(),
+        );
+        let fresh_for = self.recheck.fresh_for.into_iter().chain(audited.recheck.fresh_for).min();
+        let recheck = Rechecked { fresh_for, ..self.recheck };
+        // What was noted by those that refuse comes first.
+        let told = match (audited.decision, &self.reason) {
+            (Decision::Allowed, Some(_)) => (self.reason, self.text),
+            _ => (audited.reason, audited.text),
+        };
+        Vetting {
+            decision: audited.decision,
+            reason: told.0,
+            text: told.1,
+            registry: audited.registry,
+            enforced: false,
+            policies,
+            until,
+            recheck,
+            ..self
+        }
+    }
+
     /// An image whose vetting is not done when the answer is due.
     pub fn late(in_force: &InForce, image: &ImageUse) -> Vetting {
         let name = if image.reference.is_empty() { &image.named } else { &image.reference };
@@ -380,6 +448,7 @@ impl Vetting {
             reason: Some(trouble.reason()),
             registry: false,
             enforced: in_force.enforces(None),
+            binds: false,
             text: trouble.to_string(),
             reference: None,
             digest: None,

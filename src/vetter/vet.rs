@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::background::{Background, Guest};
-use super::case::{Case, Context, InForce, Vetting};
+use super::case::{Case, Context, InForce, Part, Vetting};
 use super::credentials::Credentials;
 use super::evidence::Evidences;
 use super::flight::Flights;
@@ -24,7 +24,7 @@ use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, quoted};
 use crate::limits;
-use crate::policy::Subject;
+use crate::policy::{Policy, Subject};
 use crate::proofs::Proofs;
 use crate::registry::Credential;
 
@@ -135,20 +135,53 @@ impl Vetter {
             }
         };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
-        let covering = policies.applicable(&Subject { name: &name, namespace });
+        let subject = Subject { name: &name, namespace };
+        let covering = policies.applicable(&subject);
+        let enforces = |policy: &Policy| in_force.enforces(policy.mode());
+        let (mut refuse, mut audit) = (Vec::new(), Vec::new());
+        covering
+            .iter()
+            .copied()
+            .for_each(|policy| if enforces(policy) { refuse.push(policy) } else { audit.push(policy) });
+        let refuses = !refuse.is_empty() || policies.may_deny(&subject).any(enforces);
+        let audits = !audit.is_empty() || policies.may_deny(&subject).any(|policy| !enforces(policy));
+        // What no policy covers is the configuration's to say, which refuses or audits as a whole.
+        let mixed = refuses && audits && !covering.is_empty();
         let shown = match &name {
             ImageName::Reference(reference) => reference.to_string(),
             ImageName::Id(_) | ImageName::Empty => {
                 image.named.escape_debug().take(limits::QUOTED_CHARS).collect()
             }
         };
-        let case = Case { in_force, context, shown, name, policies: covering };
-        let vetting = self.decide(&case, image).await;
-        let mut vetting = self.rechecked(&case, image, vetting).await;
-        if let ImageName::Reference(reference) = &case.name {
-            vetting.reference = Some(reference.to_string());
-        }
-        vetting
+        let normalised = match &name {
+            ImageName::Reference(reference) => Some(reference.to_string()),
+            ImageName::Id(_) | ImageName::Empty => None,
+        };
+        let case = |policies, part| Case {
+            in_force,
+            context,
+            shown: shown.clone(),
+            name: name.clone(),
+            policies,
+            part,
+        };
+        let vetting = if mixed {
+            let vetting = self.vetted(&case(refuse, Part::Enforcing), image).await;
+            match vetting.decision {
+                Decision::Allowed => {
+                    vetting.with_audited(self.vetted(&case(audit, Part::Auditing), image).await)
+                }
+                Decision::Denied | Decision::Undecided => vetting,
+            }
+        } else {
+            self.vetted(&case(covering, Part::All), image).await
+        };
+        Vetting { reference: normalised, ..vetting }
+    }
+
+    async fn vetted(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
+        let vetting = self.decide(case, image).await;
+        self.rechecked(case, image, vetting).await
     }
 
     async fn decide(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {

@@ -23,4 +23,5 @@ mod signer;
 mod switch;
 mod time;
 mod traces;
+mod trial;
 mod trust;

@@ -88,9 +88,9 @@ impl Vetter {
     async fn tag_now(&self, case: &Case<'_>, question: &Question<'_>) -> Now {
         let now = Instant::now();
         let fresh_for = self.rechecks.fresh_for(&question.name, question.all.interval);
-        let refuses = question.enforced.is_some_and(|recheck| recheck.on_drift == OnDrift::Deny);
+        let refuses = question.enforced.is_some_and(|recheck| recheck.on_drift != OnDrift::Warn);
         let known = self.rechecks.said(&question.name).filter(|said| {
-            // What refuses what runs is mended by whoever moves the tag back: that is not to take hours.
+            // What refuses what runs, or has it pulled anew, is mended by whoever moves the tag back: that is not to take hours.
             let refused = refuses && self.is_same(question, said) == Some(false);
             now.saturating_duration_since(said.at) < if refused { fresh_for.min(RETRY) } else { fresh_for }
         });
