@@ -349,7 +349,7 @@ impl<'a> Case<'a> {
                 return Err(Problem::new(Step::Time, text));
             }
             self.times.push(VerifiedTime { time: self.now, source: TimeSource::Clock });
-            self.until = Some(leaf.not_after());
+            self.until = Some(self.ends(leaf, chain));
         }
         let how = if self.until.is_some() { " by the node's clock" } else { "" };
         let times: Vec<String> = self.times.iter().map(|known| rfc3339(known.time)).collect();
@@ -379,6 +379,17 @@ impl<'a> Case<'a> {
             self.passed(Step::Sct, format!("promised by the CT log {}", quoted_name(log)));
         }
         Ok(())
+    }
+
+    /// When what holds now has to be looked at again: with the first end of what its path may lead over.
+    fn ends(&self, leaf: &Certificate, chain: &[Certificate]) -> SystemTime {
+        let (roots, intermediates) = match self.authority {
+            Authority::Pki(authority) => (authority.roots.as_slice(), authority.intermediates.as_slice()),
+            Authority::Key(_) | Authority::Keyless(_) => (&[][..], &[][..]),
+        };
+        let path = [std::slice::from_ref(leaf), chain, roots, intermediates].concat();
+        let ends = path.iter().map(Certificate::not_after).filter(|end| *end > self.now);
+        ends.min().unwrap_or(leaf.not_after())
     }
 
     fn issuers(&self, root: Option<&'a Root>) -> Vec<Issuer<'a>> {

@@ -66,6 +66,12 @@ fn certificate_of_the_policys_own_authority_holds_until_it_ends() {
 }
 
 #[test]
+fn what_holds_by_the_clock_is_looked_at_again_when_a_certificate_of_the_authority_ends() {
+    let verified = verify_with("signer", authority(), year(0.5)).unwrap();
+    assert_eq!(verified.until, Some(certificates("expired-root")[0].not_after()));
+}
+
+#[test]
 fn expired_certificate_is_refused() {
     assert!(verify_with("expired-signer", authority(), year(0.5)).is_ok());
     refused("expired-signer", 6.0, "one that had expired");
