@@ -23,7 +23,7 @@ pub const RETRY: Duration = Duration::from_secs(limits::RECHECK_RETRY_SECONDS);
 pub struct Rechecks {
     tags: Mutex<Tags>,
     /// Requests under way: by reference and credential, and whether nobody waits.
-    pub heads: Flights<(String, Credential, bool), Result<Digest, Trouble>>,
+    pub heads: Flights<(String, Credential, bool), Result<(Digest, Instant), Trouble>>,
     counts: Counts,
     /// Another one in each process, so that nodes do not ask together.
     jitter: RandomState,
@@ -41,7 +41,7 @@ struct Tags {
 pub struct Said {
     /// What it points at; `None`: there is no such tag.
     pub digest: Option<Digest>,
-    /// When.
+    /// When it was asked.
     pub at: Instant,
     /// An image that this is not, by a walk of its bytes.
     pub other_than: Option<ImageId>,
@@ -116,9 +116,13 @@ impl Rechecks {
         interval - (interval / 10) * part / 128
     }
 
-    /// A registry said what a tag points at.
+    /// A registry said what a tag points at, when it was asked at this time. An answer to an earlier question that comes
+    /// later says nothing new.
     pub fn learned(&self, reference: &str, digest: Option<Digest>, at: Instant) {
         let mut tags = self.tags();
+        if tags.said.get(reference).is_some_and(|said| said.at > at) {
+            return;
+        }
         let before = tags.said.get(reference).filter(|said| said.digest == digest);
         let other_than = before.and_then(|said| said.other_than);
         make_room(&mut tags.said, reference, |said| said.at);
@@ -232,6 +236,17 @@ mod tests {
         rechecks.learned("r/a:1", Some(Digest::of(b"a")), now);
         let said = Said { digest: Some(Digest::of(b"a")), at: now, other_than: None };
         assert_eq!((rechecks.said("r/a:1"), rechecks.said("r/a:2")), (Some(said), None));
+    }
+
+    #[test]
+    fn answer_to_an_earlier_question_that_comes_later_says_nothing() {
+        let (rechecks, now) = (Rechecks::default(), Instant::now());
+        let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
+        rechecks.learned("r/a:1", Some(new), now + SECOND);
+        rechecks.learned("r/a:1", Some(old), now);
+        assert_eq!(rechecks.said("r/a:1").unwrap().digest, Some(new));
+        rechecks.learned("r/a:1", Some(old), now + 2 * SECOND);
+        assert_eq!(rechecks.said("r/a:1").unwrap().digest, Some(old));
     }
 
     #[test]

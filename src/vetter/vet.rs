@@ -239,13 +239,14 @@ impl Vetter {
         visit: Visit,
         own: Option<&Credential>,
     ) -> Result<Vetting, Trouble> {
+        let asked = Instant::now();
         let (root, seed) = match reference.digest() {
             // Both runtimes drop a tag beside a digest.
             Some(digest) => (digest, None),
             None => self.resolve(&visit).await?,
         };
         if reference.digest().is_none() && case.policies.iter().any(|policy| policy.recheck().is_some()) {
-            self.rechecks.learned(&reference.to_string(), Some(root), Instant::now());
+            self.rechecks.learned(&reference.to_string(), Some(root), asked);
         }
         if let Some(own) = own {
             self.credentials.hold(&reference.repo_name(), case.context.namespace, own);

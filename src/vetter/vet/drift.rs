@@ -65,6 +65,12 @@ impl<'c> Question<'c> {
         let by = if case.context.beside { case.work_by() } else { now + PATIENCE.min(left * 3 / 4) };
         Some(Question { reference, name: reference.to_string(), id, enforced, all, by })
     }
+
+    /// How long what the registry did not confirm may be used while no vetter answers: not at all where it has to be asked.
+    fn without_vetter(&self) -> Option<Duration> {
+        let strict = |recheck: &Recheck| recheck.when_registry_down == WithoutAnswer::Deny;
+        self.enforced.filter(strict).map(|_| Duration::ZERO)
+    }
 }
 
 impl Vetter {
@@ -167,36 +173,38 @@ impl Vetter {
 
     /// Asks the registry; one request for all who ask with the same login at once.
     async fn ask(&self, case: &Case<'_>, question: &Question<'_>) -> Result<Said, Trouble> {
+        let began = Instant::now();
         let mut logins = self.logins(case, question.reference, None);
         while let Some(credential) = logins.next().await {
             let visit = self.visit(case, question.reference, credential);
             let key = (question.name.clone(), visit.credential.clone(), visit.guest.is_some());
             let (rechecks, name, by) = (Arc::clone(&self.rechecks), question.name.clone(), visit.by);
             let work = async move {
+                let asked = Instant::now();
                 let answer = visit.head(visit.repository.tag().unwrap_or("latest")).await;
                 match &answer {
                     Ok(digest) => {
-                        rechecks.learned(&name, Some(*digest), Instant::now());
+                        rechecks.learned(&name, Some(*digest), asked);
                         rechecks.asked(Ok(digest));
                     }
                     Err(Trouble::Guest { .. }) => {}
                     Err(trouble) if is_gone(trouble) => rechecks.asked(Ok(&())),
                     Err(trouble) => rechecks.asked::<()>(Err(&why_unanswered(trouble))),
                 }
-                answer
+                answer.map(|digest| (digest, asked))
             };
             let answer = self.rechecks.heads.join(key, by, work).await.unwrap_or(Err(Trouble::Late));
             match logins.settle(answer, |_| true) {
-                Some(Ok(digest)) => {
-                    let said = self.rechecks.said(&question.name);
-                    let now = Said { digest: Some(digest), at: Instant::now(), other_than: None };
-                    return Ok(said.filter(|said| said.digest == now.digest).unwrap_or(now));
+                Some(Ok((digest, at))) => {
+                    // A pull may have learned something newer meanwhile.
+                    let newest = self.rechecks.said(&question.name).filter(|said| said.at >= at);
+                    return Ok(newest.unwrap_or(Said { digest: Some(digest), at, other_than: None }));
                 }
                 // The last login's word: for others it may be there.
                 Some(Err(trouble)) if is_gone(&trouble) => {
-                    let at = Instant::now();
-                    self.rechecks.learned(&question.name, None, at);
-                    return Ok(Said { digest: None, at, other_than: None });
+                    self.rechecks.learned(&question.name, None, began);
+                    let newest = self.rechecks.said(&question.name).filter(|said| said.at >= began);
+                    return Ok(newest.unwrap_or(Said { digest: None, at: began, other_than: None }));
                 }
                 Some(Err(trouble)) => return Err(trouble),
                 None => {}
@@ -245,7 +253,8 @@ impl Vetter {
         };
         let noted = |drift, text: String| {
             self.rechecks.drifted(drift);
-            Vetting { reason: Some(Reason::ImageDrifted), text, ..vetting.clone() }
+            let recheck = Rechecked { usable_for: question.without_vetter(), ..Rechecked::default() };
+            Vetting { reason: Some(Reason::ImageDrifted), text, recheck, ..vetting.clone() }
         };
         let refused = |drift, decision, enforced, text| Vetting { decision, enforced, ..noted(drift, text) };
         match (enforced, all) {
@@ -352,7 +361,10 @@ fn unanswered(case: &Case<'_>, question: &Question<'_>, why: &Unanswered, vettin
         case.shown
     );
     match strictest {
-        WithoutAnswer::Allow => Vetting { reason: Some(reason), text, ..vetting },
+        WithoutAnswer::Allow => {
+            let recheck = Rechecked { usable_for: question.without_vetter(), ..Rechecked::default() };
+            Vetting { reason: Some(reason), text, recheck, ..vetting }
+        }
         WithoutAnswer::Deny => Vetting {
             decision: Decision::Undecided,
             reason: Some(reason),
