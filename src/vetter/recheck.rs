@@ -18,12 +18,15 @@ use crate::registry::Credential;
 /// A failure, or what refuses what runs, is asked about again after this.
 pub const RETRY: Duration = Duration::from_secs(limits::RECHECK_RETRY_SECONDS);
 
+/// What a tag points at, and when that was asked.
+type Headed = Result<(Digest, Instant), Trouble>;
+
 /// What is remembered of tags.
 #[derive(Default)]
 pub struct Rechecks {
     tags: Mutex<Tags>,
     /// Requests under way: by reference and credential, and whether nobody waits.
-    pub heads: Flights<(String, Credential, bool), Result<(Digest, Instant), Trouble>>,
+    pub heads: Flights<(String, Credential, bool), Headed>,
     counts: Counts,
     /// Another one in each process, so that nodes do not ask together.
     jitter: RandomState,
