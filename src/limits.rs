@@ -464,6 +464,9 @@ pub const TRUSTED_ROOT_ENTRIES: usize = 128;
 /// Most certificates in the chain of one authority. Real chains have one to four.
 pub const TRUSTED_ROOT_CHAIN: usize = 10;
 
+/// Longest URL of a transparency log in a trusted root, bytes: messages name it.
+pub const LOG_URL_BYTES: usize = 512;
+
 /// Most trusted roots, those of TrustRoot documents among them. Each may be asked for in the background.
 pub const TRUST_ROOTS: usize = 32;
 

@@ -159,6 +159,11 @@ pub(super) fn read_log(
     key: &PublicKey,
 ) -> Result<Log, RootError> {
     let wrong = |what| entry(material, n, what);
+    // Messages say which log.
+    at_most(format!("{}[{n}].baseUrl", material.key()), url.len(), "LOG_URL_BYTES", limits::LOG_URL_BYTES)?;
+    if url.chars().any(char::is_control) {
+        return Err(wrong(format!("expected baseUrl to be a URL, found {}", quoted(url))));
+    }
     let id = <[u8; 32]>::try_from(id)
         .map_err(|_| wrong(format!("expected logId.keyId of 32 bytes, found {}", id.len())))?;
     let details = KeyDetails::named(key.key_details.as_str())

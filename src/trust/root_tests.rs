@@ -119,6 +119,14 @@ fn window_that_ends_before_it_starts_is_refused() {
 }
 
 #[test]
+fn log_whose_url_cannot_be_told_in_one_line_is_refused() {
+    let error = refused(|root| root["tlogs"][0]["baseUrl"] = json!("https://log\u{0}\n"));
+    assert_eq!(error, "tlogs[0]: expected baseUrl to be a URL, found \"https://log\\u{0}\\u{a}\"");
+    let error = refused(|root| root["ctlogs"][0]["baseUrl"] = json!("x".repeat(513)));
+    assert_eq!(error, "ctlogs[0].baseUrl: expected at most 512 (limit LOG_URL_BYTES), found 513");
+}
+
+#[test]
 fn key_that_is_not_what_it_is_said_to_be_is_refused() {
     let error = refused(|root| root["tlogs"][0]["publicKey"]["keyDetails"] = json!("PKIX_ED25519"));
     assert_eq!(error, "tlogs[0]: expected an Ed25519 key as DER of SubjectPublicKeyInfo for PKIX_ED25519");
