@@ -23,16 +23,45 @@ pub(super) struct Said {
     pub form: &'static str,
 }
 
-impl Said {
-    /// What was signed, and whether it is about one of `digests`. `statement` is the envelope's.
-    pub fn read(
-        content: &Content,
-        statement: Option<Result<Statement, Problem>>,
-        message: Message<'_>,
-        digests: &[Digest],
-    ) -> Result<Self, Problem> {
-        Ok(match content {
-            Content::Claim(payload) => {
+/// What a signature comes with, read once: what it says of itself is told before anything is verified, and counts after.
+pub(super) enum Claimed<'s> {
+    /// cosign's simple signing.
+    Signing(&'s [u8]),
+    /// An in-toto statement, or why it is none.
+    Statement { read: Result<Statement, Problem>, attached: bool },
+    /// Nothing: the signature is over the image's digest itself.
+    Artifact,
+}
+
+impl<'s> Claimed<'s> {
+    pub fn of(content: &'s Content) -> Self {
+        match content {
+            Content::Claim(payload) => Self::Signing(payload),
+            Content::Envelope { payload_type, payload, attached } => {
+                Self::Statement { read: Statement::read(payload_type, payload), attached: *attached }
+            }
+            Content::Artifact(_) => Self::Artifact,
+        }
+    }
+
+    /// Whether what says of itself what it is, is sought: so an attestation by somebody else is not taken for a signature by
+    /// the wrong signer. What cannot be read says nothing of itself.
+    pub fn is(&self, sought: &Sought<'_>) -> Result<(), String> {
+        let (is_signature, predicate_type) = match self {
+            Self::Statement { read: Ok(statement), attached } => {
+                let predicate_type = statement.predicate.predicate_type.as_str();
+                (!attached && predicate_type == SIGNATURE_PREDICATE, Some(predicate_type))
+            }
+            Self::Statement { read: Err(_), .. } => return Ok(()),
+            Self::Signing(_) | Self::Artifact => (true, None),
+        };
+        is_sought(sought, is_signature, predicate_type).map(|_| ())
+    }
+
+    /// What was signed, and whether it is about one of `digests`.
+    pub fn signed(self, message: Message<'_>, digests: &[Digest]) -> Result<Said, Problem> {
+        Ok(match self {
+            Self::Signing(payload) => {
                 let claim = Claim::parse(payload)
                     .map_err(|error| Problem::new(Step::Claim, format!("it is signed, but {error}")))?;
                 claim.about(digests).map_err(|error| Problem::new(Step::Subject, error.to_string()))?;
@@ -45,21 +74,20 @@ impl Said {
                     form: "simple signing",
                 }
             }
-            Content::Envelope { payload_type, payload, attached } => {
-                let statement = statement.unwrap_or_else(|| Statement::read(payload_type, payload))?;
+            Self::Statement { read, attached } => {
+                let statement = read?;
                 let (digest, annotations) = statement.about(digests)?;
                 let is_signature = !attached && statement.predicate.predicate_type == SIGNATURE_PREDICATE;
-                let predicate = Some(statement.predicate);
                 Said {
                     digest,
                     docker_reference: None,
                     annotations,
-                    predicate,
+                    predicate: Some(statement.predicate),
                     is_signature,
                     form: "in-toto statement",
                 }
             }
-            Content::Artifact(_) => {
+            Self::Artifact => {
                 let digest = match message {
                     Message::Bytes(bytes) => Digest::of(bytes),
                     Message::Digest(digest) => digest,
@@ -75,30 +103,14 @@ impl Said {
             }
         })
     }
+}
 
+impl Said {
     /// Whether it is what is sought.
     pub fn is(&self, sought: &Sought<'_>) -> Result<String, String> {
         let predicate_type = self.predicate.as_ref().map(|predicate| predicate.predicate_type.as_str());
         is_sought(sought, self.is_signature, predicate_type)
     }
-}
-
-/// Whether what says of itself what it is, is sought: told before anything is verified, so that an attestation by somebody
-/// else is not taken for a signature by the wrong signer. What cannot be read says nothing of itself.
-pub(super) fn claims(
-    content: &Content,
-    statement: Option<&Result<Statement, Problem>>,
-    sought: &Sought<'_>,
-) -> Result<(), String> {
-    let (is_signature, predicate_type) = match (content, statement) {
-        (Content::Envelope { attached, .. }, Some(Ok(statement))) => {
-            let predicate_type = statement.predicate.predicate_type.as_str();
-            (!attached && predicate_type == SIGNATURE_PREDICATE, Some(predicate_type))
-        }
-        (Content::Envelope { .. }, _) => return Ok(()),
-        (Content::Claim(_) | Content::Artifact(_), _) => (true, None),
-    };
-    is_sought(sought, is_signature, predicate_type).map(|_| ())
 }
 
 /// An attestation is no signature (cosign 3 takes one for it), a signature no attestation, and an attestation of one type

@@ -13,9 +13,8 @@ use super::key::PublicKey;
 use super::legacy::Wanted;
 use super::log::Known;
 use super::outcome::{Checked, ClaimedSigner, Failure, Signer, Step, TimeSource, Verified, VerifiedTime};
-use super::said::{Said, artifact, claims};
+use super::said::{Claimed, Said, artifact};
 use super::signed::{Content, Form, Material, Problem, Signed};
-use super::statement::Statement;
 use super::{bundle, identity, legacy, sct, timestamp};
 use crate::audit::rfc3339;
 use crate::image::{Digest, quoted_name};
@@ -161,13 +160,9 @@ impl<'a> Case<'a> {
             Form::Bundle(version) => format!("sigstore bundle {version}"),
         };
         self.passed(Step::Format, form);
-        let statement = match &signed.content {
-            Content::Envelope { payload_type, payload, .. } => Some(Statement::read(payload_type, payload)),
-            Content::Claim(_) | Content::Artifact(_) => None,
-        };
+        let claimed = Claimed::of(&signed.content);
         if let Some(sought) = sought {
-            claims(&signed.content, statement.as_ref(), sought)
-                .map_err(|text| Problem::new(Step::Type, text))?;
+            claimed.is(sought).map_err(|text| Problem::new(Step::Type, text))?;
         }
         let (verifier, chain, key) = self.kind(signed)?;
         let encoded;
@@ -195,7 +190,7 @@ impl<'a> Case<'a> {
             expected.check(known.entry)?;
             self.passed(Step::Entry, format!("{} of {}", known.entry.kind.name().0, known.log.url));
         }
-        let said = Said::read(&signed.content, statement, message, digests)?;
+        let said = claimed.signed(message, digests)?;
         if !said.form.is_empty() {
             self.passed(Step::Claim, said.form);
         }
