@@ -138,15 +138,11 @@ impl Vetter {
         let subject = Subject { name: &name, namespace };
         let covering = policies.applicable(&subject);
         let enforces = |policy: &Policy| in_force.enforces(policy.mode());
-        let (mut refuse, mut audit) = (Vec::new(), Vec::new());
-        covering
-            .iter()
-            .copied()
-            .for_each(|policy| if enforces(policy) { refuse.push(policy) } else { audit.push(policy) });
-        let refuses = !refuse.is_empty() || policies.may_deny(&subject).any(enforces);
-        let audits = !audit.is_empty() || policies.may_deny(&subject).any(|policy| !enforces(policy));
+        let having_a_say = || covering.iter().copied().chain(policies.may_deny(&subject));
         // What no policy covers is the configuration's to say, which refuses or audits as a whole.
-        let mixed = refuses && audits && !covering.is_empty();
+        let mixed = !covering.is_empty()
+            && having_a_say().any(enforces)
+            && having_a_say().any(|policy| !enforces(policy));
         let shown = match &name {
             ImageName::Reference(reference) => reference.to_string(),
             ImageName::Id(_) | ImageName::Empty => {
@@ -166,6 +162,7 @@ impl Vetter {
             part,
         };
         let vetting = if mixed {
+            let (refuse, audit) = covering.iter().copied().partition(|policy| enforces(policy));
             let vetting = self.vetted(&case(refuse, Part::Enforcing), image).await;
             match vetting.decision {
                 Decision::Allowed => {
