@@ -10,7 +10,9 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::case::{Context, InForce, Vetting};
 use super::node::{Node, Questions};
@@ -54,14 +56,16 @@ struct Session {
     tracer: RwLock<Option<Tracer>>,
     audit: RwLock<Option<Arc<AuditLog>>>,
     metrics: Arc<VetterMetrics>,
-    metrics_task: Mutex<Option<(SocketAddr, tokio::task::JoinHandle<()>)>>,
+    metrics_task: Mutex<Option<(SocketAddr, AbortHandle)>>,
     /// Keeps the trusted roots up to date.
-    trust_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    trust_task: Mutex<Option<AbortHandle>>,
     /// What the relay was told last, its basis without the trusted roots.
     told: Mutex<Option<Configured>>,
     outgoing: mpsc::Sender<Bytes>,
     /// The number of the last configuration that was built.
     built: watch::Sender<u64>,
+    /// Set when a part that this process is nothing without has failed.
+    broken: CancellationToken,
 }
 
 /// A configuration to be built. Those that differ in their settings have a number of their own.
@@ -74,13 +78,6 @@ struct Order {
 pub async fn serve(socket: UnixStream) {
     let (mut sink, mut frames) = wire::link(socket).split();
     let (outgoing, mut queue) = mpsc::channel::<Bytes>(limits::QUESTIONS);
-    tokio::spawn(async move {
-        while let Some(frame) = queue.recv().await {
-            if sink.send(frame).await.is_err() {
-                break;
-            }
-        }
-    });
     let questions = Arc::new(Questions::new(outgoing.clone()));
     let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
     let session = Arc::new(Session {
@@ -95,9 +92,17 @@ pub async fn serve(socket: UnixStream) {
         told: Mutex::default(),
         outgoing,
         built: watch::Sender::default(),
+        broken: CancellationToken::new(),
+    });
+    session.needs("the answers' way to the relay", async move {
+        while let Some(frame) = queue.recv().await {
+            if sink.send(frame).await.is_err() {
+                break;
+            }
+        }
     });
     let (orders, to_build) = mpsc::channel(ORDERS);
-    tokio::spawn(Arc::clone(&session).build(to_build));
+    session.needs("putting configurations in force", Arc::clone(&session).build(to_build));
     let (mut newest, mut number) = (Configure::default(), 0);
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -122,6 +127,8 @@ pub async fn serve(socket: UnixStream) {
                     None => {}
                 }
             }
+            // Without it, a process would live that never decides again.
+            () = session.broken.cancelled() => break,
             _ = ticks.tick() => {
                 if let Some(audit) = session.audit() {
                     audit.tick(SystemTime::now());
@@ -144,6 +151,22 @@ fn free_bytes(folder: &Path) -> Option<u64> {
 }
 
 impl Session {
+    /// Runs what this process is nothing without beside all else: should it panic (a thread that cannot be started does),
+    /// the process ends, and the relay starts another.
+    fn needs(&self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let (work, broken) = (tokio::spawn(work), self.broken.clone());
+        let handle = work.abort_handle();
+        tokio::spawn(async move {
+            if let Err(error) = work.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, part = what, "the vetter ends, to be started anew: a part of it failed");
+                broken.cancel();
+            }
+        });
+        handle
+    }
+
     fn send(&self, id: u64, body: from_vetter::Body) {
         // Full only if the relay does not read: it will notice the silence.
         let _ = self.outgoing.try_send(wire::frame(&FromVetter { id, body: Some(body) }));
@@ -291,7 +314,8 @@ impl Session {
         let keeper = load::keeper(&in_force.config, policies, &in_force.registry);
         let session = Arc::clone(self);
         let task = keeper.run(Arc::clone(&in_force.trust), move |trust| session.trust_changed(trust));
-        *self.trust_task.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::spawn(task));
+        *self.trust_task.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(self.needs("keeping the trusted roots up to date", task));
     }
 
     /// Puts other trusted roots in force. Permits that the relay holds rest on the material of those before.
@@ -361,7 +385,8 @@ impl Session {
                     let session = Arc::clone(&session);
                     async move { session.page().await }
                 };
-                let task = tokio::spawn(async move { match metrics::serve(listener, render).await {} });
+                let serve = async move { match metrics::serve(listener, render).await {} };
+                let task = self.needs("serving metrics", serve);
                 *self.metrics_task.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, task));
             }
             // Metrics are worth a loud word, and no call.

@@ -1,9 +1,14 @@
 //! Whatever becomes of the vetter, calls that pass through do not notice.
 
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use crivet::vetter::wire::{self, to_vetter};
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::UnixStream;
 
 use crate::support::client::{CREATE, Client, LIST, PULL, VERSION};
 use crate::support::daemon::{Crivet, Place, send_signal};
@@ -173,6 +178,28 @@ async fn a_vetter_that_runs_out_of_memory() {
         within("its end", 60, asked).await;
     })
     .await;
+}
+
+/// Else it would live, answer the keeper's pings, and never decide anything.
+#[tokio::test]
+async fn a_vetter_that_cannot_start_a_thread_for_its_configuration_ends() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let theirs = theirs.into_std().unwrap();
+    theirs.set_nonblocking(false).unwrap();
+    let mut vetter = tokio::process::Command::new(env!("CARGO_BIN_EXE_crivet"))
+        .arg("vetter")
+        .stdin(OwnedFd::from(theirs))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut link = wire::link(ours);
+    let tell = |body| wire::frame(&wire::ToVetter { id: 0, body: Some(body) });
+    link.send(tell(to_vetter::Body::Ping(wire::Ping {}))).await.unwrap();
+    within("its first sign of life", 20, link.next()).await.unwrap().unwrap();
+    let pid = vetter.id().unwrap().to_string();
+    assert!(Command::new("prlimit").args(["--as=1048576", "--pid", &pid]).status().unwrap().success());
+    link.send(tell(to_vetter::Body::Configure(wire::Configure::default()))).await.unwrap();
+    within("its end", 10, vetter.wait()).await.unwrap();
 }
 
 #[tokio::test]
