@@ -1,5 +1,5 @@
-//! What registries said of tags, and when; in memory, so that a restart asks anew. What was said counts for all; that nothing
-//! was, only for who asked.
+//! What registries said of tags, and when; in memory, so that a restart asks anew. What a tag points at counts for all; that
+//! there is no such tag, or that nothing was said, only for who asked: to others a registry may say something else.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -35,6 +35,7 @@ pub struct Rechecks {
 #[derive(Default)]
 struct Tags {
     said: HashMap<String, Said>,
+    gone: HashMap<Asker, Instant>,
     unanswered: HashMap<Asker, (Unanswered, Instant)>,
     not_permitted: HashMap<(Asker, Digest), (String, Instant)>,
 }
@@ -108,9 +109,13 @@ impl Counted {
 }
 
 impl Rechecks {
-    /// What was said of a tag last.
-    pub fn said(&self, reference: &str) -> Option<Said> {
-        self.tags().said.get(reference).copied()
+    /// What was said of a tag last, as far as that counts for who asks.
+    pub fn said(&self, asker: &Asker) -> Option<Said> {
+        let tags = self.tags();
+        let said = tags.said.get(&asker.reference).copied();
+        let gone = tags.gone.get(asker).map(|at| Said { digest: None, at: *at, other_than: None });
+        // Asked at one time, what there is counts.
+        gone.filter(|gone| said.is_none_or(|said| said.at < gone.at)).or(said)
     }
 
     /// How old what was said may be: a little less than the interval, by the reference.
@@ -121,16 +126,28 @@ impl Rechecks {
 
     /// A registry said what a tag points at, when it was asked at this time. An answer to an earlier question that comes
     /// later says nothing new.
-    pub fn learned(&self, reference: &str, digest: Option<Digest>, at: Instant) {
+    pub fn learned(&self, reference: &str, digest: Digest, at: Instant) {
         let mut tags = self.tags();
         if tags.said.get(reference).is_some_and(|said| said.at > at) {
             return;
         }
-        let before = tags.said.get(reference).filter(|said| said.digest == digest);
+        let before = tags.said.get(reference).filter(|said| said.digest == Some(digest));
         let other_than = before.and_then(|said| said.other_than);
         make_room(&mut tags.said, reference, |said| said.at);
-        tags.said.insert(reference.to_owned(), Said { digest, at, other_than });
+        tags.said.insert(reference.to_owned(), Said { digest: Some(digest), at, other_than });
         tags.unanswered.retain(|asker, _| asker.reference != reference);
+    }
+
+    /// A registry said to this one that there is no such tag, when it was asked at this time. Some say so of what the login may
+    /// not see.
+    pub fn gone(&self, asker: Asker, at: Instant) {
+        let mut tags = self.tags();
+        if tags.gone.get(&asker).is_some_and(|before| *before > at) {
+            return;
+        }
+        tags.unanswered.remove(&asker);
+        make_room(&mut tags.gone, &asker, |at| *at);
+        tags.gone.insert(asker, at);
     }
 
     /// What a tag points at is not this image.
@@ -235,21 +252,41 @@ mod tests {
     #[test]
     fn what_was_said_is_remembered_with_its_time() {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
-        assert_eq!(rechecks.said("r/a:1"), None);
-        rechecks.learned("r/a:1", Some(Digest::of(b"a")), now);
+        assert_eq!(rechecks.said(&asker("prod", None)), None);
+        rechecks.learned("r/a:1", Digest::of(b"a"), now);
         let said = Said { digest: Some(Digest::of(b"a")), at: now, other_than: None };
-        assert_eq!((rechecks.said("r/a:1"), rechecks.said("r/a:2")), (Some(said), None));
+        let other = Asker { reference: "r/a:2".into(), ..asker("prod", None) };
+        assert_eq!(rechecks.said(&asker("prod", None)), Some(said));
+        assert_eq!(rechecks.said(&asker("dev", None)), Some(said));
+        assert_eq!(rechecks.said(&other), None);
     }
 
     #[test]
     fn answer_to_an_earlier_question_that_comes_later_says_nothing() {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
         let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
-        rechecks.learned("r/a:1", Some(new), now + SECOND);
-        rechecks.learned("r/a:1", Some(old), now);
-        assert_eq!(rechecks.said("r/a:1").unwrap().digest, Some(new));
-        rechecks.learned("r/a:1", Some(old), now + 2 * SECOND);
-        assert_eq!(rechecks.said("r/a:1").unwrap().digest, Some(old));
+        let said = || rechecks.said(&asker("prod", None)).unwrap().digest;
+        rechecks.learned("r/a:1", new, now + SECOND);
+        rechecks.learned("r/a:1", old, now);
+        assert_eq!(said(), Some(new));
+        rechecks.gone(asker("prod", None), now);
+        assert_eq!(said(), Some(new));
+        rechecks.learned("r/a:1", old, now + 2 * SECOND);
+        assert_eq!(said(), Some(old));
+    }
+
+    #[test]
+    fn no_such_tag_is_the_word_to_one_asker() {
+        let (rechecks, now) = (Rechecks::default(), Instant::now());
+        rechecks.learned("r/a:1", Digest::of(b"a"), now);
+        rechecks.gone(asker("prod", None), now + SECOND);
+        let said = |asker: Asker| rechecks.said(&asker).unwrap();
+        assert_eq!((said(asker("prod", None)).digest, said(asker("prod", None)).at), (None, now + SECOND));
+        for other in [asker("dev", None), asker("prod", Some(Credential::basic("u", "p")))] {
+            assert_eq!(said(other).digest, Some(Digest::of(b"a")));
+        }
+        rechecks.learned("r/a:1", Digest::of(b"b"), now + 2 * SECOND);
+        assert_eq!(said(asker("prod", None)).digest, Some(Digest::of(b"b")));
     }
 
     #[test]
@@ -257,14 +294,15 @@ mod tests {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
         let (a, b, id) =
             (Digest::of(b"a"), Digest::of(b"b"), ImageId::parse(&Digest::of(b"id").to_string()).unwrap());
-        rechecks.learned("r/a:1", Some(a), now);
+        let other_than = || rechecks.said(&asker("prod", None)).unwrap().other_than;
+        rechecks.learned("r/a:1", a, now);
         rechecks.is_other_than("r/a:1", b, id);
-        assert_eq!(rechecks.said("r/a:1").unwrap().other_than, None);
+        assert_eq!(other_than(), None);
         rechecks.is_other_than("r/a:1", a, id);
-        rechecks.learned("r/a:1", Some(a), now + SECOND);
-        assert_eq!(rechecks.said("r/a:1").unwrap().other_than, Some(id));
-        rechecks.learned("r/a:1", Some(b), now + SECOND);
-        assert_eq!(rechecks.said("r/a:1").unwrap().other_than, None);
+        rechecks.learned("r/a:1", a, now + SECOND);
+        assert_eq!(other_than(), Some(id));
+        rechecks.learned("r/a:1", b, now + SECOND);
+        assert_eq!(other_than(), None);
     }
 
     #[test]
@@ -281,9 +319,17 @@ mod tests {
     #[test]
     fn answer_ends_failures() {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
-        rechecks.not_answered(asker("prod", None), Unanswered::Down("away".into()), now);
-        rechecks.learned("r/a:1", None, now);
-        assert_eq!(rechecks.unanswered(&asker("prod", None), now), None);
+        let away = |namespace| {
+            rechecks.not_answered(asker(namespace, None), Unanswered::Down("away".into()), now);
+        };
+        let is_known = |namespace| rechecks.unanswered(&asker(namespace, None), now).is_some();
+        away("prod");
+        away("dev");
+        rechecks.gone(asker("prod", None), now);
+        assert_eq!((is_known("prod"), is_known("dev")), (false, true));
+        away("prod");
+        rechecks.learned("r/a:1", Digest::of(b"a"), now);
+        assert_eq!((is_known("prod"), is_known("dev")), (false, false));
     }
 
     #[test]
@@ -301,10 +347,12 @@ mod tests {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
         for n in 0..=limits::RECHECKED_TAGS {
             let at = now + Duration::from_micros(n as u64);
-            rechecks.learned(&n.to_string(), None, at);
+            rechecks.learned(&n.to_string(), Digest::of(b"a"), at);
+            rechecks.gone(asker(&n.to_string(), None), at);
         }
-        assert_eq!((rechecks.said("0"), rechecks.said("1").is_some()), (None, true));
-        assert_eq!(rechecks.tags().said.len(), limits::RECHECKED_TAGS);
+        let tags = rechecks.tags();
+        assert_eq!((tags.said.contains_key("0"), tags.said.contains_key("1")), (false, true));
+        assert_eq!((tags.said.len(), tags.gone.len()), (limits::RECHECKED_TAGS, limits::RECHECKED_TAGS));
     }
 
     #[test]

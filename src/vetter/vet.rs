@@ -243,7 +243,7 @@ impl Vetter {
             None => self.resolve(&visit).await?,
         };
         if reference.digest().is_none() && case.policies.iter().any(|policy| policy.recheck().is_some()) {
-            self.rechecks.learned(&reference.to_string(), Some(root), asked);
+            self.rechecks.learned(&reference.to_string(), root, asked);
         }
         if let Some(own) = own {
             self.credentials.hold(&reference.repo_name(), case.context.namespace, own);

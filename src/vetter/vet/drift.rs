@@ -95,7 +95,8 @@ impl Vetter {
         let now = Instant::now();
         let fresh_for = self.rechecks.fresh_for(&question.name, question.all.interval);
         let refuses = question.enforced.is_some_and(|recheck| recheck.on_drift != OnDrift::Warn);
-        let known = self.rechecks.said(&question.name).filter(|said| {
+        let asker = self.asker(case, question);
+        let known = self.rechecks.said(&asker).filter(|said| {
             // What refuses what runs, or has it pulled anew, is mended by whoever moves the tag back: that is not to take hours.
             let refused = refuses && self.is_same(question, said) == Some(false);
             now.saturating_duration_since(said.at) < if refused { fresh_for.min(RETRY) } else { fresh_for }
@@ -109,11 +110,10 @@ impl Vetter {
         {
             return answer(said, is_same);
         }
-        let asker = self.asker(case, question);
         if let Some(why) = self.rechecks.unanswered(&asker, now) {
             return Now::Unanswered(why);
         }
-        let why = match timeout_at(question.by, self.find_out(case, question, known)).await {
+        let why = match timeout_at(question.by, self.find_out(case, question, &asker, known)).await {
             Ok(Ok((said, is_same))) => return answer(said, is_same),
             Ok(Err(Trouble::Guest { .. })) => return Now::NotAsked,
             Ok(Err(trouble)) => why_unanswered(&trouble),
@@ -148,11 +148,12 @@ impl Vetter {
         &self,
         case: &Case<'_>,
         question: &Question<'_>,
+        asker: &Asker,
         known: Option<Said>,
     ) -> Result<(Said, bool), Trouble> {
         let said = match known {
             Some(said) => said,
-            None => self.ask(case, question).await?,
+            None => self.ask(case, question, asker).await?,
         };
         if let Some(is_same) = self.is_same(question, &said) {
             return Ok((said, is_same));
@@ -172,8 +173,11 @@ impl Vetter {
     }
 
     /// Asks the registry; one request for all who ask with the same login at once.
-    async fn ask(&self, case: &Case<'_>, question: &Question<'_>) -> Result<Said, Trouble> {
+    async fn ask(&self, case: &Case<'_>, question: &Question<'_>, asker: &Asker) -> Result<Said, Trouble> {
         let began = Instant::now();
+        // A pull may have learned something newer meanwhile.
+        let newest =
+            |said: Said| self.rechecks.said(asker).filter(|known| known.at >= said.at).unwrap_or(said);
         let mut logins = self.logins(case, question.reference, None);
         while let Some(credential) = logins.next().await {
             let visit = self.visit(case, question.reference, credential);
@@ -184,7 +188,7 @@ impl Vetter {
                 let answer = visit.head(visit.repository.tag().unwrap_or("latest")).await;
                 match &answer {
                     Ok(digest) => {
-                        rechecks.learned(&name, Some(*digest), asked);
+                        rechecks.learned(&name, *digest, asked);
                         rechecks.asked(Ok(digest));
                     }
                     Err(Trouble::Guest { .. }) => {}
@@ -196,15 +200,12 @@ impl Vetter {
             let answer = self.rechecks.heads.join(key, by, work).await.unwrap_or(Err(Trouble::Late));
             match logins.settle(answer, |_| true) {
                 Some(Ok((digest, at))) => {
-                    // A pull may have learned something newer meanwhile.
-                    let newest = self.rechecks.said(&question.name).filter(|said| said.at >= at);
-                    return Ok(newest.unwrap_or(Said { digest: Some(digest), at, other_than: None }));
+                    return Ok(newest(Said { digest: Some(digest), at, other_than: None }));
                 }
                 // The last login's word: for others it may be there.
                 Some(Err(trouble)) if is_gone(&trouble) => {
-                    self.rechecks.learned(&question.name, None, began);
-                    let newest = self.rechecks.said(&question.name).filter(|said| said.at >= began);
-                    return Ok(newest.unwrap_or(Said { digest: None, at: began, other_than: None }));
+                    self.rechecks.gone(asker.clone(), began);
+                    return Ok(newest(Said { digest: None, at: began, other_than: None }));
                 }
                 Some(Err(trouble)) => return Err(trouble),
                 None => {}
@@ -275,7 +276,9 @@ impl Vetter {
                 if image.pulled_anew {
                     return noted(
                         Drift::NotPulled,
-                        stays("but the image was to be pulled a short time ago already"),
+                        stays(
+                            "but it was to be pulled a short time ago already, or too many were (limits::HIDDEN_IMAGES)",
+                        ),
                     );
                 }
                 match self.is_permitted(case, question, digest).await {
