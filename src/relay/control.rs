@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::clients::millis;
 use super::{Relay, listener};
@@ -91,7 +91,7 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
 }
 
 fn not_pulled(relay: &Relay) -> Vec<wire::NotPulled> {
-    let all = relay.hidden.not_pulled().into_iter().take(limits::FOUND_SHOWN);
+    let all = relay.hidden.not_pulled(Instant::now()).into_iter().take(limits::FOUND_SHOWN);
     all.map(|(image, ended)| wire::NotPulled { image, ended: ended.as_str().to_owned() }).collect()
 }
 

@@ -95,10 +95,15 @@ impl Hidden {
         matches!(self.images().get(&image), Some(State::Hidden { since }) if now < *since + HIDDEN)
     }
 
-    /// Whether this one was hidden a short time ago.
-    pub fn rests(&self, name: &str, now: Instant) -> bool {
+    /// Whether this one cannot be hidden: it was a short time ago, or too many are, and were.
+    pub fn has_no_turn(&self, name: &str, now: Instant) -> bool {
         let Ok(image) = Reference::parse(name) else { return false };
-        matches!(self.images().get(&image), Some(State::Resting { until, .. }) if now < *until)
+        let images = self.images();
+        let counts = |state: &State| !matches!(state, State::Resting { until, .. } if *until <= now);
+        match images.get(&image).filter(|state| counts(state)) {
+            Some(state) => matches!(state, State::Resting { .. }),
+            None => images.values().filter(|state| counts(state)).count() >= limits::HIDDEN_IMAGES,
+        }
     }
 
     /// A pull of this image has ended. `true` if it was hidden until now.
@@ -130,12 +135,14 @@ impl Hidden {
 
     /// Those that nobody has pulled, or whose pull failed, in the order of their names: they are not what their tag is in the
     /// registry, though that is permitted.
-    pub fn not_pulled(&self) -> Vec<(String, Ended)> {
+    pub fn not_pulled(&self, now: Instant) -> Vec<(String, Ended)> {
         let images = self.images();
         let mut all: Vec<_> = images
             .iter()
             .filter_map(|(image, state)| match state {
-                State::Resting { ended: ended @ (Ended::Failed | Ended::TimedOut), .. } => {
+                State::Resting { ended: ended @ (Ended::Failed | Ended::TimedOut), until }
+                    if now < *until =>
+                {
                     Some((image.to_string(), *ended))
                 }
                 State::Resting { .. } | State::Hidden { .. } => None,
@@ -211,8 +218,8 @@ mod tests {
             let (hidden, _, now) = hiding();
             assert!(hidden.any());
             assert!(hidden.pulled("docker.io/nginx:latest", succeeded, now));
-            assert!(!hidden.is_hidden("nginx", now) && !hidden.any() && hidden.rests("nginx", now));
-            assert_eq!(hidden.not_pulled().is_empty(), succeeded);
+            assert!(!hidden.is_hidden("nginx", now) && !hidden.any() && hidden.has_no_turn("nginx", now));
+            assert_eq!(hidden.not_pulled(now).is_empty(), succeeded);
             assert!(!hidden.pulled("nginx", succeeded, now), "ended twice");
         }
     }
@@ -222,7 +229,7 @@ mod tests {
         let (hidden, _, now) = hiding();
         assert!(hidden.pulled("nginx", false, now));
         assert!(!hidden.pulled("nginx", true, now));
-        assert_eq!(hidden.not_pulled(), []);
+        assert_eq!(hidden.not_pulled(now), []);
     }
 
     #[test]
@@ -236,9 +243,10 @@ mod tests {
     fn image_that_was_hidden_rests() {
         let (hidden, image, now) = hiding();
         assert!(hidden.end(&image, Some(now), Ended::TimedOut, now));
-        assert_eq!(hidden.not_pulled(), [("docker.io/library/nginx:latest".to_owned(), Ended::TimedOut)]);
+        assert_eq!(hidden.not_pulled(now), [("docker.io/library/nginx:latest".to_owned(), Ended::TimedOut)]);
+        assert_eq!(hidden.not_pulled(now + REST), [], "told for ever");
         assert!(!hidden.hide(&image, now + REST - Duration::from_millis(1)));
-        assert!(!hidden.rests("nginx", now + REST));
+        assert!(!hidden.has_no_turn("nginx", now + REST));
         assert!(hidden.hide(&image, now + REST));
     }
 
@@ -246,7 +254,7 @@ mod tests {
     fn where_nothing_is_enforced_nothing_is_remembered() {
         let (hidden, image, now) = hiding();
         assert!(hidden.end(&image, Some(now), Ended::NotEnforced, now));
-        assert!(!hidden.rests("nginx", now) && hidden.hide(&image, now));
+        assert!(!hidden.has_no_turn("nginx", now) && hidden.hide(&image, now));
     }
 
     #[test]
@@ -261,6 +269,12 @@ mod tests {
         let (hidden, now) = (Hidden::default(), Instant::now());
         let image = |n: usize| Reference::parse(&format!("r.io/a:{n}")).unwrap();
         assert!((0..limits::HIDDEN_IMAGES).all(|n| hidden.hide(&image(n), now)));
-        assert!(!hidden.hide(&image(limits::HIDDEN_IMAGES), now));
+        let one_more = image(limits::HIDDEN_IMAGES);
+        assert!(!hidden.hide(&one_more, now));
+        // It would wait for being hidden, and nobody would pull it.
+        assert!(hidden.has_no_turn(&one_more.to_string(), now));
+        assert!(!hidden.has_no_turn(&image(0).to_string(), now), "hidden, and to be pulled");
+        assert!(hidden.end(&image(0), None, Ended::Pulled, now));
+        assert!(!hidden.has_no_turn(&one_more.to_string(), now + REST));
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
@@ -47,14 +47,28 @@ pub async fn vet_then_forward(
     call.traceparent = traceparent(&head.headers);
     alert_unknown(relay, &unknown);
     let result: Result<Answer, No> = async {
+        if vetted == Vetted::CreateContainer {
+            let now = Instant::now();
+            for image in &mut call.images {
+                image.pulled_anew = relay.hidden.has_no_turn(&image.reference, now);
+            }
+        }
+        // Asked beside all else, and it counts where a proof does.
+        let mut user = (vetted == Vetted::CreateContainer).then(|| user::ask(relay, &call));
         let permit = match vetted {
             Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
-            Vetted::PullImage => decide(relay, &call, budget).await,
-            Vetted::CreateContainer => created(relay, &mut call, budget).await,
+            Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
         };
         // A refusal is a decision too.
         relay.metrics.vetted(vetted);
         let permit = permit?;
+        if permit.images().first().is_none_or(|image| image.digest.is_none()) {
+            user = None;
+        }
+        // What is known before anything is made need not be removed.
+        if let Some(told) = user.take_if(|user| user.is_finished()) {
+            user::told(told, budget).await?;
+        }
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
         }
@@ -67,7 +81,8 @@ pub async fn vet_then_forward(
             match vetted {
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {
-                    look_at_what_was_made(relay, vetted, &call, &permit, &answer.data).await?;
+                    let chain_id = chain_id(&call, &permit);
+                    hold_to_vetted(relay, vetted, chain_id, user, &answer.data, budget).await?;
                 }
             }
         }
@@ -92,30 +107,6 @@ pub async fn vet_then_forward(
             Ok(reply.into_response())
         }
     }
-}
-
-/// A permit for a create. Whether the kubelet read the user by the same image is asked meanwhile, and counts where a proof does.
-async fn created(relay: &Relay, call: &mut Call, budget: Budget) -> Result<Permit, Refusal> {
-    let now = Instant::now();
-    for image in &mut call.images {
-        image.pulled_anew = relay.hidden.rests(&image.reference, now);
-    }
-    let mut user = std::pin::pin!(user::is_the_images(relay, call));
-    let (mut decision, mut known) = (std::pin::pin!(decide(relay, call, budget)), None);
-    let permit = loop {
-        tokio::select! {
-            permit = &mut decision => break permit?,
-            held = &mut user, if known.is_none() => known = Some(held),
-        }
-    };
-    if permit.images().first().is_some_and(|image| image.digest.is_some()) {
-        let left = budget.left(std::time::Instant::now());
-        match known {
-            Some(known) => known?,
-            None => timeout(left, user).await.unwrap_or_else(|_| Err(user::not_told()))?,
-        }
-    }
-    Ok(permit)
 }
 
 /// Why a vetted call has no answer of the runtime's.
@@ -213,21 +204,45 @@ pub fn same_id(a: &str, b: &str) -> bool {
     !a.is_empty() && hex(a) == hex(b)
 }
 
-async fn look_at_what_was_made(
+/// What was made must stand on the image that was vetted, as the kubelet took it for, or it is removed.
+async fn hold_to_vetted(
     relay: &Relay,
     vetted: Vetted,
-    call: &Call,
-    permit: &Permit,
+    chain_id: Option<&str>,
+    user: Option<user::Asked>,
     answer: &[u8],
+    budget: Budget,
 ) -> Result<(), Refusal> {
-    let mut of_role = call.images.iter().zip(permit.images());
-    let container = of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE);
-    let Some(chain_id) = container.and_then(|(_, permitted)| permitted.chain_id.as_deref()) else {
+    if chain_id.is_none() && user.is_none() {
         return Ok(());
-    };
+    }
     let made =
         facts::made(vetted, answer).map_err(|error| Refusal::own(&error.to_string(), Reason::Runtime))?;
-    look::look_or_remove(relay, vetted, &made, chain_id).await
+    let looked = async {
+        let Some(chain_id) = chain_id else { return Ok(()) };
+        let looked = look::look(relay, &made, chain_id).await;
+        looked.map_err(|text| Refusal::own(&text, Reason::ContentDiffers))
+    };
+    let told = async {
+        let Some(user) = user else { return Ok(()) };
+        user::told(user, budget).await
+    };
+    let (looked, told) = tokio::join!(looked, told);
+    if looked.is_err() {
+        relay.metrics.removed_after_look();
+    }
+    let held = looked.and(told);
+    if let Err(refusal) = &held {
+        look::remove(relay, vetted, &made, refusal).await;
+    }
+    held
+}
+
+/// The layers that what is made has to stand on, where they are known.
+fn chain_id<'p>(call: &Call, permit: &'p Permit) -> Option<&'p str> {
+    let mut of_role = call.images.iter().zip(permit.images());
+    let container = of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE);
+    container?.1.chain_id.as_deref()
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.

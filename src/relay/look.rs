@@ -62,17 +62,14 @@ pub async fn possible(relay: &Relay) -> Result<(), Refusal> {
     }
 }
 
-/// As [`look`]; removes what does not hold, and answers undecided.
-pub async fn look_or_remove(relay: &Relay, vetted: Vetted, id: &str, chain_id: &str) -> Result<(), Refusal> {
-    let Err(text) = look(relay, id, chain_id).await else { return Ok(()) };
-    relay.metrics.removed_after_look();
+/// Removes what was made and must not be.
+pub async fn remove(relay: &Relay, vetted: Vetted, id: &str, refusal: &Refusal) {
     let removed = match vetted {
         Vetted::RunPodSandbox => relay.runtime.remove_sandbox(id).await,
         _ => relay.runtime.remove_container(id).await,
     };
     if let Err(error) = removed {
-        tracing::error!(id, %error, "what does not stand on the vetted image could not be removed");
+        tracing::error!(id, %error, "what must not be there could not be removed");
     }
-    tracing::warn!(id, reason = %text, "removed what did not stand on the vetted image");
-    Err(Refusal::own(&text, Reason::ContentDiffers))
+    tracing::warn!(id, reason = %refusal.reply.message, "removed what was made and must not be");
 }

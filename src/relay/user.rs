@@ -1,37 +1,68 @@
 //! As which user a container runs, the kubelet reads by the pod's own name of the image; the container it has made by an ID.
 //! If the name moved in between, or is gone, another image's user runs this one, or root does.
 
+use std::time::Instant;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
 use super::Relay;
 use super::ask::Refusal;
 use super::intercept::same_id;
 use crate::audit::Reason;
+use crate::cri::deadline::Budget;
 use crate::cri::facts::ROLE_IMAGE;
-use crate::cri::runtime::RuntimeError;
+use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::{ImageId, ImageName, quoted};
 use crate::vetter::wire::{Call, ImageUse};
 
-/// Holds what the runtime has under the pod's own name to the image that the create names.
+/// Asks whether what the runtime has under the pod's own name is the image that the create names. Not waited for before the
+/// runtime is asked to create: it would cost each container a question's time.
 ///
 /// Left out: a name with a digest, whose content cannot be another's; an ID; no name at all, as older kubelets have it; and
 /// image volumes, which run nothing.
+pub fn ask(relay: &Relay, call: &Call) -> Asked {
+    let image = call.images.iter().find(|image| image.role == ROLE_IMAGE).cloned();
+    let runtime = relay.runtime.clone();
+    tokio::spawn(async move {
+        match image {
+            Some(image) => is_the_images(&runtime, &image).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// What the runtime says, or will say.
+pub type Asked = JoinHandle<Result<(), Refusal>>;
+
+/// What it said.
 ///
 /// # Errors
-/// It has another image there, or none, or does not say.
-pub async fn is_the_images(relay: &Relay, call: &Call) -> Result<(), Refusal> {
-    let Some(image) = call.images.iter().find(|image| image.role == ROLE_IMAGE) else { return Ok(()) };
+/// It has another image there, or none, or does not say within the budget.
+pub async fn told(asked: Asked, budget: Budget) -> Result<(), Refusal> {
+    match timeout(budget.left(Instant::now()), asked).await {
+        Ok(Ok(told)) => told,
+        Ok(Err(_)) | Err(_) => Err(Refusal::own(
+            "the runtime does not say in time which image it has under the pod's own name",
+            Reason::Runtime,
+        )),
+    }
+}
+
+async fn is_the_images(runtime: &RuntimeClient, image: &ImageUse) -> Result<(), Refusal> {
     match ImageName::parse(&image.reference) {
         Ok(ImageName::Reference(reference)) if reference.digest().is_none() => {}
         // What cannot be read is the vetter's to refuse.
         Ok(_) | Err(_) => return Ok(()),
     }
-    let found = id_of(relay, &image.reference).await.map_err(|error| {
+    let found = id_of(runtime, &image.reference).await.map_err(|error| {
         let text = format!("{}: the user it runs as cannot be told: {error}", shown(image));
         Refusal::own(&text, Reason::Runtime)
     })?;
     let named = match ImageId::parse(&image.named) {
         Ok(_) => image.named.clone(),
         // CRI-O up to 1.34 is told repository@digest.
-        Err(_) => id_of(relay, &image.named).await.ok().flatten().unwrap_or_default(),
+        Err(_) => id_of(runtime, &image.named).await.ok().flatten().unwrap_or_default(),
     };
     if found.as_deref().is_some_and(|found| same_id(found, &named)) {
         return Ok(());
@@ -44,16 +75,8 @@ pub async fn is_the_images(relay: &Relay, call: &Call) -> Result<(), Refusal> {
     Err(Refusal::own(&text, Reason::NameMoved))
 }
 
-/// The runtime did not say in time.
-pub fn not_told() -> Refusal {
-    Refusal::own(
-        "the runtime does not say in time which image it has under the pod's own name",
-        Reason::Runtime,
-    )
-}
-
-async fn id_of(relay: &Relay, name: &str) -> Result<Option<String>, RuntimeError> {
-    Ok(relay.runtime.image_status(name).await?.map(|image| image.id))
+async fn id_of(runtime: &RuntimeClient, name: &str) -> Result<Option<String>, RuntimeError> {
+    Ok(runtime.image_status(name).await?.map(|image| image.id))
 }
 
 fn shown(image: &ImageUse) -> String {
