@@ -68,7 +68,7 @@ impl World {
             for sought in &kinds {
                 match verify(evidence, authority, sought, &self.fixture.digests, trust, now()) {
                     Ok(found) => {
-                        if let Err(what) = self.says_the_same(&found) {
+                        if let Err(what) = self.says_the_same(&found, authority) {
                             panic!("{}: {what}: {found:?}", self.fixture.name);
                         }
                         held += 1;
@@ -89,7 +89,13 @@ impl World {
     }
 
     /// Whether some genuine signature of the fixture says all of this: bytes may differ, not what follows from them.
-    fn says_the_same(&self, found: &Verified) -> Result<(), &'static str> {
+    fn says_the_same(&self, found: &Verified, authority: &Authority) -> Result<(), &'static str> {
+        let mut found = found.clone();
+        // A log's promise is not asked for: without it a certificate of one's own CA holds by the clock, until it ends.
+        if matches!(authority, Authority::Pki(_)) && found.until.is_some() {
+            found.times.retain(|time| time.source != TimeSource::Clock);
+            found.until = None;
+        }
         let checks: [(&'static str, Same); 6] = [
             ("another digest", |a, b| a.digest == b.digest),
             ("another signer", |a, b| a.signer == b.signer),
@@ -101,12 +107,12 @@ impl World {
                 a.times.iter().all(|time| b.times.contains(time))
                     && a.logs.iter().all(|log| b.logs.contains(log))
                     && a.timestamp_authorities.iter().all(|one| b.timestamp_authorities.contains(one))
-                    && a.until == b.until
+                    && (a.until.is_none() || a.until == b.until)
             }),
         ];
         let mut left: Vec<&Verified> = self.genuine.iter().collect();
         for (what, same) in checks {
-            left.retain(|genuine| same(found, genuine));
+            left.retain(|genuine| same(&found, genuine));
             if left.is_empty() {
                 return Err(what);
             }
