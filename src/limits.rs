@@ -200,6 +200,9 @@ pub const CONFIG_BYTES: usize = 4 * 1024 * 1024;
 /// thousand; without this, 4 MiB of `[[],[],…` would become a hundred megabytes of tree.
 pub const JSON_VALUES: usize = 200_000;
 
+/// Largest list of containers/storage read, bytes. A layer takes some four hundred in it, a container some eight hundred.
+pub const STORAGE_LIST_BYTES: usize = 16 * 1024 * 1024;
+
 /// Most layers of an image. overlayfs stacks at most 500 (the kernel's `OVL_MAX_STACK`).
 pub const LAYERS: usize = 512;
 

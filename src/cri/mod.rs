@@ -6,6 +6,7 @@ pub mod message;
 pub mod methods;
 pub mod reply;
 pub mod runtime;
+pub mod storage;
 pub mod unknown;
 
 /// The CRI messages crivet reads, generated from `proto/cri.proto`.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -14,9 +14,11 @@ use tonic::{Code, Request, Status};
 use super::containerd::containers::{Container, GetContainerRequest, containers_client::ContainersClient};
 use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
 use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
+use super::storage::{Storage, StorageError};
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{self, Image, ImageSpec};
+use crate::image::quoted;
 use crate::limits;
 
 /// Why a question to the runtime has no answer. Deterministic, one line.
@@ -33,6 +35,9 @@ pub enum RuntimeError {
         /// The gRPC code's name and the runtime's message, shortened.
         reason: String,
     },
+    /// CRI-O's store does not tell.
+    #[error("CRI-O's store: {0}")]
+    Store(String),
     /// More bytes than crivet reads.
     #[error("{what} is larger than {cap} bytes ({limit})")]
     TooLarge {
@@ -52,16 +57,20 @@ pub struct RuntimeClient {
     image: Channel,
     /// The snapshotter of the container looked at last; empty before the first.
     snapshotter: Arc<Mutex<String>>,
+    content: Arc<Mutex<Option<(Content, Instant)>>>,
 }
 
-/// The container's file system as containerd has it.
+/// Where a runtime's images and containers can be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// containerd's snapshotter.
-    pub snapshotter: String,
-    /// The chain ID of the layers the container stands on.
-    pub parent: String,
+pub enum Content {
+    /// containerd's own services, on its socket.
+    Services,
+    /// CRI-O's files.
+    Storage(Storage),
 }
+
+/// How long what a runtime is is believed.
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
 
 impl RuntimeClient {
     /// A client of the two endpoints (often one socket). Does not connect yet.
@@ -72,7 +81,7 @@ impl RuntimeClient {
         } else {
             channel(image_endpoint.to_owned())
         };
-        RuntimeClient { runtime, image, snapshotter: Arc::default() }
+        RuntimeClient { runtime, image, snapshotter: Arc::default(), content: Arc::default() }
     }
 
     fn images(&self) -> ImageServiceClient<Channel> {
@@ -190,12 +199,65 @@ impl RuntimeClient {
         Ok(())
     }
 
-    /// What a container's (or sandbox's) file system stands on, by containerd's containers and snapshots
-    /// services. The snapshot tells the truth where names do not: containerd creates by name.
+    /// Where what the runtime keeps can be looked at.
+    ///
+    /// # Errors
+    /// The runtime does not answer, or is a CRI-O that does not say where its store is.
+    pub async fn content(&self) -> Result<Content, RuntimeError> {
+        let known = self.content.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((content, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED_FOR) {
+            return Ok(content);
+        }
+        let content = match self.version().await?.runtime_name.as_str() {
+            "cri-o" => Content::Storage(self.storage().await?),
+            _ => Content::Services,
+        };
+        *self.content.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((content.clone(), Instant::now()));
+        Ok(content)
+    }
+
+    async fn storage(&self) -> Result<Storage, RuntimeError> {
+        let request = timed(v1::ImageFsInfoRequest {});
+        let response = self.images().image_fs_info(request).await.map_err(|s| failed("ImageFsInfo", s))?;
+        let folders = response.into_inner().image_filesystems.into_iter().filter_map(|usage| usage.fs_id);
+        let folders: Vec<String> = folders.map(|id| id.mountpoint).collect();
+        let storage = folders.iter().find_map(|folder| Storage::of_images(Path::new(folder)));
+        storage.ok_or_else(|| RuntimeError::Store(format!(
+            "expected ImageFsInfo to name the folder DRIVER-images of a store of containers/storage, found {}",
+            quoted(&folders.join(" "))
+        )))
+    }
+
+    /// Reads a store's files where waiting for the disk holds up nothing else.
+    async fn in_storage<T: Send + 'static>(
+        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error @ StorageError::Missing { .. })) => Err(RuntimeError::NotFound(error.to_string())),
+            Ok(Err(error)) => Err(RuntimeError::Store(error.to_string())),
+            Err(_) => Err(RuntimeError::Store("reading it failed; see the log".to_owned())),
+        }
+    }
+
+    /// The chain ID of the layers that a container (or sandbox) stands on; empty if there are none.
+    pub async fn layers_under(&self, id: &str) -> Result<String, RuntimeError> {
+        match self.content().await? {
+            Content::Services => self.snapshot_under(id).await,
+            Content::Storage(storage) => {
+                let id = id.to_owned();
+                Self::in_storage(move || storage.chain_under(&id)).await
+            }
+        }
+    }
+
+    /// By containerd's containers and snapshots services. The snapshot tells the truth where names do not: containerd
+    /// creates by name.
     ///
     /// A container's snapshot has the container's ID for a key, and all have one snapshotter: containerd's CRI
     /// has it so. So both questions are asked at once, and the guess counts only if the container confirms it.
-    pub async fn container_snapshot(&self, id: &str) -> Result<Snapshot, RuntimeError> {
+    async fn snapshot_under(&self, id: &str) -> Result<String, RuntimeError> {
         let guess = self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let guessed =
             async { if guess.is_empty() { None } else { Some(self.snapshot_parent(&guess, id).await) } };
@@ -208,7 +270,7 @@ impl RuntimeClient {
         if snapshotter != guess {
             self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshotter);
         }
-        Ok(Snapshot { snapshotter, parent })
+        Ok(parent)
     }
 
     async fn container(&self, id: &str) -> Result<Container, RuntimeError> {
@@ -226,8 +288,12 @@ impl RuntimeClient {
         Ok(info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))?.parent)
     }
 
-    /// A blob of containerd's content store, unverified: whoever asks must hash it.
+    /// A document of an image that the runtime keeps, unverified: whoever asks must hash it.
     pub async fn read_content(&self, digest: &str, cap: usize) -> Result<Vec<u8>, RuntimeError> {
+        if let Content::Storage(storage) = self.content().await? {
+            let digest = digest.to_owned();
+            return Self::in_storage(move || storage.document(&digest, cap)).await;
+        }
         let request = in_k8s(ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 });
         let mut client =
             ContentClient::new(self.image.clone()).max_decoding_message_size(limits::RUNTIME_MESSAGE_BYTES);

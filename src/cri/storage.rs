@@ -211,3 +211,148 @@ fn read(path: &Path, cap: usize, limit: &'static str) -> Result<Vec<u8>, Storage
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CONTAINER: &str = "5cf29d2d48c6ba256eb0d59b6237a0fd79b31e2680f20771fd47332963d2684f";
+    const IMAGE: &str = "6eed9fe302786951b53198f2cd2c268d22f2ea9fb0a6ff9a772caff633617054";
+    const LOWER: &str = "sha256:ec0cd499de53c6ea468c8c9c886f11ab0fa354af68960105f86e5bd7a52c55f6";
+    const UPPER: &str = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+    const MANIFEST: &str = "sha256:46f042ed887d4beb7c676b2d17ce14435b0fe7e649acffebb497ff62f471ead8";
+
+    /// The lists as CRI-O 1.34 writes them, by the folder and the file they are in; `broken` breaks one.
+    fn store(broken: impl FnOnce(&mut [(&str, &str, Value); 4])) -> (tempfile::TempDir, Storage) {
+        let mut lists = [
+            (
+                "containers",
+                "volatile-containers.json",
+                json!([{
+                    "id": CONTAINER, "names": ["k8s_hello_hello_e2e_hello_0"], "image": IMAGE, "layer": "e160",
+                    "created": "2026-11-22T15:05:59.343784311Z", "flags": {"Volatile": true},
+                }]),
+            ),
+            (
+                "layers",
+                "layers.json",
+                json!([
+                    {"id": "ec0c", "created": "2026-11-22T15:05:57Z", "diff-digest": LOWER, "diff-size": 2124800},
+                    {"id": "95fc", "parent": "ec0c", "compressed-diff-digest": UPPER, "diff-digest": UPPER},
+                ]),
+            ),
+            ("layers", "volatile-layers.json", json!([{"id": "e160", "parent": "95fc"}])),
+            (
+                "images",
+                "images.json",
+                json!([{
+                    "id": IMAGE, "digest": MANIFEST, "layer": "95fc",
+                    "big-data-names": ["manifest", format!("manifest-{MANIFEST}")],
+                    "big-data-digests": {format!("manifest-{MANIFEST}"): MANIFEST},
+                }]),
+            ),
+        ];
+        broken(&mut lists);
+        let root = tempfile::tempdir().unwrap();
+        for (what, name, list) in lists {
+            let folder = root.path().join(format!("overlay-{what}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(name), list.to_string()).unwrap();
+        }
+        let document = root.path().join("overlay-images").join(IMAGE);
+        std::fs::create_dir(&document).unwrap();
+        // As CRI-O 1.34 named it.
+        let file = "=bWFuaWZlc3Qtc2hhMjU2OjQ2ZjA0MmVkODg3ZDRiZWI3YzY3NmIyZDE3Y2UxNDQzNWIwZmU3ZTY0OWFjZmZlYmI0OTdmZjYyZjQ3MWVhZDg=";
+        std::fs::write(document.join(file), b"the manifest").unwrap();
+        let storage = Storage::of_images(&root.path().join("overlay-images")).unwrap();
+        (root, storage)
+    }
+
+    fn refused(broken: impl FnOnce(&mut [(&str, &str, Value); 4])) -> String {
+        let (root, storage) = store(broken);
+        let error = storage.chain_under(CONTAINER).unwrap_err().to_string();
+        error.replace(root.path().to_str().unwrap(), "ROOT")
+    }
+
+    #[test]
+    fn container_stands_on_the_chain_of_the_layers_under_its_own() {
+        let (_root, storage) = store(|_| {});
+        let expected = Digest::of(format!("{LOWER} {UPPER}").as_bytes()).to_string();
+        assert_eq!(storage.chain_under(CONTAINER).unwrap(), expected);
+        let (_root, storage) = store(|lists| lists[2].2[0]["parent"] = json!("ec0c"));
+        assert_eq!(storage.chain_under(CONTAINER).unwrap(), LOWER);
+        let (_root, storage) = store(|lists| drop(lists[2].2[0].as_object_mut().unwrap().remove("parent")));
+        assert_eq!(storage.chain_under(CONTAINER).unwrap(), "");
+    }
+
+    #[test]
+    fn container_that_is_kept_over_a_reboot_is_known_too() {
+        let (_root, storage) = store(|lists| lists[0].1 = "containers.json");
+        storage.chain_under(CONTAINER).unwrap();
+    }
+
+    #[test]
+    fn container_the_store_does_not_know() {
+        let error = refused(|lists| lists[0].2[0]["id"] = json!("other"));
+        assert_eq!(error, format!("the store at ROOT has no container {CONTAINER}"));
+    }
+
+    #[test]
+    fn layer_the_store_does_not_know() {
+        let error = refused(|lists| lists[1].2[1]["parent"] = json!("gone"));
+        assert_eq!(error, "the store at ROOT has no layer gone");
+    }
+
+    #[test]
+    fn layer_that_is_bound_to_nothing() {
+        let unbound = |error: String| assert!(error.starts_with("layer ec0c was pulled in part"), "{error}");
+        unbound(refused(|lists| drop(lists[1].2[0].as_object_mut().unwrap().remove("diff-digest"))));
+        unbound(refused(|lists| lists[1].2[0]["diff-digest"] = json!("sha256:short")));
+        unbound(refused(|lists| lists[1].2[0]["toc-digest"] = json!(LOWER)));
+    }
+
+    #[test]
+    fn layers_that_lead_back_to_themselves_end_at_the_limit() {
+        let error = refused(|lists| lists[1].2[0]["parent"] = json!("95fc"));
+        assert!(error.contains("limits::LAYERS"), "{error}");
+    }
+
+    #[test]
+    fn list_that_is_no_list() {
+        let error = refused(|lists| lists[1].2 = json!({"layers": []}));
+        assert!(error.starts_with("ROOT/overlay-layers/layers.json: "), "{error}");
+    }
+
+    #[test]
+    fn list_over_the_limit_is_refused_by_its_name() {
+        let error = refused(|lists| lists[1].2 = json!(" ".repeat(limits::STORAGE_LIST_BYTES)));
+        assert!(error.contains("limits::STORAGE_LIST_BYTES"), "{error}");
+    }
+
+    #[test]
+    fn document_is_found_by_its_digest_within_the_cap() {
+        let (_root, storage) = store(|_| {});
+        assert_eq!(storage.document(MANIFEST, 100).unwrap(), b"the manifest");
+        assert!(matches!(storage.document(LOWER, 100), Err(StorageError::Missing { .. })));
+        assert!(matches!(storage.document(MANIFEST, 11), Err(StorageError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn image_whose_id_is_a_way_out_of_its_folder_is_not_followed() {
+        let (_root, storage) = store(|lists| lists[3].2[0]["id"] = json!("../overlay-layers"));
+        assert!(matches!(storage.document(MANIFEST, 100), Err(StorageError::Missing { .. })));
+    }
+
+    #[test]
+    fn store_is_known_by_the_folder_of_its_images() {
+        let of = |folder: &str| Storage::of_images(Path::new(folder));
+        assert!(of("/var/lib/containers/storage/overlay-images").is_some());
+        for other in
+            ["/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs", "overlay-images", "/-images", "/"]
+        {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}

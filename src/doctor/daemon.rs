@@ -81,11 +81,11 @@ pub(super) fn running(facts: &Facts, status: &Status, findings: &mut Findings) {
             "look at the runtime (systemctl status containerd, or crio), and at runtimeEndpoint",
         );
     }
-    if runtime.name == "cri-o" {
+    if !runtime.not_looked_at.is_empty() {
         findings.failure(
             "runtime-not-looked-at",
-            "the runtime is CRI-O: what a container stands on cannot be looked at after it was made, so enforce mode makes none that needs a proof",
-            "stay in mode: audit on CRI-O for now",
+            format!("enforce mode makes no container that needs a proof: {}", runtime.not_looked_at),
+            "see which store CRI-O uses (crictl imagefsinfo, storage.conf); stay in mode: audit until then",
         );
     }
     if status.removed_after_look > 0 {
@@ -106,12 +106,7 @@ pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
         ("audit", "") => findings.failure(
             "mode-audit",
             "mode: audit: every image runs, vetted or not",
-            if status.runtime.as_ref().is_some_and(|runtime| runtime.name == "cri-o") {
-                // Of the two findings one must not ask for what the other warns of.
-                "there is nothing to be done on CRI-O for now: see runtime-not-looked-at"
-            } else {
-                "when crivet report and crivet inventory show nothing you need, set mode: enforce (docs/rollout.md)"
-            },
+            "when crivet report and crivet inventory show nothing you need, set mode: enforce (docs/rollout.md)",
         ),
         ("audit", because) => findings.failure(
             "mode-overridden",

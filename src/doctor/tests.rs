@@ -187,7 +187,7 @@ const CASES: &[Case] = {
         ("metrics-off", Note, |f| config(f).metrics = false),
         ("version-differs", Warning, |f| f.version = "2".into()),
         ("runtime-away", Failure, |f| runtime(f).error = "it cannot be reached".into()),
-        ("runtime-not-looked-at", Failure, |f| runtime(f).name = "cri-o".into()),
+        ("runtime-not-looked-at", Failure, |f| runtime(f).not_looked_at = "no store".into()),
         ("removed-after-look", Warning, |f| daemon(f).removed_after_look = 1),
         ("mode-audit", Failure, |f| daemon(f).mode = "audit".into()),
         ("mode-overridden", Failure, |f| {

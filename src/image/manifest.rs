@@ -241,11 +241,15 @@ impl ImageConfig {
     /// The chain ID of all layers: what containerd names the image's topmost snapshot (image-spec, config.md,
     /// "Layer ChainID").
     pub fn chain_id(&self) -> Digest {
-        let mut ids = self.diff_ids.iter();
-        // There is always a first one; of nothing, the digest of nothing names no snapshot.
-        let first = ids.next().copied().unwrap_or_else(|| Digest::of(b""));
-        ids.fold(first, |chain, id| Digest::of(format!("{chain} {id}").as_bytes()))
+        // There is always a layer; of none, the digest of nothing names no snapshot.
+        chain_id(&self.diff_ids).unwrap_or_else(|| Digest::of(b""))
     }
+}
+
+/// The chain ID of layers by their diff IDs, lowest first (image-spec, config.md, "Layer ChainID"); `None` of none.
+pub fn chain_id(diff_ids: &[Digest]) -> Option<Digest> {
+    let chained = |chain: Digest, id: Digest| Digest::of(format!("{chain} {id}").as_bytes());
+    diff_ids.iter().copied().reduce(chained)
 }
 
 #[cfg(test)]

@@ -38,10 +38,10 @@ const MICROK8S: &str =
 const OTHER_SYSTEMS: [(&str, &str); 5] = [
     (
         "rhcos",
-        "OpenShift's Machine Config Operator owns the node; what is written here is not its, and CRI-O cannot be looked \
-         at after a create yet",
+        "OpenShift's Machine Config Operator owns the node; what is written here is not its, and is taken \
+         for drift",
     ),
-    ("scos", "OKD's Machine Config Operator owns the node, and CRI-O cannot be looked at after a create yet"),
+    ("scos", "OKD's Machine Config Operator owns the node; what is written here is taken for drift"),
     ("talos", "Talos has no systemd, and its kubelet's flags come from the machine configuration"),
     (
         "bottlerocket",

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::clients::millis;
-use super::{Relay, listener};
+use super::{Relay, listener, look};
 use crate::control::wire::{self, Answer, BreakGlass, Request, Status, answer, link, request};
 use crate::limits;
 use crate::metrics::Counted;
@@ -158,8 +158,12 @@ async fn runtime(relay: &Relay) -> wire::Runtime {
     };
     let pause =
         async { timeout(RUNTIME, relay.pause.name(&relay.runtime)).await.map_err(|_| late()).flatten() };
-    let (version, pause) = tokio::join!(version, pause);
+    let looked_at = async { timeout(RUNTIME, look::possible(relay)).await };
+    let (version, pause, looked_at) = tokio::join!(version, pause, looked_at);
     let mut told = wire::Runtime::default();
+    if let Ok(Err(refusal)) = looked_at {
+        told.not_looked_at = refusal.reply.message;
+    }
     match version {
         Ok(version) => (told.name, told.version) = (version.runtime_name, version.runtime_version),
         Err(error) => told.error = error,

@@ -41,7 +41,6 @@ use self::clients::Clients;
 use self::found::Found;
 use self::hidden::Hidden;
 use self::keeper::Vetter;
-use self::look::Looks;
 use self::pause::PauseImage;
 use self::permits::Permits;
 use self::serve::Stop;
@@ -110,8 +109,6 @@ pub struct Relay {
     pub metrics: Arc<RelayMetrics>,
     /// The pod sandboxes' image.
     pub pause: PauseImage,
-    /// Whether what was made can be looked at.
-    pub looks: Looks,
     /// Who is connected.
     pub clients: Clients,
     /// What came through, and what did not.
@@ -151,7 +148,6 @@ impl Relay {
             permits: parts.permits,
             metrics: parts.metrics,
             pause: PauseImage::new(parts.pause_image),
-            looks: Looks::default(),
             clients: Clients::default(),
             found: Found::default(),
             hidden: Arc::default(),

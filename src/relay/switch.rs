@@ -152,7 +152,7 @@ async fn refusal(relay: &Relay, call: Call) -> Option<String> {
             let needs_proof = verdict.judged.iter().any(|judged| !judged.digest.is_empty());
             match verdict.judged.into_iter().find(|judged| judged.refuses) {
                 Some(judged) => judged.message,
-                None if needs_proof && look::possible(relay).await.is_err() => look::IMPOSSIBLE.to_owned(),
+                None if needs_proof => look::possible(relay).await.err()?.reply.message,
                 None => return None,
             }
         }

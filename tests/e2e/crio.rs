@@ -119,8 +119,9 @@ fn in_audit_mode_a_kubelets_pods_run_and_the_records_tell_them_apart() {
     }
     node.records(&signed, &["PullImage", "CreateContainer"], "allowed");
     node.records(&unsigned, &["PullImage", "CreateContainer"], "denied");
-    // Enforce mode would have made neither.
-    node.records(&signed, &["CreateContainer"], "undecided");
+    let undecided =
+        |image: &Pushed| node.decisions(image).into_iter().any(|[_, decision, _]| decision == "undecided");
+    assert!(!undecided(&signed) && !undecided(&unsigned), "{:#?}", node.crivet.audit());
 
     let (code, said) = node.crivet.json("inventory", &[]);
     assert_eq!((code, &said["judgedBy"]), (Some(1), &json!("daemon")), "{said:#}");
@@ -138,7 +139,6 @@ fn in_audit_mode_a_kubelets_pods_run_and_the_records_tell_them_apart() {
         |id: &str| findings.iter().find(|found| found["id"] == id).map(|found| found["level"].clone());
     for (id, expected) in [
         ("runtime", "ok"),
-        ("runtime-not-looked-at", "failure"),
         ("mode-audit", "failure"),
         ("kubelet-configured", "ok"),
         ("kubelet-connected", "ok"),
@@ -170,7 +170,7 @@ fn in_audit_mode_a_kubelets_pods_run_and_the_records_tell_them_apart() {
 }
 
 #[test]
-fn in_enforce_mode_pulls_are_vetted_and_nothing_that_needs_a_proof_is_made() {
+fn in_enforce_mode_what_is_signed_runs_and_what_came_past_crivet_does_not() {
     let Some(node) = Node::start("enforce") else { return };
     let (signed, unsigned) = (node.push_signed("signed"), node.push("unsigned"));
     let (crictl, direct) = (node.crivet.crictl(), node.crio.crictl());
@@ -182,22 +182,58 @@ fn in_enforce_mode_pulls_are_vetted_and_nothing_that_needs_a_proof_is_made() {
     // Brought past crivet.
     direct.pull(&unsigned.reference).unwrap();
     let create = |image: &Pushed, named: &str| {
-        let pod = direct.sandbox("pod").unwrap();
+        let pod = crictl.sandbox("pod").unwrap();
         let image = json!({"image": named, "user_specified_image": image.reference});
         let made = crictl.create_of("pod", &pod, "e2e", &image, &json!([]));
         direct.run(["rmp", "--force", &pod]).unwrap();
         made
     };
-    let not_looked_at = ["the runtime is CRI-O, whose containers this crivet cannot look at"];
+    // By digest up to 1.34, by ID later.
     for named in [signed.by_digest.as_str(), bare(&signed)] {
-        assert_refused(create(&signed, named), UNDECIDED, &not_looked_at);
+        create(&signed, named).unwrap();
     }
     for named in [unsigned.by_digest.as_str(), bare(&unsigned)] {
         assert_refused(create(&unsigned, named), DENIED, &[&unsigned.digest]);
     }
-    assert_refused(crictl.sandbox("pod"), UNDECIDED, &not_looked_at);
     assert_eq!(direct.run(["ps", "--all", "--quiet"]).unwrap(), "");
     assert_eq!(direct.run(["pods", "--quiet"]).unwrap(), "");
+}
+
+#[test]
+fn in_enforce_mode_a_kubelets_signed_pod_runs_as_the_images_user_and_an_unsigned_one_says_why() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = Image::says(&node.peers, "uid $(id -u)").user("1000").push(&node.registry, "signed", "1");
+    node.cosign.sign(&node.key, &signed.by_digest, &[]);
+    let unsigned = node.push("unsigned");
+    let kubelet = Kubelet::start(&node.peers, &node.crivet.socket());
+    kubelet.add_pod("signed", &signed.reference, &json!({}));
+    kubelet.wait_pod("signed", A_MINUTE, Pod::ready);
+    assert_eq!(kubelet.first_line("signed"), "uid 1000");
+    kubelet.add_pod("unsigned", &unsigned.reference, &json!({}));
+    let denied = |pod: &Pod| pod.waiting().is_some_and(|(why, _)| why == "SignatureValidationFailed");
+    let pod = kubelet.wait_pod("unsigned", A_MINUTE, denied);
+    let (_, message) = pod.waiting().unwrap();
+    assert!(message.contains(&unsigned.digest), "{message}");
+}
+
+/// The layers that CRI-O says are under a container are held to the vetted image's.
+#[test]
+fn in_enforce_mode_a_container_on_other_layers_is_removed() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed");
+    let crictl = node.crivet.crictl();
+    crictl.pull(&signed.reference).unwrap();
+    let pod = crictl.sandbox("pod").unwrap();
+    // As a CRI-O that did not hold layers to the config would have written it.
+    node.crio.change_store("overlay-layers/layers.json", |layers| {
+        for layer in layers.as_array_mut().unwrap() {
+            layer["diff-digest"] = json!(format!("sha256:{}", "0".repeat(64)));
+        }
+    });
+    let image = json!({"image": signed.by_digest, "user_specified_image": signed.reference});
+    let made = crictl.create_of("pod", &pod, "e2e", &image, &json!([]));
+    assert_refused(made, UNDECIDED, &["instead of the vetted image's"]);
+    assert_eq!(node.crio.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");
 }
 
 /// Whether a kubelet that reaches CRI-O by this name asks it for the resources that containers use, and whether it knows

@@ -8,6 +8,7 @@ use super::image::{Image, Pushed};
 use super::peers::Peers;
 use super::registry::Registry;
 use super::scratch::MARK;
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,6 +21,7 @@ pub struct Crio {
     crictl: Crictl,
     pause: Pushed,
     policies: PathBuf,
+    store: PathBuf,
 }
 
 impl Crio {
@@ -74,7 +76,8 @@ impl Crio {
             // The machine's own logins and registries.d would be read otherwise.
             &[("CONTAINERS_STORAGE_CONF", storage.as_ref()), ("HOME", dir.join("home").as_ref())],
         );
-        let mut crio = Self { daemon, socket, crictl, pause, policies: dir.join("policies") };
+        let mut crio =
+            Self { daemon, socket, crictl, pause, policies: dir.join("policies"), store: dir.join("root") };
         let crictl = crio.crictl.clone();
         crio.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
         crio
@@ -86,6 +89,14 @@ impl Crio {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("cosign.yaml"), "default-docker:\n  use-sigstore-attachments: true\n").unwrap();
         Self::start(peers, registry)
+    }
+
+    /// Changes one of the lists of its store behind its back.
+    pub fn change_store(&self, list: &str, change: impl FnOnce(&mut Value)) {
+        let path = self.store.join(list);
+        let mut found: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut found);
+        fs::write(path, found.to_string()).unwrap();
     }
 
     /// The folder with a policy file for each namespace.

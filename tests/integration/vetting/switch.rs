@@ -129,14 +129,14 @@ async fn a_runtime_that_does_not_say_what_the_pod_said_is_asked_for_all_names_of
 }
 
 #[tokio::test]
-async fn on_crio_signed_images_refuse_the_switch_because_nothing_would_be_made() {
+async fn on_crio_without_a_store_signed_images_refuse_the_switch_because_nothing_would_be_made() {
     let (node, _) = node(true).await;
     node.runtime.becomes_crio();
     let _gate = switched(&node).await;
     let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
     for said in [
-        "the pause image: the runtime is CRI-O",
-        "static pod kube-system/etcd-node container main: the runtime",
+        "the pause image: SignatureValidationFailed: undecided: nothing is made",
+        "static pod kube-system/etcd-node container main: SignatureValidationFailed: undecided: nothing",
     ] {
         assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
     }
