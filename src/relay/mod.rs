@@ -25,6 +25,7 @@ pub mod permits;
 pub mod presence;
 pub mod serve;
 pub mod switch;
+pub mod unpacked;
 pub mod upstream;
 pub mod user;
 
