@@ -14,12 +14,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, hidden, look, pause, user};
+use super::{Relay, documents, hidden, look, pause, user};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
+use crate::cri::v1::PodSandboxConfig;
 use crate::decision::Permit;
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
@@ -48,7 +49,7 @@ pub async fn vet_then_forward(
     alert_unknown(relay, &unknown);
     let result: Result<Answer, No> = async {
         let permit = match vetted {
-            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
+            Vetted::RunPodSandbox => sandbox_permit(relay, &mut call, sandbox, budget).await,
             Vetted::PullImage => decide(relay, &call, budget).await,
             Vetted::CreateContainer => created(relay, &mut call, budget).await,
         };
@@ -82,16 +83,34 @@ pub async fn vet_then_forward(
         Ok(answer) => Ok(answer.into_response()),
         Err(No::Answer(none)) => none.into_response(),
         Err(No::Refused(Refusal { reply, unrecorded })) => {
-            if let Some(reason) = unrecorded {
+            if let Some((outcome, reason)) = unrecorded {
                 if call.images.is_empty() {
                     // What it is about is not known: the pause image's name.
                     call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
                 }
-                relay.vetter.tell_undecided(&call, &reply, reason);
+                relay.vetter.tell_refused(&call, &reply, outcome, reason);
             }
             Ok(reply.into_response())
         }
     }
+}
+
+/// A permit for a sandbox, its image's documents as they were vetted.
+async fn sandbox_permit(
+    relay: &Relay,
+    call: &mut Call,
+    sandbox: Option<PodSandboxConfig>,
+    budget: Budget,
+) -> Result<Permit, Refusal> {
+    let permit = pause::permit(relay, call, sandbox, budget).await?;
+    let left = budget.left(std::time::Instant::now());
+    let whole = timeout(left, documents::are_whole(relay, call, documents_of(&permit))).await;
+    whole.unwrap_or_else(|_| Err(documents::not_read()))?;
+    Ok(permit)
+}
+
+fn documents_of(permit: &Permit) -> Vec<Vec<String>> {
+    permit.images().iter().map(|image| image.documents.clone()).collect()
 }
 
 /// A permit for a create. Whether the kubelet read the user by the same image is asked meanwhile, and counts where a proof does.
@@ -108,13 +127,22 @@ async fn created(relay: &Relay, call: &mut Call, budget: Budget) -> Result<Permi
             held = &mut user, if known.is_none() => known = Some(held),
         }
     };
-    if permit.images().first().is_some_and(|image| image.digest.is_some()) {
-        let left = budget.left(std::time::Instant::now());
+    let user = async {
         match known {
-            Some(known) => known?,
-            None => timeout(left, user).await.unwrap_or_else(|_| Err(user::not_told()))?,
+            Some(known) => known,
+            None => user.await,
         }
-    }
+    };
+    let needs_user = permit.images().first().is_some_and(|image| image.digest.is_some());
+    let user = async { if needs_user { user.await } else { Ok(()) } };
+    let left = budget.left(std::time::Instant::now());
+    let (user, whole) = tokio::join!(
+        timeout(left, user),
+        timeout(left, documents::are_whole(relay, call, documents_of(&permit))),
+    );
+    // What was altered is told before what moves by itself.
+    whole.unwrap_or_else(|_| Err(documents::not_read()))?;
+    user.unwrap_or_else(|_| Err(user::not_told()))?;
     Ok(permit)
 }
 

@@ -10,6 +10,7 @@ pub mod break_glass;
 pub mod clients;
 pub mod control;
 pub mod descriptors;
+pub mod documents;
 pub mod found;
 pub mod gather;
 pub mod govern;
