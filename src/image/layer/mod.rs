@@ -8,6 +8,7 @@
 
 mod compare;
 mod decode;
+#[allow(clippy::expect_used, clippy::indexing_slicing)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod tar;
