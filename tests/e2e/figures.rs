@@ -97,8 +97,9 @@ fn what_it_costs_to_hash_documents_again_before_each_create() {
     let Some(node) = Node::enforcing() else { return };
     let image = node.push_signed("read-again", &node.says("read again"));
     node.crictl().pull(&image.reference).unwrap();
-    let client = RuntimeClient::new(node.containerd.socket(), node.containerd.socket());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let client = RuntimeClient::new(node.containerd.socket(), node.containerd.socket());
     let named = async || drop(client.image_status(&image.reference).await.unwrap());
     let read = |digest: &str| {
         let (client, digest) = (client.clone(), digest.to_owned());
