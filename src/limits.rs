@@ -554,3 +554,23 @@ pub const HIDDEN_REST_SECONDS: u64 = 600;
 
 /// Images hidden, or at rest after that, at once. A node runs some hundred.
 pub const HIDDEN_IMAGES: usize = 1024;
+
+/// Most entries of one layer that are unpacked to be compared with the disk. The largest known layers have some 200,000; one
+/// costs some 200 bytes of memory.
+pub const LAYER_ENTRIES: u64 = 400_000;
+
+/// Most bytes of names, targets and attributes of one layer's entries. 400,000 names of 100 bytes are 40 MB.
+pub const LAYER_NAME_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Largest extension header in a layer's archive, bytes: Go's own limit (`maxSpecialFileSize`). A longer one no runtime unpacks.
+pub const LAYER_EXTENSION_BYTES: u64 = 1024 * 1024;
+
+/// Most bytes that one layer may unpack to. The largest layers, with models in them, have some ten GiB; a gzip bomb of 100 MB
+/// would have 100.
+pub const LAYER_UNPACKED_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+
+/// Symbolic links followed on the way to one path in a layer: containerd's own limit.
+pub const LAYER_LINKS: usize = 255;
+
+/// Differences between a layer and the disk that are told; all are counted.
+pub const LAYER_DIFFERENCES: usize = 16;

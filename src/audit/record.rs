@@ -131,6 +131,8 @@ named! {
         EvidenceLayouts = "EvidenceLayouts",
         /// Undecided: the registry does not have it.
         NotFound = "NotFound",
+        /// Denied: what the runtime has on its disk of a vetted image was altered there.
+        ContentAltered = "ContentAltered",
         /// Undecided: bytes, or the container, are not what was vetted.
         ContentDiffers = "ContentDiffers",
         /// Undecided: a limit of crivet's was hit; the message names it.

@@ -26,6 +26,8 @@ pub struct PermittedImage {
     pub image_ids: Vec<String>,
     /// The chain ID the new container must stand on; `None` where policy asks for no proof.
     pub chain_id: Option<String>,
+    /// Digests of the documents by which it was tied to the digest: index, manifest and config.
+    pub documents: Vec<String>,
 }
 
 impl Permit {
@@ -86,7 +88,12 @@ fn starts_as_fixed(message: &str) -> bool {
 
 fn permitted(image: crate::vetter::wire::VettedImage) -> PermittedImage {
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
-    PermittedImage { digest: some(image.digest), image_ids: image.image_ids, chain_id: some(image.chain_id) }
+    PermittedImage {
+        digest: some(image.digest),
+        image_ids: image.image_ids,
+        chain_id: some(image.chain_id),
+        documents: image.documents,
+    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,16 @@ pub(super) fn running(facts: &Facts, status: &Status, findings: &mut Findings) {
             "see which store CRI-O uses (crictl imagefsinfo, storage.conf); stay in mode: audit until then",
         );
     }
+    if status.content_altered > 0 {
+        findings.failure(
+            "content-altered",
+            format!(
+                "{} creates were refused, or would have been, because their image was altered on this node's disk",
+                status.content_altered
+            ),
+            "find out who writes to the runtime's folder; the audit log (reason ContentAltered) says which images: remove them with all their containers, and they are pulled again",
+        );
+    }
     if status.removed_after_look > 0 {
         findings.warning(
             "removed-after-look",

@@ -188,6 +188,7 @@ const CASES: &[Case] = {
         ("version-differs", Warning, |f| f.version = "2".into()),
         ("runtime-away", Failure, |f| runtime(f).error = "it cannot be reached".into()),
         ("runtime-not-looked-at", Failure, |f| runtime(f).not_looked_at = "no store".into()),
+        ("content-altered", Failure, |f| daemon(f).content_altered = 1),
         ("removed-after-look", Warning, |f| daemon(f).removed_after_look = 1),
         ("mode-audit", Failure, |f| daemon(f).mode = "audit".into()),
         ("mode-overridden", Failure, |f| {

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::image::json;
+use crate::image::layer::fuzzing as layer;
 use crate::image::manifest::{Descriptor, Document, ImageConfig};
 use crate::image::{Digest, ImageName, Platform, Reference};
 use crate::policy::{PolicySet, SourceFile, Subject};
@@ -85,6 +86,8 @@ targets! {
     POLICY: "policy", policy, policy_seeds;
     /// docker's `config.json`, the kubelet's credential providers and their answers.
     LOGINS: "logins", logins, Vec::new;
+    /// A layer's archive, plain or compressed.
+    LAYER: "layer", layer::layer, Vec::new;
 }
 
 fn root() -> PathBuf {

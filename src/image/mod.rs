@@ -3,6 +3,7 @@
 mod digest;
 mod identity;
 pub mod json;
+pub mod layer;
 pub mod manifest;
 mod platform;
 mod quoted;

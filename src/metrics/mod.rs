@@ -152,6 +152,7 @@ pub struct RelayMetrics {
     vetter_restarts: Counter,
     not_vetted: Counter,
     removed_after_look: Counter,
+    content_altered: Counter,
     permits_used: Counter,
     permits_held: Gauge,
     found: Family<FoundLabels, Counter>,
@@ -205,6 +206,12 @@ impl Default for RelayMetrics {
             "removed_after_look",
             "Containers and sandboxes removed because they did not stand on what was vetted",
             removed_after_look.clone(),
+        );
+        let content_altered = Counter::default();
+        registry.register(
+            "content_altered",
+            "Creates whose image was found altered on the node's disk",
+            content_altered.clone(),
         );
         let permits_used = Counter::default();
         registry.register("permits_used", "Calls forwarded on a permit the relay held", permits_used.clone());
@@ -276,6 +283,7 @@ impl Default for RelayMetrics {
             vetter_restarts,
             not_vetted,
             removed_after_look,
+            content_altered,
             permits_used,
             permits_held,
             found,
@@ -301,6 +309,8 @@ pub struct Counted {
     pub last_call: u64,
     /// What was removed because it did not stand on what was vetted.
     pub removed_after_look: u64,
+    /// Creates whose image was found altered on the disk.
+    pub content_altered: u64,
 }
 
 impl RelayMetrics {
@@ -337,6 +347,7 @@ impl RelayMetrics {
             }),
             last_call: u64::try_from(self.last_kubelet_call.get()).unwrap_or_default(),
             removed_after_look: self.removed_after_look.get(),
+            content_altered: self.content_altered.get(),
         }
     }
 
@@ -358,6 +369,11 @@ impl RelayMetrics {
     /// Something was removed because it did not stand on what was vetted.
     pub fn removed_after_look(&self) {
         self.removed_after_look.inc();
+    }
+
+    /// A create's image was found altered on the disk.
+    pub fn content_altered(&self) {
+        self.content_altered.inc();
     }
 
     /// A call was forwarded on a permit that was held.

@@ -33,6 +33,7 @@ fn page() -> String {
     relay.unknown_fields();
     relay.not_vetted();
     relay.removed_after_look();
+    relay.content_altered();
     relay.hidden(2);
     relay.repulled(Ended::TimedOut, 1);
     relay.permit_used();

@@ -22,13 +22,18 @@ pub struct Refusal {
     /// The answer for the kubelet.
     pub reply: Reply,
     /// Set where the relay refused by itself: nobody has written that down yet.
-    pub unrecorded: Option<Reason>,
+    pub unrecorded: Option<(Outcome, Reason)>,
 }
 
 impl Refusal {
     /// The relay's own, undecided.
     pub fn own(text: &str, reason: Reason) -> Refusal {
-        Refusal { reply: Reply::undecided(text), unrecorded: Some(reason) }
+        Refusal { reply: Reply::undecided(text), unrecorded: Some((Outcome::Undecided, reason)) }
+    }
+
+    /// The relay's own, denied: there is evidence.
+    pub fn denied(text: &str, reason: Reason) -> Refusal {
+        Refusal { reply: Reply::denied(text), unrecorded: Some((Outcome::Denied, reason)) }
     }
 }
 
@@ -54,6 +59,7 @@ pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit
     if let Ok(verdict) = &verdict {
         refused(relay, call, verdict);
     }
+    let unrecorded = unrecorded.map(|reason| (Outcome::Undecided, reason));
     let permit = from_verdict(verdict, call.images.len()).map_err(|reply| Refusal { reply, unrecorded })?;
     if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
         relay.permits.hold(call, &permit, generation, Instant::now());
@@ -83,6 +89,7 @@ fn held(relay: &Relay, call: &Call, permit: Permit) -> Permit {
         digest: image.digest.clone().unwrap_or_default(),
         image_ids: image.image_ids.clone(),
         chain_id: image.chain_id.clone().unwrap_or_default(),
+        ..Default::default()
     });
     let verdict =
         Verdict { outcome: Outcome::Permitted.into(), images: images.collect(), ..Default::default() };

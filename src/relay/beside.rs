@@ -11,13 +11,13 @@ use super::ask::Refusal;
 use super::body::{Passing, Relayed, ResponseBody};
 use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
-use super::{Relay, look, pause};
+use super::{Relay, documents, look, pause};
 use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
 use crate::limits;
-use crate::vetter::wire::{Call, Kind, Verdict};
+use crate::vetter::wire::{Call, Kind, Outcome, Verdict};
 
 /// Longest the vetting beside a call may take. Nobody waits for it.
 pub const BUDGET: Duration = Duration::from_secs(limits::BACKGROUND_SECONDS + 60);
@@ -102,8 +102,11 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             }
             // As enforce mode says it, which would have made nothing.
             if let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
-                let reason = unrecorded.unwrap_or(Reason::Runtime);
-                return relay.vetter.tell_undecided(&call, &reply, reason);
+                return told(relay, &call, &reply, unrecorded);
+            }
+            let documents = verdict.images.iter().map(|image| image.documents.clone()).collect();
+            if let Err(Refusal { reply, unrecorded }) = documents::are_whole(relay, &call, documents).await {
+                told(relay, &call, &reply, unrecorded);
             }
             if let Err(text) = look::look(relay, &made, chain_id).await {
                 undecided(relay, &call, &text, Reason::ContentDiffers);
@@ -126,6 +129,12 @@ async fn read_back(relay: &Relay, call: &Call, verdict: &Verdict) {
     }
     // Its record is all that is wanted.
     let _ = relay.vetter.ask(pulled, BUDGET).await;
+}
+
+/// Records what enforce mode would have answered by itself.
+fn told(relay: &Relay, call: &Call, reply: &Reply, unrecorded: Option<(Outcome, Reason)>) {
+    let (outcome, reason) = unrecorded.unwrap_or((Outcome::Undecided, Reason::Runtime));
+    relay.vetter.tell_refused(call, reply, outcome, reason);
 }
 
 fn undecided(relay: &Relay, call: &Call, text: &str, reason: Reason) {

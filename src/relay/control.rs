@@ -122,6 +122,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         permits_held: relay.permits.len() as u64,
         runtime: Some(runtime),
         removed_after_look: counted.removed_after_look,
+        content_altered: counted.content_altered,
         configured_mode: live.in_force.configured.to_owned(),
         break_glass: live
             .break_glass

@@ -9,17 +9,18 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, hidden, look, pause, user};
+use super::{Relay, documents, hidden, look, pause, user};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
+use crate::cri::v1::PodSandboxConfig;
 use crate::decision::Permit;
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
@@ -56,7 +57,7 @@ pub async fn vet_then_forward(
         // Asked beside all else, and it counts where a proof does.
         let mut user = (vetted == Vetted::CreateContainer).then(|| user::ask(relay, &call));
         let permit = match vetted {
-            Vetted::RunPodSandbox => pause::permit(relay, &mut call, sandbox, budget).await,
+            Vetted::RunPodSandbox => sandbox_permit(relay, &mut call, sandbox, budget).await,
             Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,
         };
         // A refusal is a decision too.
@@ -72,7 +73,15 @@ pub async fn vet_then_forward(
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
         }
-        let answer = forward(upstream, service, head, body, &permit).await?;
+        let whole = async {
+            match vetted {
+                Vetted::CreateContainer => are_whole(relay, &call, &permit, budget).await,
+                Vetted::RunPodSandbox | Vetted::PullImage => Ok(()),
+            }
+        };
+        // Beside the create: before it starts, what is not whole is gone again.
+        let (answer, whole) = tokio::join!(forward(upstream, service, head, body, &permit), whole);
+        let answer = answer?;
         if answer.succeeded() {
             if vetted == Vetted::CreateContainer {
                 // Before the look: the runtime lists it already.
@@ -82,7 +91,7 @@ pub async fn vet_then_forward(
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {
                     let chain_id = chain_id(&call, &permit);
-                    hold_to_vetted(relay, vetted, chain_id, user, &answer.data, budget).await?;
+                    hold_to_vetted(relay, vetted, chain_id, user, whole, &answer.data, budget).await?;
                 }
             }
         }
@@ -97,16 +106,37 @@ pub async fn vet_then_forward(
         Ok(answer) => Ok(answer.into_response()),
         Err(No::Answer(none)) => none.into_response(),
         Err(No::Refused(Refusal { reply, unrecorded })) => {
-            if let Some(reason) = unrecorded {
+            if let Some((outcome, reason)) = unrecorded {
                 if call.images.is_empty() {
                     // What it is about is not known: the pause image's name.
                     call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
                 }
-                relay.vetter.tell_undecided(&call, &reply, reason);
+                relay.vetter.tell_refused(&call, &reply, outcome, reason);
             }
             Ok(reply.into_response())
         }
     }
+}
+
+/// A permit for a sandbox, its image's documents as they were vetted.
+async fn sandbox_permit(
+    relay: &Relay,
+    call: &mut Call,
+    sandbox: Option<PodSandboxConfig>,
+    budget: Budget,
+) -> Result<Permit, Refusal> {
+    let permit = pause::permit(relay, call, sandbox, budget).await?;
+    // Not beside the call, as with a container: it runs when the call ends.
+    are_whole(relay, call, &permit, budget).await?;
+    Ok(permit)
+}
+
+/// Whether the runtime's documents of the images are what was vetted.
+async fn are_whole(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) -> Result<(), Refusal> {
+    let documents = permit.images().iter().map(|image| image.documents.clone()).collect();
+    let left = budget.left(std::time::Instant::now());
+    let whole = timeout(left, documents::are_whole(relay, call, documents)).await;
+    whole.unwrap_or_else(|_| Err(documents::not_read()))
 }
 
 /// Why a vetted call has no answer of the runtime's.
@@ -210,10 +240,11 @@ async fn hold_to_vetted(
     vetted: Vetted,
     chain_id: Option<&str>,
     user: Option<user::Asked>,
+    whole: Result<(), Refusal>,
     answer: &[u8],
     budget: Budget,
 ) -> Result<(), Refusal> {
-    if chain_id.is_none() && user.is_none() {
+    if chain_id.is_none() && user.is_none() && whole.is_ok() {
         return Ok(());
     }
     let made =
@@ -231,7 +262,8 @@ async fn hold_to_vetted(
     if looked.is_err() {
         relay.metrics.removed_after_look();
     }
-    let held = looked.and(told);
+    // What was altered is told before what moves by itself.
+    let held = whole.and(looked).and(told);
     if let Err(refusal) = &held {
         look::remove(relay, vetted, &made, refusal).await;
     }

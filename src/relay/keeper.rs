@@ -473,8 +473,13 @@ impl Vetter {
 
     /// As [`Vetter::tell`], of a call the relay answered undecided, or would have.
     pub fn tell_undecided(&self, call: &Call, reply: &Reply, reason: Reason) {
+        self.tell_refused(call, reply, Outcome::Undecided, reason);
+    }
+
+    /// As [`Vetter::tell`], of a call the relay refused by itself, or would have.
+    pub fn tell_refused(&self, call: &Call, reply: &Reply, outcome: Outcome, reason: Reason) {
         let message = reply.message.clone();
-        let verdict = Verdict { outcome: Outcome::Undecided.into(), message, ..Default::default() };
+        let verdict = Verdict { outcome: outcome.into(), message, ..Default::default() };
         self.tell_why(call, verdict, reason.as_str().to_owned());
     }
 

@@ -10,6 +10,7 @@ pub mod break_glass;
 pub mod clients;
 pub mod control;
 pub mod descriptors;
+pub mod documents;
 pub mod found;
 pub mod gather;
 pub mod govern;
@@ -25,6 +26,7 @@ pub mod permits;
 pub mod presence;
 pub mod serve;
 pub mod switch;
+pub mod unpacked;
 pub mod upstream;
 pub mod user;
 

@@ -87,6 +87,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The registry does not have it",
             "Check the name and tag. If the image was deleted from the registry, push it again, or move to one that is there.",
         ),
+        Some(Reason::ContentAltered) => (
+            "The image was altered on the node's disk",
+            "Find out who wrote to the runtime's folder, and take the node for compromised until you know. Then remove the image from the node with all containers of it; it is pulled again.",
+        ),
         Some(Reason::ContentDiffers) => (
             "The content is not what was vetted",
             "A tag that moved meanwhile settles itself. If it stays, pull the image anew and compare registry, mirror and node: content may have been altered.",

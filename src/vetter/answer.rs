@@ -7,6 +7,7 @@ use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;
 use crate::cri::reply::Reply;
+use crate::image::Tie;
 use crate::telemetry::Span;
 
 /// The call's verdict: every image has to be allowed, or its policies only audit. The first image that is not
@@ -115,7 +116,13 @@ fn permitted(vetting: &Vetting) -> VettedImage {
         digest: vetting.digest.map(|digest| digest.to_string()).unwrap_or_default(),
         image_ids: vetting.ties.iter().map(|tie| tie.id().to_string()).collect(),
         chain_id: vetting.ties.first().map(|tie| tie.chain_id().to_string()).unwrap_or_default(),
+        documents: vetting.ties.first().map(documents).unwrap_or_default(),
     }
+}
+
+fn documents(tie: &Tie) -> Vec<String> {
+    let by_hash = tie.digests().into_iter().chain([tie.id().0]);
+    by_hash.map(|digest| digest.to_string()).collect()
 }
 
 fn millis(duration: Duration) -> u32 {

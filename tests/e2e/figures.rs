@@ -2,6 +2,8 @@
 
 use crate::support::cri::Cri;
 use crate::support::node::Node;
+use crivet::cri::runtime::RuntimeClient;
+use crivet::image::Digest;
 use std::time::Instant;
 
 const AT_ONCE: usize = 200;
@@ -87,4 +89,48 @@ fn many_creates_of_one_new_image_at_once_are_one_verification() {
 /// Sandboxes whose pause image has the layers that all test images without files have.
 fn sandboxes_alike(node: &Node) -> usize {
     node.containerd.crictl().run(["pods", "--quiet"]).unwrap().lines().count()
+}
+
+/// Before each create its image's name is asked for, and beside that its config and manifest are read and hashed again.
+#[test]
+fn what_it_costs_to_hash_documents_again_before_each_create() {
+    let Some(node) = Node::enforcing() else { return };
+    let image = node.push_signed("read-again", &node.says("read again"));
+    node.crictl().pull(&image.reference).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let client = RuntimeClient::new(node.containerd.socket(), node.containerd.socket());
+    let named = async || drop(client.image_status(&image.reference).await.unwrap());
+    let read = |digest: &str| {
+        let (client, digest) = (client.clone(), digest.to_owned());
+        tokio::spawn(async move {
+            let bytes = client.read_content(&digest, 1 << 22).await.unwrap();
+            assert_eq!(Digest::of(&bytes).to_string(), digest);
+        })
+    };
+    let both = async || {
+        let reads = [read(&image.digest), read(&image.id)];
+        named().await;
+        for read in reads {
+            read.await.unwrap();
+        }
+    };
+    runtime.block_on(async {
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..AT_ONCE {
+            let began = Instant::now();
+            named().await;
+            alone.push(began.elapsed());
+            let began = Instant::now();
+            both().await;
+            beside.push(began.elapsed());
+        }
+        for times in [&mut alone, &mut beside] {
+            times.sort();
+        }
+        let (alone, beside) = (alone[AT_ONCE / 2], beside[AT_ONCE / 2]);
+        print(&format!(
+            "the name alone {alone:?}, with manifest and config hashed again {beside:?} (medians)"
+        ));
+    });
 }

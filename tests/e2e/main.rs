@@ -10,6 +10,7 @@
 )]
 
 mod bypass;
+mod content;
 mod crash;
 mod credentials;
 mod crio;

@@ -4,6 +4,7 @@ mod audit_is_free;
 mod background;
 mod break_glass;
 mod cli;
+mod content;
 mod create;
 mod doctor;
 mod found;

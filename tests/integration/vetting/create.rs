@@ -17,7 +17,7 @@ use crate::support::framed;
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
 
 /// A node in enforce mode whose runtime has a signed image under `app:1`.
-async fn preloaded(lines: &str) -> (Node, Gate, Image, String) {
+pub async fn preloaded(lines: &str) -> (Node, Gate, Image, String) {
     let node = Node::strict().await;
     let image = node.push_signed("app", "1", "one");
     let name = node.named("app:1");

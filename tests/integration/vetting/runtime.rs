@@ -29,6 +29,7 @@ const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
 const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
 
 const NOT_FOUND: u16 = 5;
+const INTERNAL: u16 = 13;
 
 /// What the runtime has, and does.
 #[derive(Default)]
@@ -50,6 +51,8 @@ pub struct State {
     pub parent: Option<String>,
     /// containerd's containers service answers with an error.
     pub no_containers_service: bool,
+    /// containerd's content service answers with an error.
+    pub no_content_service: bool,
     is_crio: bool,
     /// Pulls and creates end with this.
     pub error: Option<(u16, String)>,
@@ -147,6 +150,20 @@ impl Runtime {
         self.fake.lists()
     }
 
+    /// Alters content on the disk; answers with what it was.
+    pub fn alter(&self, digest: &str, alter: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut state = self.state();
+        let content = state.content.get_mut(digest).unwrap();
+        let whole = content.clone();
+        alter(content);
+        whole
+    }
+
+    /// Loses content.
+    pub fn forget(&self, digest: &str) {
+        self.state().content.remove(digest).unwrap();
+    }
+
     /// Containers that are there.
     pub fn containers(&self) -> usize {
         self.state().containers.len()
@@ -189,6 +206,9 @@ async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
         if let Some((code, message)) = error {
             return call.trailers_only(code, &message);
         }
+    }
+    if path == CONTENT && state.lock().unwrap().no_content_service {
+        return call.trailers_only(INTERNAL, "no content");
     }
     let answer = answer(&mut state.lock().unwrap(), &path, body);
     match answer {

@@ -1,0 +1,64 @@
+//! What the runtime has of a vetted image, altered on its disk.
+
+use serde_json::json;
+
+use super::create::preloaded;
+use super::node::{allowed, refusal};
+use crate::support::client::CREATE;
+
+const ALTERED: &str = "it was altered on this node";
+
+#[tokio::test]
+async fn altered_config_or_manifest_is_denied_before_and_with_a_permit() {
+    let (node, gate, image, name) = preloaded("").await;
+    for made in 1..=2 {
+        for digest in [image.id(), image.digest()] {
+            let whole = node.runtime.alter(&digest, |content| content.push(b' '));
+            let text = refusal(&gate.create(&image.id(), &name).await);
+            assert!(text.starts_with("SignatureValidationFailed: image \""), "{text}");
+            assert!(text.contains(ALTERED) && text.contains(&digest) && text.contains(&name), "{text}");
+            node.runtime.alter(&digest, |content| *content = whole);
+        }
+        assert!(allowed(&gate.create(&image.id(), &name).await));
+        assert_eq!(node.runtime.calls(CREATE).len(), made);
+    }
+    assert_eq!(node.metric("crivet_content_altered_total").await, 4.0);
+    let record = node.record("the record", |r| r["reason"] == "ContentAltered").await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("refused")));
+}
+
+#[tokio::test]
+async fn content_grown_beyond_what_is_read_is_denied() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.alter(&image.id(), |content| content.resize(5 << 20, b' '));
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains(ALTERED) && text.contains("more than 4194304 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn content_that_cannot_be_read_is_undecided() {
+    let (node, gate, image, name) = preloaded("").await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    node.runtime.state().no_content_service = true;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with("SignatureValidationFailed: undecided: image \""), "{text}");
+    assert!(text.contains("cannot be read"), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_runtime_does_not_have_was_not_altered() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.forget(&image.digest());
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn altered_content_is_told_in_audit_mode() {
+    let (node, gate, image, name) = preloaded("").await;
+    drop(gate);
+    let gate = node.serve("mode: audit\n").await;
+    node.runtime.alter(&image.id(), |content| content.push(b' '));
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let record = node.record("the record", |r| r["reason"] == "ContentAltered").await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("forwarded")));
+}
