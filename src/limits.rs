@@ -302,6 +302,20 @@ pub const POLICY_KEY_FILES: usize = 1024;
 /// Largest such file, bytes. Bundles of certificate authorities have some KiB.
 pub const POLICY_KEY_FILE_BYTES: usize = 64 * 1024;
 
+/// Nodes of one policy's requirements: what asks for a signature or an attestation, and what combines others. Each is held
+/// against each signature, with each of its signers.
+pub const POLICY_NODES: usize = 32;
+
+/// How deep `allOf`, `anyOf` and `atLeast` of one policy may stand in each other. Nobody reads more.
+pub const POLICY_DEPTH: usize = 4;
+
+/// In how many ways, told apart by their signers, one node may hold before no more are looked at. Only `atLeast` asks.
+pub const POLICY_WAYS: usize = 64;
+
+/// Steps of the search for branches of an `atLeast` that hold by different signers: some milliseconds. Signers that stand
+/// in one branch each take a step or two.
+pub const POLICY_SEARCH: usize = 4096;
+
 /// Attestations that one policy asks for; each is looked for among all that an image has.
 pub const POLICY_ATTESTATIONS: usize = 16;
 

@@ -1,9 +1,12 @@
 //! Whether what is known about an image satisfies a policy.
 
+mod tree;
+
 use std::fmt;
 
 use serde::Serialize;
 
+use self::tree::Ways;
 use super::model::comparable_repository;
 use super::model::{
     ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted,
@@ -64,6 +67,8 @@ pub enum Shortfall {
     OtherImage,
     /// One by such a key is about this image in another repository.
     OtherRepository,
+    /// What holds is not by as many different signers as are asked for.
+    TooFewSigners,
     /// A limit was hit before it could be told: undecided.
     Limit,
     /// A trusted root is not there: undecided.
@@ -141,10 +146,12 @@ enum Why {
 
 impl Why {
     /// Of failures the furthest is told; what might have held comes before all that do not.
-    fn rank(&self) -> (bool, u8, Option<Step>) {
+    fn rank(&self) -> Rank {
         match self {
-            Self::Verify(failure) => (failure.undecided, 0, Some(failure.step)),
-            Self::OtherRepository { .. } => (false, 1, None),
+            Self::Verify(failure) => {
+                Rank { undecided: failure.undecided, held: 0, furthest: (0, Some(failure.step)) }
+            }
+            Self::OtherRepository { .. } => Rank { undecided: false, held: 0, furthest: (1, None) },
         }
     }
 
@@ -208,12 +215,17 @@ impl Why {
 }
 
 /// What came of one need.
+#[derive(Default)]
 struct Found {
     holds: bool,
     by: Vec<Verified>,
     checks: Vec<Check>,
     /// Of what does not hold, what is told.
     short: Option<Short>,
+    /// By whom it holds.
+    ways: Ways,
+    /// Why something could not be told that might make it hold, or hold by others.
+    open: Option<Shortfall>,
 }
 
 struct Short {
@@ -221,6 +233,16 @@ struct Short {
     expected: String,
     found: String,
     remedy: String,
+    rank: Rank,
+}
+
+/// How near something came to holding. What might hold, if it could be told, comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    undecided: bool,
+    /// How much of it holds.
+    held: usize,
+    furthest: (u8, Option<Step>),
 }
 
 impl Policy {
@@ -250,11 +272,11 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
-                let Found { holds, by, checks, short } =
-                    Case { subject, digests, evidence }.need(need, verify);
+                let case = Case { subject, digests, evidence, counts: need.counts() };
+                let Found { holds, by, checks, short, .. } = case.need(need, verify);
                 match short.filter(|_| !holds) {
                     None => Judgement::Satisfied { by, checks },
-                    Some(Short { why, expected, found, remedy }) => {
+                    Some(Short { why, expected, found, remedy, .. }) => {
                         Judgement::Unsatisfied { why, expected, found, remedy, checks }
                     }
                 }
@@ -267,56 +289,11 @@ struct Case<'a> {
     subject: &'a Subject<'a>,
     digests: &'a [Digest],
     evidence: &'a [Evidence],
+    /// Whether signers are counted.
+    counts: bool,
 }
 
 impl Case<'_> {
-    fn need(&self, need: &Need, verify: &mut Verifies<'_>) -> Found {
-        match need {
-            Need::One(requirement) => self.requirement(requirement, verify),
-            Need::All(needs) => {
-                let mut all = Found { holds: true, by: Vec::new(), checks: Vec::new(), short: None };
-                for need in needs {
-                    let found = self.need(need, verify);
-                    all.holds &= found.holds;
-                    all.by.extend(found.by);
-                    all.checks.extend(found.checks);
-                    // What is undecided may be denied by another need: that is told, and is final.
-                    all.short = match (all.short, found.short.filter(|_| !found.holds)) {
-                        (Some(first), Some(other))
-                            if first.why.is_undecided() && !other.why.is_undecided() =>
-                        {
-                            Some(other)
-                        }
-                        (first, other) => first.or(other),
-                    };
-                }
-                all
-            }
-            Need::Any(needs) => {
-                let (mut checks, mut short) = (Vec::new(), None::<Short>);
-                let mut expected = Vec::new();
-                for need in needs {
-                    let found = self.need(need, verify);
-                    if found.holds {
-                        return found;
-                    }
-                    checks.extend(found.checks);
-                    if let Some(other) = found.short {
-                        expected.push(other.expected.clone());
-                        // As long as one may hold, it is not denied.
-                        let first = short
-                            .take()
-                            .filter(|first| first.why.is_undecided() || !other.why.is_undecided());
-                        short = Some(first.unwrap_or(other));
-                    }
-                }
-                let expected = one_of(expected.into_iter());
-                let short = short.map(|short| Short { expected, ..short });
-                Found { holds: false, by: Vec::new(), checks, short }
-            }
-        }
-    }
-
     fn requirement(&self, requirement: &Requirement, verify: &mut Verifies<'_>) -> Found {
         let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::<Why>::new());
         for (n, evidence) in (1..).zip(self.evidence) {
@@ -337,8 +314,10 @@ impl Case<'_> {
                 }
             }
         }
+        let open = failures.iter().map(Why::shortfall).find(|why| why.is_undecided());
         if !by.is_empty() {
-            return Found { holds: true, by, checks, short: None };
+            let ways = if self.counts { Ways::of(&by) } else { Ways::default() };
+            return Found { holds: true, by, checks, ways, open, short: None };
         }
         let what = requirement.wanted.what();
         let furthest = failures.iter().max_by_key(|why| why.rank());
@@ -359,8 +338,9 @@ impl Case<'_> {
             expected: self.expected(requirement),
             found,
             remedy: self.remedy(requirement, furthest),
+            rank: furthest.map(Why::rank).unwrap_or_default(),
         };
-        Found { holds: false, by, checks, short: Some(short) }
+        Found { checks, open, short: Some(short), ..Found::default() }
     }
 
     fn name(&self, requirement: &Requirement, n: usize) -> String {

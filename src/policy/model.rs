@@ -99,6 +99,19 @@ pub(super) enum Need {
     All(Vec<Need>),
     /// One of these.
     Any(Vec<Need>),
+    /// So many of these, by different signers: see [`super::judge`]'s `tree`.
+    AtLeast { count: usize, of: Vec<Need> },
+}
+
+impl Need {
+    /// Whether signers are counted anywhere in it.
+    pub fn counts(&self) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::All(needs) | Self::Any(needs) => needs.iter().any(Self::counts),
+            Self::AtLeast { .. } => true,
+        }
+    }
 }
 
 /// What one signature or attestation has to be (facts, step 14: one satisfies all of it).
@@ -214,7 +227,9 @@ impl Policy {
         while let Some(need) = left.pop() {
             match need {
                 Need::One(requirement) => found.push(requirement),
-                Need::All(needs) | Need::Any(needs) => left.extend(needs.iter().rev()),
+                Need::All(needs) | Need::Any(needs) | Need::AtLeast { of: needs, .. } => {
+                    left.extend(needs.iter().rev());
+                }
             }
         }
         found

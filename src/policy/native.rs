@@ -1,8 +1,11 @@
 //! `crivet.dev/v1alpha1 ImagePolicy`, as written.
 
+mod tree;
+
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use self::tree::{AtLeast, Inherited, Tree};
 use super::compile::{Compiled, required_reason};
 use super::model::{
     ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
@@ -63,6 +66,9 @@ struct Requirements {
     #[serde(default)]
     attestations: Vec<Attestation>,
     evidence: Option<Vec<WrittenPlace>>,
+    all_of: Option<Vec<Requirements>>,
+    any_of: Option<Vec<Requirements>>,
+    at_least: Option<AtLeast>,
 }
 
 #[derive(Deserialize)]
@@ -158,7 +164,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
 fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option<(Rule, Vec<Place>)> {
     let rule = match (&spec.requirements, &spec.insecure_accept_anything, &spec.deny) {
         (Some(requirements), None, None) => {
-            let need = need(document, requirements, faults);
+            let need = Tree { document, faults, nodes: 0 }.read(requirements);
             let places = places(document, requirements.evidence.as_deref(), faults);
             return Some((Rule::Requires(need?), places));
         }
@@ -179,19 +185,23 @@ fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option
 }
 
 /// A signature by any of the signers, and each of the attestations; without signers the attestations alone.
-fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>) -> Option<Need> {
-    const AT: &str = "spec.requirements";
+fn need(
+    document: &Document<'_>,
+    key: &str,
+    written: &Requirements,
+    inherited: &Inherited,
+    faults: &mut Vec<Fault>,
+) -> Option<Need> {
     let read = |at: &str, signers: &Signers<'_>, faults: &mut Vec<Fault>| {
         Reader { document, at, faults }.signers(signers)
     };
-    let repository = claimed_repository(document, written.claimed_repository.as_ref(), faults);
     let own = Signers { keys: &written.keys, keyless: &written.keyless, certificates: &written.certificates };
-    let signers: Vec<Signer> = read(AT, &own, faults);
-    let repository = repository?;
+    let signers: Vec<Signer> = read(key, &own, faults);
+    let repository = &inherited.repository;
     let mut needs = Vec::new();
     if own.is_empty() && written.attestations.is_empty() {
         let text = format!(
-            "{AT}: expected a signer under keys, keyless or certificates, or attestations, found none; add one"
+            "{key}: expected a signer under keys, keyless or certificates, attestations, allOf, anyOf or atLeast, found none; add one"
         );
         faults.push(document.fault_at_start(text));
     }
@@ -201,7 +211,7 @@ fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>
     }
     if written.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
-            "{AT}.attestations: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
+            "{key}.attestations: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
             limits::POLICY_ATTESTATIONS,
             written.attestations.len()
         );
@@ -209,7 +219,7 @@ fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>
         return None;
     }
     for attestation in &written.attestations {
-        let at = format!("{AT}.attestations");
+        let at = format!("{key}.attestations");
         let theirs = Signers {
             keys: &attestation.keys,
             keyless: &attestation.keyless,
@@ -294,26 +304,24 @@ pub(super) fn not_a_repository(found: &str) -> String {
 
 fn claimed_repository(
     document: &Document<'_>,
-    written: Option<&WrittenClaim>,
+    at: &str,
+    written: &WrittenClaim,
     faults: &mut Vec<Fault>,
 ) -> Option<ClaimedRepository> {
-    const KEY: &str = "spec.requirements.claimedRepository";
-    let Some(written) = written else {
-        return Some(ClaimedRepository { named: NamedRepository::Same, unnamed: false });
-    };
+    let key = format!("{at}.claimedRepository");
     let unnamed = matches!(written.unnamed, Some(Unnamed::Accept));
     let named = match (&written.one_of, &written.insecure_any) {
         (None, Some(any)) if any.value && !unnamed => NamedRepository::Any,
         (None, Some(any)) if any.value => {
             let text = format!(
-                "{KEY}: expected insecureAny alone, found unnamed too; insecureAny accepts those as well"
+                "{key}: expected insecureAny alone, found unnamed too; insecureAny accepts those as well"
             );
             faults.push(document.fault_at(any, text));
             return None;
         }
         (None, Some(any)) => {
             let text = format!(
-                "{KEY}.insecureAny: expected true, found false; leave claimedRepository out to require the image's own repository"
+                "{key}.insecureAny: expected true, found false; leave claimedRepository out to require the image's own repository"
             );
             faults.push(document.fault_at(any, text));
             return None;
@@ -324,7 +332,7 @@ fn claimed_repository(
                 match repository_named(&name.value) {
                     Some(reference) => repositories.push(comparable_repository(&reference)),
                     None => {
-                        let text = format!("{KEY}.oneOf: {}", not_a_repository(&name.value));
+                        let text = format!("{key}.oneOf: {}", not_a_repository(&name.value));
                         faults.push(document.fault_at(name, text));
                     }
                 }
@@ -334,7 +342,7 @@ fn claimed_repository(
         (None, None) if unnamed => NamedRepository::Same,
         _ => {
             let text = format!(
-                "{KEY}: expected oneOf with at least one repository, unnamed: accept, both, or insecureAny: true; leave it out to require the image's own repository"
+                "{key}: expected oneOf with at least one repository, unnamed: accept, both, or insecureAny: true; leave it out to require the image's own repository"
             );
             faults.push(document.fault_at_start(text));
             return None;

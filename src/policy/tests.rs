@@ -7,6 +7,7 @@ mod openshift;
 mod recheck;
 mod signers;
 mod sigstore;
+mod trees;
 
 use std::time::SystemTime;
 
@@ -129,11 +130,16 @@ fn schema_has_the_keys_that_are_read() {
         ("", signed(&pem, "unknown: 1\n")),
         ("/properties/metadata", signed(&pem, "").replace("name: signed", "name: signed, unknown: 1")),
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
-        ("/properties/spec/properties/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/$defs/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/$defs/requirements", signed(&pem, "    anyOf: [{unknown: 1}]\n")),
+        (
+            "/$defs/requirements/properties/atLeast",
+            signed(&pem, "    atLeast: {unknown: 1}\n"),
+        ),
         ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
-            "/properties/spec/properties/requirements/properties/claimedRepository",
+            "/$defs/requirements/properties/claimedRepository",
             signed(&pem, "    claimedRepository: {unknown: 1}\n"),
         ),
         ("/$defs/keys/items/properties/timestamps", signed(&pem, "      timestamps: {unknown: 1}\n")),
@@ -145,11 +151,11 @@ fn schema_has_the_keys_that_are_read() {
             signed(&pem, "    certificates: [{roots: a, subjects: [{unknown: 1}]}]\n"),
         ),
         (
-            "/properties/spec/properties/requirements/properties/attestations/items",
+            "/$defs/requirements/properties/attestations/items",
             signed(&pem, "    attestations: [{unknown: 1}]\n"),
         ),
         (
-            "/properties/spec/properties/requirements/properties/evidence/items",
+            "/$defs/requirements/properties/evidence/items",
             signed(&pem, "    evidence: [{unknown: 1}]\n"),
         ),
         (

@@ -404,6 +404,7 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::Malformed => Reason::SignatureMalformed,
         Shortfall::OtherImage => Reason::SignatureForOtherImage,
         Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
+        Shortfall::TooFewSigners => Reason::SignersTooFew,
     }
 }
 

@@ -91,7 +91,7 @@ fn every_policy_that_is_documented_compiles() {
 }
 
 /// Whether the policy of that name takes an image with what is on all of these fixtures.
-fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), Shortfall> {
+pub(super) fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), Shortfall> {
     let fixtures: Vec<Fixture> = fixtures.iter().map(|name| Fixture::load(name)).collect();
     let any = Fixture::load("key-none-bundle");
     let key = fixtures.iter().find(|fixture| fixture.dir.join("cosign.pub").exists()).unwrap_or(&any);
