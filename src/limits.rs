@@ -316,6 +316,9 @@ pub const POLICY_WAYS: usize = 64;
 /// in one branch each take a step or two.
 pub const POLICY_SEARCH: usize = 4096;
 
+/// Image patterns in all exemptions of one policy; each is tried at each of its decisions.
+pub const POLICY_EXEMPTIONS: usize = 256;
+
 /// Attestations that one policy asks for; each is looked for among all that an image has.
 pub const POLICY_ATTESTATIONS: usize = 16;
 

@@ -188,6 +188,7 @@ impl Reader<'_> {
             namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
             places: vec![Place::OWN],
             recheck: None,
+            exemptions: Vec::new(),
             rule,
         }
     }

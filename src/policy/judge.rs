@@ -3,6 +3,7 @@
 mod tree;
 
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -28,6 +29,15 @@ pub enum Judgement {
     Satisfied {
         /// What satisfies it, each on its own; none where the policy asks for nothing.
         by: Vec<Verified>,
+        /// What was looked at.
+        checks: Vec<Check>,
+    },
+    /// The image is exempted from it: nothing is asked.
+    Exempted {
+        /// When the exemption ends.
+        expires: SystemTime,
+        /// Until when and why, one line.
+        detail: String,
         /// What was looked at.
         checks: Vec<Check>,
     },
@@ -247,12 +257,14 @@ struct Rank {
 
 impl Policy {
     /// Judges an image that has these `digests` (its index and its platform's manifest) by this `evidence`, which is not
-    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14).
+    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14). `now` is the highest time ever
+    /// seen: what has ended by it has ended, whatever the clock says.
     pub fn judge(
         &self,
         subject: &Subject<'_>,
         digests: &[Digest],
         evidence: &[Evidence],
+        now: SystemTime,
         verify: &mut Verifies<'_>,
     ) -> Judgement {
         match &self.rule {
@@ -272,14 +284,23 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
-                let case = Case { subject, digests, evidence, counts: need.counts() };
-                let Found { holds, by, checks, short, .. } = case.need(need, verify);
-                match short.filter(|_| !holds) {
-                    None => Judgement::Satisfied { by, checks },
-                    Some(Short { why, expected, found, remedy, .. }) => {
-                        Judgement::Unsatisfied { why, expected, found, remedy, checks }
-                    }
+                let exemption = self.last_exemption(subject, digests);
+                if let Some(exemption) = exemption.filter(|exemption| !exemption.is_over(now)) {
+                    let detail = format!("exempted until {}", exemption.told());
+                    let check = Check::of("exemption".to_owned(), Outcome::Passed, detail.clone());
+                    return Judgement::Exempted { expires: exemption.expires, detail, checks: vec![check] };
                 }
+                let case = Case { subject, digests, evidence, counts: need.counts() };
+                let Found { holds, by, mut checks, short, .. } = case.need(need, verify);
+                let Some(Short { why, expected, mut found, remedy, .. }) = short.filter(|_| !holds) else {
+                    return Judgement::Satisfied { by, checks };
+                };
+                if let Some(over) = exemption {
+                    let detail = format!("ended at {}", over.told());
+                    found = format!("{found}, and its exemption {detail}");
+                    checks.push(Check::of("exemption".to_owned(), Outcome::Failed, detail));
+                }
+                Judgement::Unsatisfied { why, expected, found, remedy, checks }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod compile;
 mod containers_policy;
+mod exemption;
 mod glob;
 mod index;
 mod judge;
@@ -18,6 +19,7 @@ mod sigstore_signed;
 
 pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
+pub use exemption::Exemption;
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
 pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
 pub use recheck::{OnDrift, Recheck, WithoutAnswer};

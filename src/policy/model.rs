@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::exemption::Exemption;
 use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
 use crate::image::{Digest, ImageName, Reference};
@@ -77,6 +79,7 @@ pub struct Policy {
     pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
     pub(super) recheck: Option<Recheck>,
+    pub(super) exemptions: Vec<Exemption>,
 }
 
 /// What a policy asks of an image.
@@ -205,6 +208,11 @@ impl Policy {
     /// Whether its judgement depends on evidence. Where it does not, none need be fetched.
     pub fn needs_evidence(&self) -> bool {
         matches!(self.rule, Rule::Requires(_))
+    }
+
+    /// Whether evidence decides about an image with this name and these digests: not where it is exempted.
+    pub fn asks(&self, subject: &Subject<'_>, digests: &[Digest], now: SystemTime) -> bool {
+        self.needs_evidence() && self.exemption(subject, digests, now).is_none()
     }
 
     /// Where its evidence is looked for.

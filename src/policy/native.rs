@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use self::tree::{AtLeast, Inherited, Tree};
 use super::compile::{Compiled, required_reason};
+use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
     ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
     comparable_repository,
@@ -45,6 +46,8 @@ struct Spec {
     insecure_accept_anything: Option<Reason>,
     deny: Option<Reason>,
     recheck: Option<WrittenRecheck>,
+    #[serde(default)]
+    exemptions: Vec<WrittenExemption>,
 }
 
 #[derive(Deserialize)]
@@ -142,6 +145,11 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         let text = "spec.recheck: expected requirements beside it, found none; what nothing is asked of has no vetted digest to hold its tag to";
         faults.push(document.fault_at_start(text.to_owned()));
     }
+    let exemptions = exemption::read(document, &spec.exemptions, &mut faults);
+    if !spec.exemptions.is_empty() && spec.requirements.is_none() {
+        let text = "spec.exemptions: expected requirements beside them, found none; there is nothing to exempt from";
+        faults.push(document.fault_at_start(text.to_owned()));
+    }
     let rule = rule(document, spec, &mut faults);
     match rule {
         Some((rule, places)) if faults.is_empty() => {
@@ -154,6 +162,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
                 places,
                 rule,
                 recheck,
+                exemptions,
             };
             Ok((Compiled::Native { policy, patterns }, written.metadata.name))
         }

@@ -153,6 +153,7 @@ pub(super) fn compile(
         namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
         places: vec![Place::OWN],
         recheck: None,
+        exemptions: Vec::new(),
         rule: Rule::Requires(Need::One(need)),
     };
     Ok((Compiled::OpenShift { policy, scopes, roots }, written.metadata.name))

@@ -190,6 +190,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         places,
         rule,
         recheck: None,
+        exemptions: Vec::new(),
     };
     Ok((Compiled::Sigstore { policy, globs }, written.metadata.name))
 }

@@ -2,6 +2,7 @@
 
 mod containers_policy;
 mod documented;
+mod exemptions;
 mod given;
 mod openshift;
 mod recheck;
@@ -63,7 +64,7 @@ fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgem
     let subject = Subject { name: &name, namespace: Some("default") };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
-    policy.judge(&subject, &digests, evidence, &mut |evidence, signer, sought| {
+    policy.judge(&subject, &digests, evidence, SystemTime::UNIX_EPOCH, &mut |evidence, signer, sought| {
         verify::verify(
             evidence,
             &signer.authority,
@@ -92,7 +93,7 @@ fn found(judgement: Judgement) -> String {
             assert!(!line.contains(char::is_control), "{line}");
             found
         }
-        Judgement::Satisfied { .. } => panic!("satisfied"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -135,6 +136,10 @@ fn schema_has_the_keys_that_are_read() {
         (
             "/$defs/requirements/properties/atLeast",
             signed(&pem, "    atLeast: {unknown: 1}\n"),
+        ),
+        (
+            "/properties/spec/properties/exemptions/items",
+            signed(&pem, "  exemptions: [{unknown: 1}]\n"),
         ),
         ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),

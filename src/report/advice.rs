@@ -59,6 +59,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "A policy denies the image",
             "If that is intended, nothing but to tell who runs it. Otherwise change the policy's deny rule.",
         ),
+        Some(Reason::Exempted) => (
+            "A policy asks nothing of the image for a time",
+            "Nothing, until the exemption ends: the message says when. Then the image has to satisfy the policy, or it is refused.",
+        ),
         Some(Reason::NoPolicy) => (
             "No policy covers the image",
             "Add an ImagePolicy for the registry or repository, or use an image from one that is covered.",

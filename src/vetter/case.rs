@@ -61,7 +61,7 @@ pub struct Context<'a> {
 pub struct Vetting {
     /// What was decided.
     pub decision: Decision,
-    /// Why it was not allowed, or what its recheck found though it was.
+    /// Why it was not allowed, or what its recheck found though it was, or that it is exempted.
     pub reason: Option<Reason>,
     /// A registry or the network is why it is undecided.
     pub registry: bool,
@@ -78,7 +78,8 @@ pub struct Vetting {
     pub digest: Option<Digest>,
     /// What that digest was walked to: on a pull, every image it may be on this platform.
     pub ties: Vec<Tie>,
-    /// Until when it may be allowed without verifying anew: certificates that have no other time to go by end.
+    /// Until when it may be allowed without being looked at anew: an exemption ends, or a certificate that has no other time
+    /// to go by.
     pub until: Option<SystemTime>,
     /// Each policy that covers the image, and what it says.
     pub policies: Vec<PolicyVetting>,
@@ -106,6 +107,8 @@ pub struct PolicyVetting {
     pub source: String,
     /// What it says by itself.
     pub decision: Decision,
+    /// The image is exempted from it.
+    pub exempted: bool,
     /// Each check made.
     pub checks: Vec<Check>,
 }
@@ -119,6 +122,8 @@ pub(super) struct Case<'a> {
     pub name: ImageName,
     pub policies: Vec<&'a Policy>,
     pub part: Part,
+    /// The highest time ever seen: what ends by the clock ends by this.
+    pub now: SystemTime,
 }
 
 /// Which policies have a say. Those that only audit are asked after those that refuse have said yes: what is a trial must
@@ -207,12 +212,17 @@ impl<'a> Case<'a> {
         denying.into_iter().any(|policy| self.counts(policy))
     }
 
+    /// Whether evidence decides about the image by this policy, as far as its digests are known.
+    pub fn asks(&self, policy: &Policy, digests: &[Digest]) -> bool {
+        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        policy.asks(&subject, digests, self.now)
+    }
+
     /// Where its policies have their evidence. A signature is the same wherever it was found.
-    pub fn places(&self) -> Vec<&'a Place> {
+    pub fn places(&self, digests: &[Digest]) -> Vec<&'a Place> {
         let mut places: Vec<&Place> = Vec::new();
-        for place in
-            self.policies.iter().filter(|policy| policy.needs_evidence()).flat_map(|policy| policy.places())
-        {
+        let asking = self.policies.iter().filter(|policy| self.asks(policy, digests));
+        for place in asking.flat_map(|policy| policy.places()) {
             if !places.contains(&place) {
                 places.push(place);
             }
@@ -224,7 +234,7 @@ impl<'a> Case<'a> {
     /// nothing, and `cosign sign` signs the digest it is given, usually the index, which comes first.
     pub fn forms(&self, digests: &[Digest]) -> Vec<(Digest, Form)> {
         let mut types: BTreeSet<String> = BTreeSet::new();
-        for policy in &self.policies {
+        for policy in self.policies.iter().filter(|policy| self.asks(policy, digests)) {
             types.extend(policy.predicate_types().map(str::to_owned));
         }
         let signature = types.contains(SIGNATURE_PREDICATE);
@@ -306,11 +316,12 @@ impl<'a> Case<'a> {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         let denying = denying.filter(|policy| self.counts(policy));
-        let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
+        let asked = self.policies.iter().filter(|policy| self.asks(policy, &[]));
         let policies = asked.map(|policy| PolicyVetting {
             name: policy.name().to_owned(),
             source: policy.source(),
             decision: Decision::Undecided,
+            exempted: false,
             checks: Vec::new(),
         });
         Vetting {
@@ -346,10 +357,20 @@ impl<'a> Case<'a> {
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {
-            let (decision, checks) = match policy.judge(&subject, digests, evidence, verify) {
+            let mut exempted = false;
+            let (decision, checks) = match policy.judge(&subject, digests, evidence, self.now, verify) {
                 Judgement::Satisfied { by, checks } => {
                     let ends = by.iter().filter_map(|verified| verified.until);
                     vetting.until = vetting.until.into_iter().chain(ends).min();
+                    (Decision::Allowed, checks)
+                }
+                Judgement::Exempted { expires, detail, checks } => {
+                    exempted = true;
+                    vetting.until = vetting.until.into_iter().chain([expires]).min();
+                    if vetting.reason.is_none() {
+                        vetting.reason = Some(Reason::Exempted);
+                        vetting.text = self.line(digests, policy, &detail);
+                    }
                     (Decision::Allowed, checks)
                 }
                 Judgement::Unsatisfied { why, expected, found, remedy, checks } => {
@@ -361,14 +382,9 @@ impl<'a> Case<'a> {
                     if vetting.decision == Decision::Allowed
                         || (enforced, decision == Decision::Denied) > told
                     {
-                        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
                         vetting.reason = Some(reason(why));
-                        vetting.text = format!(
-                            "image {}{digest}: policy {} ({}): expected {expected}, found {found}; {remedy}",
-                            self.without_digest(),
-                            policy.name(),
-                            policy.source()
-                        );
+                        let text = format!("expected {expected}, found {found}; {remedy}");
+                        vetting.text = self.line(digests, policy, &text);
                     }
                     if vetting.decision != Decision::Denied {
                         vetting.decision = decision;
@@ -378,12 +394,19 @@ impl<'a> Case<'a> {
                 }
             };
             let (name, source) = (policy.name().to_owned(), policy.source());
-            vetting.policies.push(PolicyVetting { name, source, decision, checks });
+            vetting.policies.push(PolicyVetting { name, source, decision, exempted, checks });
         }
         let only_audits =
             self.in_force.mode == Mode::Enforce && !policies.iter().any(|p| self.in_force.enforces(p.mode()));
         vetting.binds = vetting.decision == Decision::Allowed && (policies.is_empty() || !only_audits);
         vetting
+    }
+
+    /// What a policy says, in one line.
+    fn line(&self, digests: &[Digest], policy: &Policy, text: &str) -> String {
+        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
+        let (image, name, source) = (self.without_digest(), policy.name(), policy.source());
+        format!("image {image}{digest}: policy {name} ({source}): {text}")
     }
 
     fn without_digest(&self) -> &str {

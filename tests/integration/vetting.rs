@@ -6,6 +6,7 @@ mod break_glass;
 mod cli;
 mod create;
 mod doctor;
+mod exemptions;
 mod found;
 mod inventory;
 mod kept;

@@ -27,7 +27,7 @@ fn short(requirements: &str, signatures: &[SimpleSigning]) -> (Shortfall, String
             assert!(!line.contains(char::is_control) && line.len() < 2000, "{line}");
             (why, found, expected)
         }
-        Judgement::Satisfied { .. } => panic!("satisfied"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -167,6 +167,7 @@ fn why(requirements: &str, signatures: &[SimpleSigning], unclear: &Signer) -> Op
         &Subject { name: &name, namespace: None },
         &digests,
         &evidence,
+        SystemTime::UNIX_EPOCH,
         &mut |evidence, signer, sought| {
             let (trust, now) = (Trust::default(), SystemTime::UNIX_EPOCH);
             let verified = verify::verify(evidence, &signer.authority, sought, &digests, &trust, now)?;
@@ -183,7 +184,7 @@ fn why(requirements: &str, signatures: &[SimpleSigning], unclear: &Signer) -> Op
         },
     );
     match judged {
-        Judgement::Satisfied { .. } => None,
+        Judgement::Satisfied { .. } | Judgement::Exempted { .. } => None,
         Judgement::Unsatisfied { why, .. } => Some(why),
     }
 }
