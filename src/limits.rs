@@ -316,6 +316,9 @@ pub const POLICY_WAYS: usize = 64;
 /// in one branch each take a step or two.
 pub const POLICY_SEARCH: usize = 4096;
 
+/// Least age that a policy may limit signatures to, seconds: an image is built, signed, and pulled by its pods later.
+pub const AGE_LEAST_SECONDS: u64 = 60;
+
 /// Image patterns in all exemptions of one policy; each is tried at each of its decisions.
 pub const POLICY_EXEMPTIONS: usize = 256;
 

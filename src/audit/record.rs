@@ -114,6 +114,8 @@ named! {
         SignatureForOtherImage = "SignatureForOtherImage",
         /// Denied: the policy's signer signed it for another repository, or named none.
         SignatureForOtherRepository = "SignatureForOtherRepository",
+        /// Denied: what holds is older than the policy allows, or nobody vouches for its time.
+        SignatureTooOld = "SignatureTooOld",
         /// Denied: what holds is not by as many different signers as the policy asks for.
         SignersTooFew = "SignersTooFew",
         /// Denied: a policy says so.

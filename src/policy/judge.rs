@@ -77,6 +77,8 @@ pub enum Shortfall {
     OtherImage,
     /// One by such a key is about this image in another repository.
     OtherRepository,
+    /// One by such a key is too old, or of no time that anybody vouches for.
+    TooOld,
     /// What holds is not by as many different signers as are asked for.
     TooFewSigners,
     /// A limit was hit before it could be told: undecided.
@@ -152,6 +154,8 @@ enum Why {
     Verify(Failure),
     /// It holds, for another repository, or for none.
     OtherRepository { text: String, unnamed: bool, checks: Vec<Checked> },
+    /// It holds, and is too old.
+    TooOld { text: String, undated: bool, checks: Vec<Checked> },
 }
 
 impl Why {
@@ -162,12 +166,14 @@ impl Why {
                 Rank { undecided: failure.undecided, held: 0, furthest: (0, Some(failure.step)) }
             }
             Self::OtherRepository { .. } => Rank { undecided: false, held: 0, furthest: (1, None) },
+            Self::TooOld { .. } => Rank { undecided: false, held: 0, furthest: (2, None) },
         }
     }
 
     fn shortfall(&self) -> Shortfall {
         match self {
             Self::OtherRepository { .. } => Shortfall::OtherRepository,
+            Self::TooOld { .. } => Shortfall::TooOld,
             Self::Verify(failure) if failure.undecided && failure.step == Step::Format => Shortfall::Limit,
             Self::Verify(failure) if failure.undecided => Shortfall::Trust,
             Self::Verify(failure) => match failure.step {
@@ -197,6 +203,7 @@ impl Why {
             Self::OtherRepository { text, checks, .. } => {
                 (checks, "claimed repository", "cosign SIGNATURE_SPEC, critical.identity", text.clone())
             }
+            Self::TooOld { text, checks, .. } => (checks, "age", "the policy's maxAge", text.clone()),
         };
         let failed = CheckStep { name, clause, outcome: Outcome::Failed, detail };
         checks.iter().map(CheckStep::from).chain([failed]).collect()
@@ -205,7 +212,7 @@ impl Why {
     fn text(&self) -> String {
         match self {
             Self::Verify(failure) => failure.to_string(),
-            Self::OtherRepository { text, .. } => text.clone(),
+            Self::OtherRepository { text, .. } | Self::TooOld { text, .. } => text.clone(),
         }
     }
 
@@ -290,7 +297,7 @@ impl Policy {
                     let check = Check::of("exemption".to_owned(), Outcome::Passed, detail.clone());
                     return Judgement::Exempted { expires: exemption.expires, detail, checks: vec![check] };
                 }
-                let case = Case { subject, digests, evidence, counts: need.counts() };
+                let case = Case { subject, digests, evidence, now, counts: need.counts() };
                 let Found { holds, by, mut checks, short, .. } = case.need(need, verify);
                 let Some(Short { why, expected, mut found, remedy, .. }) = short.filter(|_| !holds) else {
                     return Judgement::Satisfied { by, checks };
@@ -310,6 +317,7 @@ struct Case<'a> {
     subject: &'a Subject<'a>,
     digests: &'a [Digest],
     evidence: &'a [Evidence],
+    now: SystemTime,
     /// Whether signers are counted.
     counts: bool,
 }
@@ -385,10 +393,13 @@ impl Case<'_> {
         let mut furthest = None::<Why>;
         for signer in &requirement.signers {
             let why = match verify(evidence, signer, &sought) {
-                Ok(verified) => match self.repository(requirement, &verified) {
-                    Ok(()) => return Ok(verified),
-                    Err(why) => why,
-                },
+                Ok(verified) => {
+                    let repository = self.repository(requirement, &verified);
+                    match repository.and_then(|()| self.young(requirement, verified)) {
+                        Ok(verified) => return Ok(verified),
+                        Err(why) => why,
+                    }
+                }
                 Err(failure) => Why::Verify(failure),
             };
             furthest = match furthest {
@@ -431,6 +442,21 @@ impl Case<'_> {
         Err(Why::OtherRepository { text, unnamed: false, checks: verified.checks.clone() })
     }
 
+    /// As long as it is young enough.
+    fn young(&self, requirement: &Requirement, mut verified: Verified) -> Result<Verified, Why> {
+        let Some(max_age) = &requirement.max_age else { return Ok(verified) };
+        match max_age.holds(&verified, self.now) {
+            Ok(until) => {
+                verified.until = verified.until.into_iter().chain(until).min();
+                Ok(verified)
+            }
+            Err(old) => {
+                let text = old.told(&verified.signer.to_string());
+                Err(Why::TooOld { text, undated: old.is_undated(), checks: verified.checks })
+            }
+        }
+    }
+
     fn own_repository(&self) -> Option<String> {
         match self.subject.name {
             ImageName::Reference(reference) => Some(comparable_repository(reference)),
@@ -453,7 +479,9 @@ impl Case<'_> {
                 None => " for the image's own repository".to_owned(),
             },
         };
-        format!("{} by {signers}{repository}", requirement.wanted.with_article())
+        let age = requirement.max_age.as_ref().map(|age| format!(", not older than {}", age.written()));
+        let (what, age) = (requirement.wanted.with_article(), age.unwrap_or_default());
+        format!("{what} by {signers}{repository}{age}")
     }
 
     fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
@@ -476,6 +504,10 @@ impl Case<'_> {
             }
             (_, _, Some(Why::OtherRepository { unnamed: true, .. })) => {
                 "a sigstore bundle has no place for it: write claimedRepository: {unnamed: accept} in the policy if that will do"
+                    .to_owned()
+            }
+            (_, _, Some(Why::TooOld { undated: true, .. })) => {
+                "sign it anew with a timestamp (cosign sign --timestamp-server-url URL), or with a log that promises a time"
                     .to_owned()
             }
             (_, _, Some(Why::OtherRepository { .. })) => {

@@ -1,5 +1,6 @@
 //! Policies as written, compiled to one inner form; who must have signed what. No I/O.
 
+mod age;
 mod compile;
 mod containers_policy;
 mod exemption;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::age::MaxAge;
 use super::exemption::Exemption;
 use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
@@ -124,6 +125,8 @@ pub(super) struct Requirement {
     /// Any one of them.
     pub signers: Vec<Signer>,
     pub repository: ClaimedRepository,
+    /// How old it may be; `None`: of any age.
+    pub max_age: Option<MaxAge>,
 }
 
 /// What is asked for.

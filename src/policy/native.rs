@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use self::tree::{AtLeast, Inherited, Tree};
+use super::age::{self, MaxAge};
 use super::compile::{Compiled, required_reason};
 use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
@@ -66,6 +67,7 @@ struct Requirements {
     #[serde(default)]
     certificates: Vec<Certificates>,
     claimed_repository: Option<WrittenClaim>,
+    max_age: Option<Text>,
     #[serde(default)]
     attestations: Vec<Attestation>,
     evidence: Option<Vec<WrittenPlace>>,
@@ -92,6 +94,7 @@ enum Unnamed {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Attestation {
     predicate_type: Text,
+    max_age: Option<Text>,
     #[serde(default)]
     keys: Vec<Key>,
     #[serde(default)]
@@ -216,7 +219,9 @@ fn need(
     }
     if !own.is_empty() {
         let (wanted, signers) = (Wanted::Signature, signers.clone());
-        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone() }));
+        let max_age = inherited.max_age.clone();
+        dated(document, key, &signers, max_age.as_ref(), faults);
+        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone(), max_age }));
     }
     if written.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
@@ -251,9 +256,30 @@ fn need(
             faults.push(document.fault_at(&attestation.predicate_type, text));
         }
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone() }));
+        let max_age = match &attestation.max_age {
+            Some(written) => MaxAge::read(document, &at, written, faults),
+            None => inherited.max_age.clone(),
+        };
+        dated(document, &at, &by, max_age.as_ref(), faults);
+        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone(), max_age }));
     }
     Some(Need::All(needs))
+}
+
+/// A signer whose signatures nobody has to date could never be young enough.
+fn dated(
+    document: &Document<'_>,
+    at: &str,
+    signers: &[Signer],
+    max_age: Option<&MaxAge>,
+    faults: &mut Vec<Fault>,
+) {
+    if max_age.is_some() && !signers.iter().all(age::is_dated) {
+        let text = format!(
+            "{at}.maxAge: expected timestamps or transparencyLogs of each of its signers, so that somebody vouches for the time, found one without; write timestamps: {{threshold: 1}} there"
+        );
+        faults.push(document.fault_at_start(text));
+    }
 }
 
 /// Where evidence is; the image's own repository unless the policy says otherwise.

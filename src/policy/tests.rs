@@ -1,5 +1,6 @@
 //! Policies from documents to judgements.
 
+mod age;
 mod containers_policy;
 mod documented;
 mod exemptions;

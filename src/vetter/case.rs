@@ -427,6 +427,7 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::Malformed => Reason::SignatureMalformed,
         Shortfall::OtherImage => Reason::SignatureForOtherImage,
         Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
+        Shortfall::TooOld => Reason::SignatureTooOld,
         Shortfall::TooFewSigners => Reason::SignersTooFew,
     }
 }

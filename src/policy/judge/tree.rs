@@ -255,7 +255,7 @@ fn at_least(count: usize, branches: Vec<Found>, expected: &str) -> Found {
             let told = format!("{holds}; the nearest other, branch {n}: {}", short.found);
             (told, short.why, short.remedy, short.rank.furthest)
         }
-        None => (holds, Shortfall::TooFewSigners, "have another signer sign it, too".to_owned(), (2, None)),
+        None => (holds, Shortfall::TooFewSigners, "have another signer sign it, too".to_owned(), (3, None)),
     };
     let rank = Rank { undecided: found.open.is_some(), held: most, furthest };
     let expected = format!("at least {count} of {of}, each by another signer: {expected}");

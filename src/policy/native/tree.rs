@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::{Requirements, claimed_repository, need};
 use crate::limits;
+use crate::policy::age::MaxAge;
 use crate::policy::model::{ClaimedRepository, NamedRepository, Need, Requirement};
 use crate::verify::Authority;
 use crate::yaml::{Document, Fault};
@@ -24,6 +25,7 @@ pub(super) struct AtLeast {
 #[derive(Clone)]
 pub(super) struct Inherited {
     pub repository: ClaimedRepository,
+    pub max_age: Option<MaxAge>,
 }
 
 /// Reads the requirements of one policy.
@@ -38,7 +40,7 @@ impl Tree<'_> {
     /// What is asked for; nothing if there are faults.
     pub fn read(&mut self, written: &Requirements) -> Option<Need> {
         let repository = ClaimedRepository { named: NamedRepository::Same, unnamed: false };
-        self.node(AT, written, Inherited { repository }, 0)
+        self.node(AT, written, Inherited { repository, max_age: None }, 0)
     }
 
     fn node(
@@ -50,6 +52,9 @@ impl Tree<'_> {
     ) -> Option<Need> {
         if let Some(claim) = &written.claimed_repository {
             inherited.repository = claimed_repository(self.document, at, claim, self.faults)?;
+        }
+        if let Some(written) = &written.max_age {
+            inherited.max_age = Some(MaxAge::read(self.document, at, written, self.faults)?);
         }
         if depth > 0 && written.evidence.is_some() {
             let text = format!("expected it in {AT} only, found it in a branch; all branches look there");
