@@ -287,7 +287,7 @@ pub const POLICY_DOCUMENTS: usize = 20_000;
 /// Most image patterns in one policy set, all policies together.
 pub const POLICY_PATTERNS: usize = 100_000;
 
-/// Most keys in one policy. Each signature is tried with each of them.
+/// Most signers in one requirement. Each signature is tried with each of them.
 pub const POLICY_KEYS: usize = 32;
 
 /// Longest scope of a policy, bytes: as OpenShift has it. A policy's name in audit records may have its scope in it.
@@ -318,6 +318,9 @@ pub const POLICY_SEARCH: usize = 4096;
 
 /// Least age that a policy may limit signatures to, seconds: an image is built, signed, and pulled by its pods later.
 pub const AGE_LEAST_SECONDS: u64 = 60;
+
+/// Labels that one policy asks a pod for, to be for it. Pods have some ten.
+pub const POLICY_LABELS: usize = 16;
 
 /// Image patterns in all exemptions of one policy; each is tried at each of its decisions.
 pub const POLICY_EXEMPTIONS: usize = 256;

@@ -20,6 +20,7 @@ pub(super) struct ExemptionMetrics {
 impl ExemptionMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let all = Self { written: Family::default(), used: Counter::default() };
+        all.set(None, SystemTime::UNIX_EPOCH);
         registry.register("exemptions", "Exemptions of the policies in force", all.written.clone());
         let help = "Images that an exemption from a policy let through";
         registry.register("exemptions_used", help, all.used.clone());
@@ -28,7 +29,8 @@ impl ExemptionMetrics {
 
     pub(super) fn set(&self, policies: Option<&PolicySet>, now: SystemTime) {
         let (mut in_force, mut over) = (0, 0);
-        for exemption in policies.iter().flat_map(|set| set.policies()).flat_map(|policy| policy.exemptions()) {
+        for exemption in policies.iter().flat_map(|set| set.policies()).flat_map(|policy| policy.exemptions())
+        {
             *(if exemption.is_over(now) { &mut over } else { &mut in_force }) += 1;
         }
         self.written.get_or_create(&StateLabel { state: "in_force" }).set(in_force);

@@ -66,7 +66,9 @@ impl TooOld {
     pub fn told(&self, whose: &str) -> String {
         match self {
             Self::Undated => {
-                format!("one on this image by {whose}, whose time no log and no timestamp authority vouches for")
+                format!(
+                    "one on this image by {whose}, whose time no log and no timestamp authority vouches for"
+                )
             }
             Self::Since { made, since } => format!(
                 "one on this image by {whose}, made at {} and too old since {}",
@@ -84,5 +86,7 @@ impl TooOld {
 /// Whether somebody has to vouch for the time of this signer's signatures.
 pub(super) fn is_dated(signer: &Signer) -> bool {
     let witnesses = signer.authority.witnesses();
-    matches!(signer.authority, Authority::Keyless(_)) || witnesses.logs.count > 0 || witnesses.timestamps.count > 0
+    matches!(signer.authority, Authority::Keyless(_))
+        || witnesses.logs.count > 0
+        || witnesses.timestamps.count > 0
 }

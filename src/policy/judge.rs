@@ -9,9 +9,7 @@ use serde::Serialize;
 
 use self::tree::Ways;
 use super::model::comparable_repository;
-use super::model::{
-    ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted,
-};
+use super::model::{ClaimedRepository, NamedRepository, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use crate::image::{Digest, ImageName, Reference, quoted};
 use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 

@@ -22,7 +22,7 @@ pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
 pub use exemption::Exemption;
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
-pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
+pub use model::{Kind, Labels, Mode, NO_LABELS, Place, Policy, Signer, SourceFile, Subject};
 pub use recheck::{OnDrift, Recheck, WithoutAnswer};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The one inner form that every dialect compiles to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
 
@@ -66,7 +66,15 @@ pub struct Subject<'a> {
     pub name: &'a ImageName,
     /// The pod's namespace, where the call has one. Policies for namespaces cover no call without.
     pub namespace: Option<&'a str>,
+    /// The pod's labels, which its author writes.
+    pub labels: &'a Labels,
 }
+
+/// Labels of a pod.
+pub type Labels = BTreeMap<String, String>;
+
+/// Those of no pod.
+pub static NO_LABELS: Labels = Labels::new();
 
 /// A compiled policy.
 #[derive(Debug, Clone)]
@@ -76,6 +84,8 @@ pub struct Policy {
     pub(super) source: String,
     pub(super) mode: Option<Mode>,
     pub(super) namespaces: Option<BTreeSet<String>>,
+    /// Labels that its pods have, each; none: all pods. With labels it only adds to what holds without.
+    pub(super) pod_labels: Labels,
     /// Where its evidence is; at least one.
     pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
@@ -273,11 +283,18 @@ impl Policy {
         self.namespaces.as_ref()
     }
 
-    pub(super) fn covers_namespace(&self, namespace: Option<&str>) -> bool {
-        match &self.namespaces {
+    /// The labels that its pods have, each of them; none: it is for all pods. With labels it only adds to what holds without.
+    pub fn pod_labels(&self) -> &Labels {
+        &self.pod_labels
+    }
+
+    /// Whether it is for this pod.
+    pub(super) fn covers_pod(&self, subject: &Subject<'_>) -> bool {
+        let namespace = match &self.namespaces {
             None => true,
-            Some(names) => namespace.is_some_and(|namespace| names.contains(namespace)),
-        }
+            Some(names) => subject.namespace.is_some_and(|namespace| names.contains(namespace)),
+        };
+        namespace && self.pod_labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
     }
 }
 

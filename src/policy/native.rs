@@ -2,6 +2,8 @@
 
 mod tree;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -10,8 +12,8 @@ use super::age::{self, MaxAge};
 use super::compile::{Compiled, required_reason};
 use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
-    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
-    comparable_repository,
+    ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
+    Wanted, comparable_repository,
 };
 use super::pattern::Pattern;
 use super::recheck::{self, Written as WrittenRecheck};
@@ -42,6 +44,7 @@ struct Metadata {
 struct Spec {
     images: Vec<Text>,
     namespaces: Option<Vec<Text>>,
+    pod_labels: Option<BTreeMap<String, Text>>,
     mode: Option<Mode>,
     requirements: Option<Requirements>,
     insecure_accept_anything: Option<Reason>,
@@ -143,6 +146,11 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         }
         None => None,
     };
+    let pod_labels = pod_labels(document, spec.pod_labels.as_ref(), &mut faults);
+    if let (false, Some(Reason { reason })) = (pod_labels.is_empty(), &spec.insecure_accept_anything) {
+        let text = "spec.podLabels: expected requirements or deny beside it, found insecureAcceptAnything; labels only add to what is asked for, as the pod's author writes them";
+        faults.push(document.fault_at(reason, text.to_owned()));
+    }
     let recheck = spec.recheck.as_ref().and_then(|written| recheck::read(document, written, &mut faults));
     if spec.recheck.is_some() && spec.requirements.is_none() {
         let text = "spec.recheck: expected requirements beside it, found none; what nothing is asked of has no vetted digest to hold its tag to";
@@ -150,7 +158,8 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
     }
     let exemptions = exemption::read(document, &spec.exemptions, &mut faults);
     if !spec.exemptions.is_empty() && spec.requirements.is_none() {
-        let text = "spec.exemptions: expected requirements beside them, found none; there is nothing to exempt from";
+        let text =
+            "spec.exemptions: expected requirements beside them, found none; there is nothing to exempt from";
         faults.push(document.fault_at_start(text.to_owned()));
     }
     let rule = rule(document, spec, &mut faults);
@@ -162,6 +171,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
                 source: format!("{file}:{}", document.line()),
                 mode: spec.mode,
                 namespaces,
+                pod_labels,
                 places,
                 rule,
                 recheck,
@@ -264,6 +274,60 @@ fn need(
         needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone(), max_age }));
     }
     Some(Need::All(needs))
+}
+
+/// What the kubelet sets on each pod, over what its author wrote.
+const OF_THE_KUBELET: &str = "io.kubernetes.";
+
+fn pod_labels(
+    document: &Document<'_>,
+    written: Option<&BTreeMap<String, Text>>,
+    faults: &mut Vec<Fault>,
+) -> Labels {
+    const AT: &str = "spec.podLabels";
+    let Some(written) = written else { return Labels::new() };
+    if written.is_empty() || written.len() > limits::POLICY_LABELS {
+        let text = format!(
+            "{AT}: expected one to {} labels (limit POLICY_LABELS), found {}; leave it out for all pods",
+            limits::POLICY_LABELS,
+            written.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+    for (key, value) in written {
+        let text = if key.starts_with(OF_THE_KUBELET) {
+            format!(
+                "{AT}: expected a label of the pod's author, found {}; the kubelet sets it, use namespaces",
+                quoted(key)
+            )
+        } else if !is_label_key(key) {
+            format!("{AT}: expected a label's key such as app.kubernetes.io/part-of, found {}", quoted(key))
+        } else if !is_label_value(&value.value) {
+            format!(
+                "{AT}: expected a label's value of at most 63 letters, digits, -, _ and ., found {}",
+                quoted(&value.value)
+            )
+        } else {
+            continue;
+        };
+        faults.push(document.fault_at(value, text));
+    }
+    written.iter().map(|(key, value)| (key.clone(), value.value.clone())).collect()
+}
+
+/// As Kubernetes has it: a name, with or without a DNS subdomain and a slash before it.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    let is_prefix = |prefix: &str| {
+        (1..=253).contains(&prefix.len()) && prefix.bytes().all(plain) && !prefix.starts_with(['-', '.'])
+    };
+    prefix.is_none_or(is_prefix) && !name.is_empty() && is_label_value(name)
+}
+
+fn is_label_value(value: &str) -> bool {
+    let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    value.len() <= 63 && plain && !value.starts_with(['-', '_', '.']) && !value.ends_with(['-', '_', '.'])
 }
 
 /// A signer whose signatures nobody has to date could never be young enough.

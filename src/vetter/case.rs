@@ -15,7 +15,9 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
+use crate::policy::{
+    Check, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
+};
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::trust::Trust;
@@ -46,6 +48,8 @@ pub struct Context<'a> {
     pub kind: Kind,
     /// The pod's namespace; empty where the call has none.
     pub namespace: &'a str,
+    /// The pod's labels.
+    pub labels: &'a Labels,
     /// The pull's credential.
     pub auth: Option<&'a Auth>,
     /// Nobody waits: registries are asked as sparingly as can be.
@@ -170,12 +174,22 @@ impl InForce {
         self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
     }
 
+    /// The policies that have to hold for an image; none if `unmatched` decides. Those for the pod's labels stand beside others, and
+    /// beside `unmatched: allow`: what `unmatched: deny` refuses they do not let pass.
+    pub(super) fn covering<'p>(&self, policies: &'p PolicySet, subject: &Subject<'_>) -> Vec<&'p Policy> {
+        let mut covering = policies.applicable(subject);
+        if !covering.is_empty() || self.config.unmatched == Unmatched::Allow {
+            covering.extend(policies.adding(subject));
+        }
+        covering
+    }
+
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
-    pub fn only_audits(&self, namespace: &str, reference: &str) -> bool {
+    pub fn only_audits(&self, namespace: &str, labels: &Labels, reference: &str) -> bool {
         let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace };
-        let covering = policies.applicable(&subject);
+        let subject = Subject { name: &name, namespace, labels };
+        let covering = self.covering(policies, &subject);
         !covering.is_empty()
             && covering
                 .into_iter()
@@ -196,6 +210,10 @@ impl<'a> Case<'a> {
         Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
     }
 
+    fn subject(&self) -> Subject<'_> {
+        Subject { name: &self.name, namespace: self.namespace(), labels: self.context.labels }
+    }
+
     /// Whether a policy is of the part that is asked.
     fn counts(&self, policy: &Policy) -> bool {
         match self.part {
@@ -207,15 +225,14 @@ impl<'a> Case<'a> {
 
     /// Whether a deny rule by digest covers the name: then the content has to be known before anything is allowed.
     pub fn may_be_denied(&self) -> bool {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         denying.into_iter().any(|policy| self.counts(policy))
     }
 
     /// Whether evidence decides about the image by this policy, as far as its digests are known.
     pub fn asks(&self, policy: &Policy, digests: &[Digest]) -> bool {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
-        policy.asks(&subject, digests, self.now)
+        policy.asks(&self.subject(), digests, self.now)
     }
 
     /// Where its policies have their evidence. A signature is the same wherever it was found.
@@ -254,7 +271,7 @@ impl<'a> Case<'a> {
     /// A deny rule by digest beats every proof.
     pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
         let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let policies = self.in_force.policies.as_ref().ok()?;
         // One that only audits does not stand in the way of one that refuses.
         let enforces = |policy: &Policy| self.counts(policy) && self.in_force.enforces(policy.mode());
@@ -313,7 +330,7 @@ impl<'a> Case<'a> {
     }
 
     pub fn undecided(&self, trouble: Trouble) -> Vetting {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         let denying = denying.filter(|policy| self.counts(policy));
         let asked = self.policies.iter().filter(|policy| self.asks(policy, &[]));
@@ -353,7 +370,7 @@ impl<'a> Case<'a> {
         evidence: &[Evidence],
         verify: &mut Verifies<'_>,
     ) -> Vetting {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {

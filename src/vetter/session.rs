@@ -458,7 +458,10 @@ impl Session {
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
-            && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &image.reference));
+            && call
+                .images
+                .iter()
+                .all(|image| in_force.only_audits(&call.namespace, &call.labels, &image.reference));
         if nobody_waits {
             verdict(answer::nobody_waits(&in_force, &call));
         }
@@ -468,6 +471,7 @@ impl Session {
         let context = Context {
             kind: call.kind(),
             namespace: &call.namespace,
+            labels: &call.labels,
             auth: call.auth.as_ref(),
             beside,
             trace: &trace,

@@ -136,8 +136,8 @@ impl Vetter {
             }
         };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace };
-        let covering = policies.applicable(&subject);
+        let subject = Subject { name: &name, namespace, labels: context.labels };
+        let covering = in_force.covering(policies, &subject);
         let enforces = |policy: &Policy| in_force.enforces(policy.mode());
         let having_a_say = || covering.iter().copied().chain(policies.may_deny(&subject));
         // What no policy covers is the configuration's to say, which refuses or audits as a whole.

@@ -10,6 +10,7 @@ mod exemptions;
 mod found;
 mod inventory;
 mod kept;
+mod labels;
 mod layouts;
 mod leak;
 mod logins;

@@ -18,7 +18,9 @@ const ANYBODY: &str = "    keyless: [{identities: [{issuerRegExp: '.*', subjectR
 
 /// By the fixture's key, with this asked for besides.
 fn by_key(witnesses: &str) -> String {
-    format!("    keys:\n    - {witnesses}data: |\n        -----BEGIN PUBLIC KEY-----\n        …\n        -----END PUBLIC KEY-----\n")
+    format!(
+        "    keys:\n    - {witnesses}data: |\n        -----BEGIN PUBLIC KEY-----\n        …\n        -----END PUBLIC KEY-----\n"
+    )
 }
 
 #[test]
@@ -27,13 +29,16 @@ fn signature_that_is_older_than_the_policy_allows_is_denied() {
     let text = policy(&format!("    maxAge: {HOURS}h\n{ANYBODY}"));
     for signed in ["keyless-rekor1-bundle", "keyless-rekor2-tsa-bundle"] {
         // Right after it was made, as far as it says.
-        let Judgement::Satisfied { by, .. } = says(&text, "p", &[signed], SystemTime::UNIX_EPOCH) else { panic!() };
+        let Judgement::Satisfied { by, .. } = says(&text, "p", &[signed], SystemTime::UNIX_EPOCH) else {
+            panic!()
+        };
         let made = by[0].times.iter().map(|known| known.time).min().unwrap();
         let since = made + Duration::from_secs(HOURS * 3600);
         assert_eq!(by[0].until, Some(since), "a permit ends with it");
         let before = says(&text, "p", &[signed], since - Duration::from_secs(1));
         assert!(is_satisfied(&before), "{before:?}");
-        let Judgement::Unsatisfied { why, found, expected, checks, .. } = says(&text, "p", &[signed], since) else {
+        let Judgement::Unsatisfied { why, found, expected, checks, .. } = says(&text, "p", &[signed], since)
+        else {
             panic!()
         };
         assert_eq!(why, Shortfall::TooOld);
@@ -46,7 +51,8 @@ fn signature_that_is_older_than_the_policy_allows_is_denied() {
 #[test]
 fn signature_whose_time_nobody_vouches_for_is_never_young_enough() {
     // Rekor v2 promises no time, and nobody looks at its timestamp.
-    let logged = policy(&format!("    maxAge: 876000h\n{}", by_key("transparencyLogs: {threshold: 1}\n      ")));
+    let logged =
+        policy(&format!("    maxAge: 876000h\n{}", by_key("transparencyLogs: {threshold: 1}\n      ")));
     for (signed, dated) in [("key-rekor2-tsa-bundle", false), ("key-rekor1-bundle", true)] {
         match says(&logged, "p", &[signed], fixture::now()) {
             Judgement::Satisfied { .. } => assert!(dated, "{signed}"),
@@ -91,14 +97,23 @@ fn age_limit_that_nothing_can_keep_is_an_error() {
     let pem = Signer::new().pem().replace('\n', "\\n");
     let key = |more: &str| format!("    keys: [{{data: \"{pem}\"{more}}}]\n");
     for (requirements, expected) in [
-        (format!("    maxAge: 1h\n{}", key("")), "spec.requirements.maxAge: expected timestamps or transparencyLogs"),
+        (
+            format!("    maxAge: 1h\n{}", key("")),
+            "spec.requirements.maxAge: expected timestamps or transparencyLogs",
+        ),
         (format!("    maxAge: 59s\n{ANYBODY}"), "limit AGE_LEAST_SECONDS"),
-        (format!("    maxAge: 30d\n{ANYBODY}"), "p.yaml:8: spec.requirements.maxAge: expected a duration such as"),
+        (
+            format!("    maxAge: 30d\n{ANYBODY}"),
+            "p.yaml:8: spec.requirements.maxAge: expected a duration such as",
+        ),
         (
             format!("{}    attestations: [{{predicateType: 'https://a/b', maxAge: 1h}}]\n", key("")),
             "spec.requirements.attestations.maxAge: expected timestamps",
         ),
-        (format!("    maxAge: 1h\n    anyOf: [{{{}}}]\n", key("").trim()), "spec.requirements.anyOf[0].maxAge"),
+        (
+            format!("    maxAge: 1h\n    anyOf: [{{{}}}]\n", key("").trim()),
+            "spec.requirements.anyOf[0].maxAge",
+        ),
     ] {
         let error = compile(&policy(&requirements)).expect_err(&requirements);
         assert!(error.contains(expected), "{expected}: {error}");

@@ -125,7 +125,7 @@ pub(super) fn says(text: &str, policy: &str, fixtures: &[&str], now: SystemTime)
     let evidence: Vec<Evidence> = fixtures.iter().flat_map(|fixture| fixture.evidence.clone()).collect();
     assert!(!evidence.is_empty());
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
-    let subject = Subject { name: &name, namespace: None };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
     policy.judge(&subject, &digests, &evidence, now, &mut |evidence, signer, sought| {
         verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())
     })
@@ -165,7 +165,7 @@ fn documented_policies_take_what_real_cosign_made_and_nothing_else() {
         ("elsewhere", &["elsewhere-key-none-bundle"], Ok(())),
         ("with-exemptions", &["key-none-bundle"], Ok(())),
         ("with-exemptions", &["attest-key-none-bundle"], Err(Shortfall::NoSignature)),
-        ("two-of-three", &["keyless-rekor2-tsa-bundle", "key-none-bundle"], Err(Shortfall::NoAttestation)),
+        ("two-of-three", &["keyless-rekor2-tsa-bundle", "key-none-bundle"], Err(Shortfall::OtherIdentity)),
         ("acme", &["keyless-rekor1-bundle"], Ok(())),
         ("acme", &["keyless-tsa-bundle"], Err(Shortfall::Invalid)),
     ] {

@@ -15,7 +15,7 @@ fn time(text: &str) -> SystemTime {
 fn judged(exemptions: &str, image: &str, digests: &[Digest], now: SystemTime) -> Judgement {
     let set = compile(&signed(&Signer::new().pem(), exemptions)).unwrap();
     let name = ImageName::parse(image).unwrap();
-    let subject = Subject { name: &name, namespace: None };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
     let [policy] = set.applicable(&subject)[..] else { panic!() };
     let exempted = policy.exemption(&subject, digests, now).is_some();
     assert_eq!(policy.asks(&subject, digests, now), !exempted);
@@ -28,7 +28,8 @@ fn judged(exemptions: &str, image: &str, digests: &[Digest], now: SystemTime) ->
 fn exempted_image_is_asked_for_nothing_until_it_expires() {
     let end = time("2026-12-01T00:00:00Z");
     let before = end - Duration::from_secs(1);
-    let Judgement::Exempted { expires, detail, checks } = judged(LEGACY, "r.io/team/legacy:v1", &[], before) else {
+    let Judgement::Exempted { expires, detail, checks } = judged(LEGACY, "r.io/team/legacy:v1", &[], before)
+    else {
         panic!()
     };
     assert_eq!(expires, end);
@@ -47,7 +48,8 @@ fn exemption_that_is_over_is_refused_and_says_since_when() {
         assert_eq!(found(judged(LEGACY, "r.io/team/legacy:v1", &[], now)), told);
     }
     // Another that is in force.
-    let longer = format!("{LEGACY}  - {{images: ['r.io/team/*'], reason: x, expires: '2026-12-02T00:00:00Z'}}\n");
+    let longer =
+        format!("{LEGACY}  - {{images: ['r.io/team/*'], reason: x, expires: '2026-12-02T00:00:00Z'}}\n");
     assert!(matches!(judged(&longer, "r.io/team/legacy:v1", &[], end), Judgement::Exempted { .. }));
 }
 
@@ -81,7 +83,11 @@ fn each_break_of_an_exemption_is_named() {
         ("rebuilt in autumn", "' '", "spec.exemptions.reason: expected one line"),
         ("reason: rebuilt in autumn, ", "", "missing field `reason`"),
         (", expires: '2026-12-01T00:00:00Z'", "", "missing field `expires`"),
-        ("2026-12-01T00:00:00Z", "2026-12-01", "p.yaml:14: spec.exemptions.expires: expected a time in UTC such as"),
+        (
+            "2026-12-01T00:00:00Z",
+            "2026-12-01",
+            "p.yaml:14: spec.exemptions.expires: expected a time in UTC such as",
+        ),
         ("2026-12-01T00:00:00Z", "2026-02-30T00:00:00Z", "expected a time in UTC"),
         ("2026-12-01T00:00:00Z", "2026-12-01T00:00:00+01:00", "expected a time in UTC"),
     ] {
@@ -90,7 +96,9 @@ fn each_break_of_an_exemption_is_named() {
     }
     let beside_deny = "images: [a], exemptions: [{images: [a], reason: x, expires: '2026-12-01T00:00:00Z'}]";
     let beside_deny = denying("a", beside_deny);
-    assert!(compile(&beside_deny).unwrap_err().contains("spec.exemptions: expected requirements beside them"));
+    assert!(
+        compile(&beside_deny).unwrap_err().contains("spec.exemptions: expected requirements beside them")
+    );
     let many = LEGACY.replace("'r.io/team/legacy:v*'", &vec!["a"; limits::POLICY_EXEMPTIONS + 1].join(", "));
     assert!(compile(&signed(&pem, &many)).unwrap_err().contains("limit POLICY_EXEMPTIONS"));
 }

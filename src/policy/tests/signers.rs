@@ -163,11 +163,12 @@ fn identity_that_is_not_the_policys_may_be_added_to_it() {
         );
         let set = compile(&policy(&text)).unwrap();
         let name = ImageName::parse("r.io/a").unwrap();
-        let subject = Subject { name: &name, namespace: None };
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
         set.policies()[0].judge(
             &subject,
             &fixture.digests,
             &fixture.evidence,
+            verify::fixture::now(),
             &mut |evidence, signer, sought| fixture.verify(evidence, &signer.authority, sought),
         )
     };

@@ -49,7 +49,9 @@ async fn exempted_image_runs_and_each_use_is_told() {
     // Neither the registry nor a permit that the relay holds: each is asked for, and counted.
     assert_eq!(node.metric("crivet_exemptions_used_total").await, 3.0);
     assert_eq!(node.metric("crivet_exemptions{state=\"in_force\"}").await, 1.0);
-    assert!(!node.registry.asked().iter().any(|asked| asked.contains("sha256-") || asked.contains("referrers")));
+    assert!(
+        !node.registry.asked().iter().any(|asked| asked.contains("sha256-") || asked.contains("referrers"))
+    );
     // What is exempted is all that is.
     node.push("other", "1", "two");
     assert!(refusal(&gate.pull(&node.named("other:1")).await).starts_with(DENIED));
@@ -59,7 +61,8 @@ async fn exempted_image_runs_and_each_use_is_told() {
 async fn exemption_that_is_over_is_refused_and_says_since_when() {
     let expires = SystemTime::now() - HOUR;
     let (node, gate, image, name) = node(by_name, expires).await;
-    let told = format!("found no signature, and its exemption ended at {} (not signed yet)", rfc3339(expires));
+    let told =
+        format!("found no signature, and its exemption ended at {} (not signed yet)", rfc3339(expires));
     for text in [refusal(&gate.pull(&name).await), refusal(&gate.create(&image.id(), &name).await)] {
         assert!(text.starts_with(DENIED) && text.contains(&told), "{text}");
     }
