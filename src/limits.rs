@@ -290,7 +290,7 @@ pub const POLICY_DOCUMENTS: usize = 20_000;
 /// Most image patterns in one policy set, all policies together.
 pub const POLICY_PATTERNS: usize = 100_000;
 
-/// Most keys in one policy. Each signature is tried with each of them.
+/// Most signers in one requirement. Each signature is tried with each of them.
 pub const POLICY_KEYS: usize = 32;
 
 /// Longest scope of a policy, bytes: as OpenShift has it. A policy's name in audit records may have its scope in it.
@@ -304,6 +304,29 @@ pub const POLICY_KEY_FILES: usize = 1024;
 
 /// Largest such file, bytes. Bundles of certificate authorities have some KiB.
 pub const POLICY_KEY_FILE_BYTES: usize = 64 * 1024;
+
+/// Nodes of one policy's requirements: what asks for a signature or an attestation, and what combines others. Each is held
+/// against each signature, with each of its signers.
+pub const POLICY_NODES: usize = 32;
+
+/// How deep `allOf`, `anyOf` and `atLeast` of one policy may stand in each other. Nobody reads more.
+pub const POLICY_DEPTH: usize = 4;
+
+/// In how many ways, told apart by their signers, one node may hold before no more are looked at. Only `atLeast` asks.
+pub const POLICY_WAYS: usize = 64;
+
+/// Steps of the search for branches of an `atLeast` that hold by different signers: some milliseconds. Signers that stand
+/// in one branch each take a step or two.
+pub const POLICY_SEARCH: usize = 4096;
+
+/// Least age that a policy may limit signatures to, seconds: an image is built, signed, and pulled by its pods later.
+pub const AGE_LEAST_SECONDS: u64 = 60;
+
+/// Labels that one policy asks a pod for, to be for it. Pods have some ten.
+pub const POLICY_LABELS: usize = 16;
+
+/// Image patterns in all exemptions of one policy; each is tried at each of its decisions.
+pub const POLICY_EXEMPTIONS: usize = 256;
 
 /// Attestations that one policy asks for; each is looked for among all that an image has.
 pub const POLICY_ATTESTATIONS: usize = 16;

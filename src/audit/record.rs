@@ -94,7 +94,8 @@ named! {
 }
 
 named! {
-    /// Why an image is not allowed, as a name that stays while messages may change; also what a recheck found of one that is.
+    /// Why an image is not allowed, as a name that stays while messages may change; also what a recheck found of one that is, and
+    /// that an exemption lets it run.
     #[derive(PartialOrd, Ord)]
     Reason {
         /// Denied: nobody signed it.
@@ -113,8 +114,14 @@ named! {
         SignatureForOtherImage = "SignatureForOtherImage",
         /// Denied: the policy's signer signed it for another repository, or named none.
         SignatureForOtherRepository = "SignatureForOtherRepository",
+        /// Denied: what holds is older than the policy allows, or nobody vouches for its time.
+        SignatureTooOld = "SignatureTooOld",
+        /// Denied: what holds is not by as many different signers as the policy asks for.
+        SignersTooFew = "SignersTooFew",
         /// Denied: a policy says so.
         DeniedByPolicy = "DeniedByPolicy",
+        /// Allowed: a policy asks nothing of it until its exemption ends.
+        Exempted = "Exempted",
         /// Denied: no policy covers it, and `unmatched` is `deny`.
         NoPolicy = "NoPolicy",
         /// Undecided: the registry cannot be reached, is in trouble or too slow.
@@ -215,7 +222,7 @@ pub struct Record {
     pub container: Option<String>,
     /// The policies asked, in order.
     pub policies: Vec<PolicyDecision>,
-    /// Why it was not allowed, or what a recheck found though it was.
+    /// Why it was not allowed, or what a recheck found though it was, or that it is exempted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// Why, in one line: the same text the kubelet gets. Empty if there is nothing to say.

@@ -14,7 +14,7 @@ use super::policy::read_policies;
 use crate::audit::Decision;
 use crate::config::{self, ProxyConfiguration, Settings};
 use crate::image::Platform;
-use crate::policy::Outcome;
+use crate::policy::{Labels, Outcome};
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce, Vetting};
 use crate::vetter::layouts::Layouts;
@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Decide as for a pod in this namespace
     #[arg(long, value_name = "NAMESPACE", default_value = "")]
     namespace: String,
+    /// Decide as for a pod with this label; may be given several times
+    #[arg(long = "pod-label", value_name = "KEY=VALUE", value_parser = label)]
+    pod_labels: Vec<(String, String)>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -61,6 +64,13 @@ pub(super) enum Output {
     Text,
     /// One JSON object
     Json,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
 }
 
 /// Runs the command.
@@ -127,11 +137,13 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {
     let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
     let vetter = Vetter::new(Node::default(), host);
+    let labels: Labels = arguments.pod_labels.iter().cloned().collect();
     let mut vettings = Vec::new();
     for image in &arguments.images {
         let context = Context {
             kind: Kind::PullImage,
             namespace: &arguments.namespace,
+            labels: &labels,
             auth: None,
             beside: false,
             trace: &Trace::default(),

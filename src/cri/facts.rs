@@ -10,6 +10,8 @@ use crate::vetter::wire::{Auth, Call, ImageUse, Kind};
 
 /// The role of the image a container is made of.
 pub const ROLE_IMAGE: &str = "image";
+/// Labels that the kubelet sets, over the author's, and that differ from pod to pod: no policy asks for them.
+pub const OF_ONE_POD: [&str; 2] = ["io.kubernetes.pod.name", "io.kubernetes.pod.uid"];
 /// The role of the image a pod sandbox is made of.
 pub const ROLE_PAUSE: &str = "pause image";
 

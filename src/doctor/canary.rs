@@ -18,6 +18,7 @@ use crate::cri::runtime::RuntimeClient;
 use crate::cri::v1;
 use crate::image::Platform;
 use crate::limits;
+use crate::policy::NO_LABELS;
 use crate::telemetry::Trace;
 use crate::vetter::case::{Context, InForce};
 use crate::vetter::node::Node;
@@ -65,6 +66,7 @@ pub async fn bait(in_force: &InForce) -> Option<Bait> {
         let context = Context {
             kind: Kind::CreateContainer,
             namespace: &namespace,
+            labels: &NO_LABELS,
             auth: None,
             beside: false,
             trace: &Trace::default(),

@@ -23,7 +23,7 @@ use crate::image::{Digest, ImageName, Reference};
 use crate::kubelet::{self, process};
 use crate::limits;
 use crate::node::apply::{MARKER, marked};
-use crate::policy::Subject;
+use crate::policy::{NO_LABELS, Subject};
 use crate::registry::Cause;
 use crate::registry::credentials::Login;
 use crate::relay::clients::millis;
@@ -309,7 +309,7 @@ async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String,
     for image in runtime.list_images().await.unwrap_or_default() {
         for name in image.repo_tags.iter().chain(&image.repo_digests) {
             let Ok(name @ ImageName::Reference(_)) = ImageName::parse(name) else { continue };
-            let covering = policies.applicable(&Subject { name: &name, namespace: None });
+            let covering = policies.applicable(&Subject { name: &name, namespace: None, labels: &NO_LABELS });
             if let (true, ImageName::Reference(reference)) =
                 (covering.iter().any(|policy| policy.needs_evidence()), &name)
             {

@@ -18,7 +18,7 @@ use crate::image::json;
 use crate::image::layer::fuzzing as layer;
 use crate::image::manifest::{Descriptor, Document, ImageConfig};
 use crate::image::{Digest, ImageName, Platform, Reference};
-use crate::policy::{PolicySet, SourceFile, Subject};
+use crate::policy::{NO_LABELS, Policy, PolicySet, SourceFile, Subject};
 use crate::registry::credentials::{Answer, DockerConfig, matches, read_providers};
 use crate::registry::hosts::fuzzing as hosts;
 use crate::verify::fuzzing as verify;
@@ -255,9 +255,17 @@ fn policy(data: &[u8]) -> bool {
     });
     for name in &names {
         for namespace in [None, Some("default")] {
-            let subject = Subject { name, namespace };
+            let subject = Subject { name, namespace, labels: &NO_LABELS };
             let applicable = set.applicable(&subject);
             assert!(applicable.len() <= set.len());
+            assert!(set.adding(&subject).is_empty(), "added without a label");
+            for labels in set.policies().iter().map(Policy::pod_labels) {
+                // Whatever a pod's author writes, what holds without it holds.
+                let labelled = Subject { labels, ..subject };
+                let names =
+                    |policies: Vec<&Policy>| policies.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>();
+                assert_eq!(names(set.applicable(&labelled)), names(set.applicable(&subject)));
+            }
             if set.denies(&subject, &[digest], |_| true).is_some() {
                 assert!(set.may_deny(&subject).next().is_some(), "denied, and no policy may");
             }

@@ -83,6 +83,7 @@ impl Judge {
                 let context = Context {
                     kind: Kind::Inventory,
                     namespace: &call.namespace,
+                    labels: &call.labels,
                     auth: None,
                     beside: true,
                     trace: &Trace::default(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::listed::Listed;
-use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
+use crate::cri::facts::{OF_ONE_POD, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::v1::{Container, Image, ImageSpec, PodSandbox, PodSandboxState};
 use crate::image::{ImageId, ImageName};
 use crate::vetter::wire::{Call, ImageUse};
@@ -28,6 +28,8 @@ pub struct Use {
     pub reference: String,
     /// The image's ID, else what the runtime calls it.
     pub image: String,
+    /// The pod's labels, but for those that each pod has its own of.
+    pub labels: BTreeMap<String, String>,
     /// The pod is a static one.
     pub static_pod: bool,
     /// The runtime does not say what the pod called the image: a name that the image has now stands in for it.
@@ -45,6 +47,8 @@ pub struct Question {
     pub reference: String,
     /// The pod's namespace.
     pub namespace: String,
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
     /// As a call has it.
     pub role: String,
 }
@@ -62,6 +66,7 @@ impl Use {
             image: self.image.clone(),
             reference: self.reference.clone(),
             namespace: namespace.to_owned(),
+            labels: self.labels.clone(),
             // A container's image and its volumes are judged alike.
             role: if self.role == ROLE_PAUSE { ROLE_PAUSE } else { ROLE_IMAGE }.to_owned(),
         }
@@ -77,7 +82,8 @@ impl Question {
             role: self.role.clone(),
             ..Default::default()
         };
-        Call { namespace: self.namespace.clone(), images: vec![image], keep_nothing, ..Default::default() }
+        let (namespace, labels) = (self.namespace.clone(), self.labels.clone());
+        Call { namespace, labels, images: vec![image], keep_nothing, ..Default::default() }
     }
 }
 
@@ -122,8 +128,11 @@ pub fn uses(listed: &Listed, namespace: Option<&str>) -> Vec<Use> {
 
 fn of_pod(sandbox: Option<&PodSandbox>, container: &Container) -> Use {
     let metadata = sandbox.and_then(|sandbox| sandbox.metadata.clone()).unwrap_or_default();
+    let labels = sandbox.iter().flat_map(|sandbox| &sandbox.labels);
+    let labels = labels.filter(|(key, _)| !OF_ONE_POD.contains(&key.as_str()));
     Use {
         namespace: metadata.namespace,
+        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         pod: metadata.name,
         container: container.metadata.clone().unwrap_or_default().name,
         static_pod: sandbox.is_some_and(is_static),
@@ -255,6 +264,18 @@ mod tests {
         assert_eq!((web.reference.as_str(), web.image.as_str()), ("r.test/a:stable", id('a').as_str()));
         assert!(!web.static_pod && !web.guessed);
         assert_eq!(web.question("else").namespace, "prod");
+    }
+
+    #[test]
+    fn a_container_is_judged_by_its_pods_labels_but_for_those_of_one_pod() {
+        let mut listed = node();
+        let labels =
+            [("team", "payments"), ("io.kubernetes.pod.name", "web"), ("io.kubernetes.pod.uid", "0a1b")];
+        listed.sandboxes[0].labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let uses = uses(&listed, None);
+        let [web] = find(&uses, ROLE_IMAGE)[..] else { panic!("{uses:?}") };
+        let call = web.question("else").call(false);
+        assert_eq!(call.labels, [("team".to_owned(), "payments".to_owned())].into());
     }
 
     #[test]

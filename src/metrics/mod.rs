@@ -4,6 +4,7 @@
 //! Labels hold values from fixed lists only, or the names of the configuration's trusted roots: nothing from outside can
 //! make new series.
 
+mod exemptions;
 mod layouts;
 mod recheck;
 mod serve;
@@ -13,6 +14,7 @@ pub use serve::serve;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use exemptions::ExemptionMetrics;
 use layouts::LayoutMetrics;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -25,10 +27,12 @@ use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
 use crate::cri::methods::{Class, Vetted};
+use crate::policy::PolicySet;
 use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
 use crate::relay::hidden::Ended;
 use crate::trust::Trust;
+use crate::vetter::case::Vetting;
 use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").
@@ -456,6 +460,7 @@ pub struct VetterMetrics {
     trust: TrustMetrics,
     layouts: LayoutMetrics,
     rechecks: RecheckMetrics,
+    exemptions: ExemptionMetrics,
 }
 
 /// What is counted of the proofs, and of their store.
@@ -569,6 +574,7 @@ impl Default for VetterMetrics {
         let trust = TrustMetrics::new(&mut registry);
         let layouts = LayoutMetrics::new(&mut registry);
         let rechecks = RecheckMetrics::new(&mut registry);
+        let exemptions = ExemptionMetrics::new(&mut registry);
         Self {
             registry,
             decisions,
@@ -586,6 +592,7 @@ impl Default for VetterMetrics {
             trust,
             layouts,
             rechecks,
+            exemptions,
         }
     }
 }
@@ -679,6 +686,16 @@ impl VetterMetrics {
     /// What was asked about tags, and found.
     pub fn rechecks(&self, counted: &crate::vetter::recheck::Counted) {
         self.rechecks.set(counted);
+    }
+
+    /// The exemptions of the policies in force, and which of them are over.
+    pub fn exemptions(&self, policies: Option<&PolicySet>, now: SystemTime) {
+        self.exemptions.set(policies, now);
+    }
+
+    /// Images were vetted, of which some may be exempted.
+    pub fn exempted(&self, vettings: &[Vetting]) {
+        self.exemptions.used(vettings);
     }
 
     /// The evidence layouts in force, and how they are.

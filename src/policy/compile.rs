@@ -46,6 +46,8 @@ impl fmt::Display for PolicyError {
 pub struct PolicySet {
     policies: Vec<Policy>,
     native: PrefixIndex<Scope>,
+    /// Of native policies for pods with labels.
+    labelled: PrefixIndex<Scope>,
     /// Patterns of deny rules with a digest, by digest.
     denied: HashMap<Digest, Vec<Scope>>,
     sigstore: PrefixIndex<SigstoreScope>,
@@ -166,7 +168,7 @@ impl PolicySet {
         samples
     }
 
-    /// The policies that all have to hold for an image; none if no policy covers it.
+    /// The policies that all have to hold for an image, whatever its pod's labels are; none if no policy covers it.
     ///
     /// Of the native ones those with the most specific pattern: several only if they are equally specific in different
     /// ways, and then each has to hold. Of sigstore's every one that matches. Of OpenShift's, and of a
@@ -180,7 +182,7 @@ impl PolicySet {
         let mut found: Vec<usize> = Vec::new();
         for scope in self.native.candidates(&key) {
             if best.is_some_and(|best| scope.specificity < best)
-                || !self.policies.get(scope.policy).is_some_and(|p| p.covers_namespace(subject.namespace))
+                || !self.policies.get(scope.policy).is_some_and(|p| p.covers_pod(subject))
                 || !scope.pattern.matches(subject.name)
             {
                 continue;
@@ -198,6 +200,22 @@ impl PolicySet {
         found.into_iter().filter_map(|at| self.policies.get(at)).collect()
     }
 
+    /// The policies that have to hold besides because of the pod's labels: every one that covers the image and the pod. Who
+    /// writes the labels is who is to be held to the policies, so these only add: they take part in no choice of the most specific one,
+    /// and an image that none but these covers is covered by none.
+    pub fn adding(&self, subject: &Subject<'_>) -> Vec<&Policy> {
+        let key = match subject.name {
+            ImageName::Reference(reference) => lookup_key(reference),
+            ImageName::Id(_) | ImageName::Empty => String::new(),
+        };
+        let covering = self.labelled.candidates(&key).filter(|scope| scope.pattern.matches(subject.name));
+        let mut found: Vec<usize> = covering.map(|scope| scope.policy).collect();
+        found.sort_unstable();
+        found.dedup();
+        let policies = found.into_iter().filter_map(|at| self.policies.get(at));
+        policies.filter(|policy| policy.covers_pod(subject)).collect()
+    }
+
     /// The first policy, of those that `count`, that denies one of these digests by name, whatever the image is called by: a
     /// pattern's digest is then held against the content, not the reference. It beats every proof and every other policy.
     pub fn denies(
@@ -210,16 +228,14 @@ impl PolicySet {
         scopes
             .filter(|scope| scope.pattern.matches_name(subject.name))
             .filter_map(|scope| self.policies.get(scope.policy))
-            .find(|policy| policy.covers_namespace(subject.namespace) && count(policy))
+            .find(|policy| policy.covers_pod(subject) && count(policy))
     }
 
     /// The policies that deny some digest of an image with this name: before it is allowed its content has to be known.
     pub fn may_deny<'a>(&'a self, subject: &'a Subject<'a>) -> impl Iterator<Item = &'a Policy> {
         let scopes = self.denied.values().flatten();
         let scopes = scopes.filter(|scope| scope.pattern.matches_name(subject.name));
-        scopes
-            .filter_map(|scope| self.policies.get(scope.policy))
-            .filter(|policy| policy.covers_namespace(subject.namespace))
+        scopes.filter_map(|scope| self.policies.get(scope.policy)).filter(|policy| policy.covers_pod(subject))
     }
 
     /// How many patterns are tried for a look-up key.
@@ -264,6 +280,7 @@ fn hash(files: &[&SourceFile]) -> Digest {
 struct Builder {
     policies: Vec<Policy>,
     native: PrefixIndex<Scope>,
+    labelled: PrefixIndex<Scope>,
     denied: HashMap<Digest, Vec<Scope>>,
     sigstore: PrefixIndex<SigstoreScope>,
     sigstore_all: Vec<usize>,
@@ -477,11 +494,13 @@ impl Builder {
             return Ok(());
         }
         let mut faults = Vec::new();
+        let adds = !policy.pod_labels.is_empty();
         for (pattern, line) in patterns {
             let owners = self.owners.entry(pattern.clone()).or_default();
             // The owner is this policy itself if the pattern stands there twice. One other is named, however many.
             let others = owners.iter().map(|owner| self.policies.get(*owner).unwrap_or(&policy));
-            if let Some(other) = others.into_iter().find(|other| same_namespaces(other, &policy)) {
+            let tie = others.into_iter().find(|other| !adds && same_namespaces(other, &policy));
+            if let Some(other) = tie {
                 let text = format!(
                     "spec.images: expected {pattern} in one policy only, found it in {} ({}) too for the same namespaces; remove one, or make one more specific",
                     other.name, other.source
@@ -489,13 +508,16 @@ impl Builder {
                 faults.push(Fault { line, text });
                 continue;
             }
-            owners.push(at);
+            if !adds {
+                owners.push(at);
+            }
             let specificity = pattern.specificity(policy.namespaces.is_some());
             let scope = Scope { pattern, specificity, policy: at };
             if let (Rule::Deny { .. }, Some(digest)) = (&policy.rule, scope.pattern.digest()) {
                 self.denied.entry(digest).or_default().push(scope.clone());
             }
-            self.native.insert(scope.pattern.literal_prefix(), scope);
+            let index = if adds { &mut self.labelled } else { &mut self.native };
+            index.insert(scope.pattern.literal_prefix(), scope);
         }
         self.policies.push(policy);
         if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -509,6 +531,7 @@ impl Builder {
         Ok(PolicySet {
             policies: self.policies,
             native: self.native,
+            labelled: self.labelled,
             denied: self.denied,
             sigstore: self.sigstore,
             sigstore_all: self.sigstore_all,

@@ -8,7 +8,7 @@ use std::fmt;
 use serde_saphyr::Spanned;
 
 use self::written::{Pki, Ways, Written, WrittenIdentity, WrittenRequirement};
-use super::model::{Kind, Need, Place, Policy, Rule, SourceFile};
+use super::model::{Kind, Labels, Need, Place, Policy, Rule, SourceFile};
 use super::native::is_namespace;
 use super::scope;
 use super::signed_identity::SignedIdentity;
@@ -188,6 +188,8 @@ impl Reader<'_> {
             namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
             places: vec![Place::OWN],
             recheck: None,
+            exemptions: Vec::new(),
+            pod_labels: Labels::new(),
             rule,
         }
     }

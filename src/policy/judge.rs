@@ -1,13 +1,15 @@
 //! Whether what is known about an image satisfies a policy.
 
+mod tree;
+
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
+use self::tree::Ways;
 use super::model::comparable_repository;
-use super::model::{
-    ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted,
-};
+use super::model::{ClaimedRepository, NamedRepository, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use crate::image::{Digest, ImageName, Reference, quoted};
 use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 
@@ -25,6 +27,15 @@ pub enum Judgement {
     Satisfied {
         /// What satisfies it, each on its own; none where the policy asks for nothing.
         by: Vec<Verified>,
+        /// What was looked at.
+        checks: Vec<Check>,
+    },
+    /// The image is exempted from it: nothing is asked.
+    Exempted {
+        /// When the exemption ends.
+        expires: SystemTime,
+        /// Until when and why, one line.
+        detail: String,
         /// What was looked at.
         checks: Vec<Check>,
     },
@@ -64,6 +75,10 @@ pub enum Shortfall {
     OtherImage,
     /// One by such a key is about this image in another repository.
     OtherRepository,
+    /// One by such a key is too old, or of no time that anybody vouches for.
+    TooOld,
+    /// What holds is not by as many different signers as are asked for.
+    TooFewSigners,
     /// A limit was hit before it could be told: undecided.
     Limit,
     /// A trusted root is not there: undecided.
@@ -137,20 +152,26 @@ enum Why {
     Verify(Failure),
     /// It holds, for another repository, or for none.
     OtherRepository { text: String, unnamed: bool, checks: Vec<Checked> },
+    /// It holds, and is too old.
+    TooOld { text: String, undated: bool, checks: Vec<Checked> },
 }
 
 impl Why {
     /// Of failures the furthest is told; what might have held comes before all that do not.
-    fn rank(&self) -> (bool, u8, Option<Step>) {
+    fn rank(&self) -> Rank {
         match self {
-            Self::Verify(failure) => (failure.undecided, 0, Some(failure.step)),
-            Self::OtherRepository { .. } => (false, 1, None),
+            Self::Verify(failure) => {
+                Rank { undecided: failure.undecided, held: 0, furthest: (0, Some(failure.step)) }
+            }
+            Self::OtherRepository { .. } => Rank { undecided: false, held: 0, furthest: (1, None) },
+            Self::TooOld { .. } => Rank { undecided: false, held: 0, furthest: (2, None) },
         }
     }
 
     fn shortfall(&self) -> Shortfall {
         match self {
             Self::OtherRepository { .. } => Shortfall::OtherRepository,
+            Self::TooOld { .. } => Shortfall::TooOld,
             Self::Verify(failure) if failure.undecided && failure.step == Step::Format => Shortfall::Limit,
             Self::Verify(failure) if failure.undecided => Shortfall::Trust,
             Self::Verify(failure) => match failure.step {
@@ -180,6 +201,7 @@ impl Why {
             Self::OtherRepository { text, checks, .. } => {
                 (checks, "claimed repository", "cosign SIGNATURE_SPEC, critical.identity", text.clone())
             }
+            Self::TooOld { text, checks, .. } => (checks, "age", "the policy's maxAge", text.clone()),
         };
         let failed = CheckStep { name, clause, outcome: Outcome::Failed, detail };
         checks.iter().map(CheckStep::from).chain([failed]).collect()
@@ -188,7 +210,7 @@ impl Why {
     fn text(&self) -> String {
         match self {
             Self::Verify(failure) => failure.to_string(),
-            Self::OtherRepository { text, .. } => text.clone(),
+            Self::OtherRepository { text, .. } | Self::TooOld { text, .. } => text.clone(),
         }
     }
 
@@ -208,12 +230,17 @@ impl Why {
 }
 
 /// What came of one need.
+#[derive(Default)]
 struct Found {
     holds: bool,
     by: Vec<Verified>,
     checks: Vec<Check>,
     /// Of what does not hold, what is told.
     short: Option<Short>,
+    /// By whom it holds.
+    ways: Ways,
+    /// Why something could not be told that might make it hold, or hold by others.
+    open: Option<Shortfall>,
 }
 
 struct Short {
@@ -221,16 +248,28 @@ struct Short {
     expected: String,
     found: String,
     remedy: String,
+    rank: Rank,
+}
+
+/// How near something came to holding. What might hold, if it could be told, comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    undecided: bool,
+    /// How much of it holds.
+    held: usize,
+    furthest: (u8, Option<Step>),
 }
 
 impl Policy {
     /// Judges an image that has these `digests` (its index and its platform's manifest) by this `evidence`, which is not
-    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14).
+    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14). `now` is the highest time ever
+    /// seen: what has ended by it has ended, whatever the clock says.
     pub fn judge(
         &self,
         subject: &Subject<'_>,
         digests: &[Digest],
         evidence: &[Evidence],
+        now: SystemTime,
         verify: &mut Verifies<'_>,
     ) -> Judgement {
         match &self.rule {
@@ -250,14 +289,23 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
-                let Found { holds, by, checks, short } =
-                    Case { subject, digests, evidence }.need(need, verify);
-                match short.filter(|_| !holds) {
-                    None => Judgement::Satisfied { by, checks },
-                    Some(Short { why, expected, found, remedy }) => {
-                        Judgement::Unsatisfied { why, expected, found, remedy, checks }
-                    }
+                let exemption = self.last_exemption(subject, digests);
+                if let Some(exemption) = exemption.filter(|exemption| !exemption.is_over(now)) {
+                    let detail = format!("exempted until {}", exemption.told());
+                    let check = Check::of("exemption".to_owned(), Outcome::Passed, detail.clone());
+                    return Judgement::Exempted { expires: exemption.expires, detail, checks: vec![check] };
                 }
+                let case = Case { subject, digests, evidence, now, counts: need.counts() };
+                let Found { holds, by, mut checks, short, .. } = case.need(need, verify);
+                let Some(Short { why, expected, mut found, remedy, .. }) = short.filter(|_| !holds) else {
+                    return Judgement::Satisfied { by, checks };
+                };
+                if let Some(over) = exemption {
+                    let detail = format!("ended at {}", over.told());
+                    found = format!("{found}, and its exemption {detail}");
+                    checks.push(Check::of("exemption".to_owned(), Outcome::Failed, detail));
+                }
+                Judgement::Unsatisfied { why, expected, found, remedy, checks }
             }
         }
     }
@@ -267,56 +315,12 @@ struct Case<'a> {
     subject: &'a Subject<'a>,
     digests: &'a [Digest],
     evidence: &'a [Evidence],
+    now: SystemTime,
+    /// Whether signers are counted.
+    counts: bool,
 }
 
 impl Case<'_> {
-    fn need(&self, need: &Need, verify: &mut Verifies<'_>) -> Found {
-        match need {
-            Need::One(requirement) => self.requirement(requirement, verify),
-            Need::All(needs) => {
-                let mut all = Found { holds: true, by: Vec::new(), checks: Vec::new(), short: None };
-                for need in needs {
-                    let found = self.need(need, verify);
-                    all.holds &= found.holds;
-                    all.by.extend(found.by);
-                    all.checks.extend(found.checks);
-                    // What is undecided may be denied by another need: that is told, and is final.
-                    all.short = match (all.short, found.short.filter(|_| !found.holds)) {
-                        (Some(first), Some(other))
-                            if first.why.is_undecided() && !other.why.is_undecided() =>
-                        {
-                            Some(other)
-                        }
-                        (first, other) => first.or(other),
-                    };
-                }
-                all
-            }
-            Need::Any(needs) => {
-                let (mut checks, mut short) = (Vec::new(), None::<Short>);
-                let mut expected = Vec::new();
-                for need in needs {
-                    let found = self.need(need, verify);
-                    if found.holds {
-                        return found;
-                    }
-                    checks.extend(found.checks);
-                    if let Some(other) = found.short {
-                        expected.push(other.expected.clone());
-                        // As long as one may hold, it is not denied.
-                        let first = short
-                            .take()
-                            .filter(|first| first.why.is_undecided() || !other.why.is_undecided());
-                        short = Some(first.unwrap_or(other));
-                    }
-                }
-                let expected = one_of(expected.into_iter());
-                let short = short.map(|short| Short { expected, ..short });
-                Found { holds: false, by: Vec::new(), checks, short }
-            }
-        }
-    }
-
     fn requirement(&self, requirement: &Requirement, verify: &mut Verifies<'_>) -> Found {
         let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::<Why>::new());
         for (n, evidence) in (1..).zip(self.evidence) {
@@ -337,8 +341,10 @@ impl Case<'_> {
                 }
             }
         }
+        let open = failures.iter().map(Why::shortfall).find(|why| why.is_undecided());
         if !by.is_empty() {
-            return Found { holds: true, by, checks, short: None };
+            let ways = if self.counts { Ways::of(&by) } else { Ways::default() };
+            return Found { holds: true, by, checks, ways, open, short: None };
         }
         let what = requirement.wanted.what();
         let furthest = failures.iter().max_by_key(|why| why.rank());
@@ -359,8 +365,9 @@ impl Case<'_> {
             expected: self.expected(requirement),
             found,
             remedy: self.remedy(requirement, furthest),
+            rank: furthest.map(Why::rank).unwrap_or_default(),
         };
-        Found { holds: false, by, checks, short: Some(short) }
+        Found { checks, open, short: Some(short), ..Found::default() }
     }
 
     fn name(&self, requirement: &Requirement, n: usize) -> String {
@@ -384,10 +391,13 @@ impl Case<'_> {
         let mut furthest = None::<Why>;
         for signer in &requirement.signers {
             let why = match verify(evidence, signer, &sought) {
-                Ok(verified) => match self.repository(requirement, &verified) {
-                    Ok(()) => return Ok(verified),
-                    Err(why) => why,
-                },
+                Ok(verified) => {
+                    let repository = self.repository(requirement, &verified);
+                    match repository.and_then(|()| self.young(requirement, verified)) {
+                        Ok(verified) => return Ok(verified),
+                        Err(why) => why,
+                    }
+                }
                 Err(failure) => Why::Verify(failure),
             };
             furthest = match furthest {
@@ -430,6 +440,21 @@ impl Case<'_> {
         Err(Why::OtherRepository { text, unnamed: false, checks: verified.checks.clone() })
     }
 
+    /// As long as it is young enough.
+    fn young(&self, requirement: &Requirement, mut verified: Verified) -> Result<Verified, Why> {
+        let Some(max_age) = &requirement.max_age else { return Ok(verified) };
+        match max_age.holds(&verified, self.now) {
+            Ok(until) => {
+                verified.until = verified.until.into_iter().chain(until).min();
+                Ok(verified)
+            }
+            Err(old) => {
+                let text = old.told(&verified.signer.to_string());
+                Err(Why::TooOld { text, undated: old.is_undated(), checks: verified.checks })
+            }
+        }
+    }
+
     fn own_repository(&self) -> Option<String> {
         match self.subject.name {
             ImageName::Reference(reference) => Some(comparable_repository(reference)),
@@ -452,7 +477,9 @@ impl Case<'_> {
                 None => " for the image's own repository".to_owned(),
             },
         };
-        format!("{} by {signers}{repository}", requirement.wanted.with_article())
+        let age = requirement.max_age.as_ref().map(|age| format!(", not older than {}", age.written()));
+        let (what, age) = (requirement.wanted.with_article(), age.unwrap_or_default());
+        format!("{what} by {signers}{repository}{age}")
     }
 
     fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
@@ -475,6 +502,10 @@ impl Case<'_> {
             }
             (_, _, Some(Why::OtherRepository { unnamed: true, .. })) => {
                 "a sigstore bundle has no place for it: write claimedRepository: {unnamed: accept} in the policy if that will do"
+                    .to_owned()
+            }
+            (_, _, Some(Why::TooOld { undated: true, .. })) => {
+                "sign it anew with a timestamp (cosign sign --timestamp-server-url URL), or with a log that promises a time"
                     .to_owned()
             }
             (_, _, Some(Why::OtherRepository { .. })) => {

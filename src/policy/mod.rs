@@ -1,7 +1,9 @@
 //! Policies as written, compiled to one inner form; who must have signed what. No I/O.
 
+mod age;
 mod compile;
 mod containers_policy;
+mod exemption;
 mod glob;
 mod index;
 mod judge;
@@ -18,8 +20,9 @@ mod sigstore_signed;
 
 pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
+pub use exemption::Exemption;
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
-pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
+pub use model::{Kind, Labels, Mode, NO_LABELS, Place, Policy, Signer, SourceFile, Subject};
 pub use recheck::{OnDrift, Recheck, WithoutAnswer};
 
 #[cfg(test)]

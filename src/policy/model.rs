@@ -1,10 +1,13 @@
 //! The one inner form that every dialect compiles to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::age::MaxAge;
+use super::exemption::Exemption;
 use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
 use crate::image::{Digest, ImageName, Reference};
@@ -63,7 +66,15 @@ pub struct Subject<'a> {
     pub name: &'a ImageName,
     /// The pod's namespace, where the call has one. Policies for namespaces cover no call without.
     pub namespace: Option<&'a str>,
+    /// The pod's labels, which its author writes.
+    pub labels: &'a Labels,
 }
+
+/// Labels of a pod.
+pub type Labels = BTreeMap<String, String>;
+
+/// Those of no pod.
+pub static NO_LABELS: Labels = Labels::new();
 
 /// A compiled policy.
 #[derive(Debug, Clone)]
@@ -73,10 +84,13 @@ pub struct Policy {
     pub(super) source: String,
     pub(super) mode: Option<Mode>,
     pub(super) namespaces: Option<BTreeSet<String>>,
+    /// Labels that its pods have, each; none: all pods. With labels it only adds to what holds without.
+    pub(super) pod_labels: Labels,
     /// Where its evidence is; at least one.
     pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
     pub(super) recheck: Option<Recheck>,
+    pub(super) exemptions: Vec<Exemption>,
 }
 
 /// What a policy asks of an image.
@@ -99,6 +113,19 @@ pub(super) enum Need {
     All(Vec<Need>),
     /// One of these.
     Any(Vec<Need>),
+    /// So many of these, by different signers: see [`super::judge`]'s `tree`.
+    AtLeast { count: usize, of: Vec<Need> },
+}
+
+impl Need {
+    /// Whether signers are counted anywhere in it.
+    pub fn counts(&self) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::All(needs) | Self::Any(needs) => needs.iter().any(Self::counts),
+            Self::AtLeast { .. } => true,
+        }
+    }
 }
 
 /// What one signature or attestation has to be (facts, step 14: one satisfies all of it).
@@ -108,6 +135,8 @@ pub(super) struct Requirement {
     /// Any one of them.
     pub signers: Vec<Signer>,
     pub repository: ClaimedRepository,
+    /// How old it may be; `None`: of any age.
+    pub max_age: Option<MaxAge>,
 }
 
 /// What is asked for.
@@ -194,6 +223,11 @@ impl Policy {
         matches!(self.rule, Rule::Requires(_))
     }
 
+    /// Whether evidence decides about an image with this name and these digests: not where it is exempted.
+    pub fn asks(&self, subject: &Subject<'_>, digests: &[Digest], now: SystemTime) -> bool {
+        self.needs_evidence() && self.exemption(subject, digests, now).is_none()
+    }
+
     /// Where its evidence is looked for.
     pub fn places(&self) -> &[Place] {
         &self.places
@@ -214,7 +248,9 @@ impl Policy {
         while let Some(need) = left.pop() {
             match need {
                 Need::One(requirement) => found.push(requirement),
-                Need::All(needs) | Need::Any(needs) => left.extend(needs.iter().rev()),
+                Need::All(needs) | Need::Any(needs) | Need::AtLeast { of: needs, .. } => {
+                    left.extend(needs.iter().rev());
+                }
             }
         }
         found
@@ -247,11 +283,18 @@ impl Policy {
         self.namespaces.as_ref()
     }
 
-    pub(super) fn covers_namespace(&self, namespace: Option<&str>) -> bool {
-        match &self.namespaces {
+    /// The labels that its pods have, each of them; none: it is for all pods. With labels it only adds to what holds without.
+    pub fn pod_labels(&self) -> &Labels {
+        &self.pod_labels
+    }
+
+    /// Whether it is for this pod.
+    pub(super) fn covers_pod(&self, subject: &Subject<'_>) -> bool {
+        let namespace = match &self.namespaces {
             None => true,
-            Some(names) => namespace.is_some_and(|namespace| names.contains(namespace)),
-        }
+            Some(names) => subject.namespace.is_some_and(|namespace| names.contains(namespace)),
+        };
+        namespace && self.pod_labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
     }
 }
 

@@ -1,12 +1,19 @@
 //! `crivet.dev/v1alpha1 ImagePolicy`, as written.
 
+mod tree;
+
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use self::tree::{AtLeast, Inherited, Tree};
+use super::age::{self, MaxAge};
 use super::compile::{Compiled, required_reason};
+use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
-    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
-    comparable_repository,
+    ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
+    Wanted, comparable_repository,
 };
 use super::pattern::Pattern;
 use super::recheck::{self, Written as WrittenRecheck};
@@ -37,11 +44,14 @@ struct Metadata {
 struct Spec {
     images: Vec<Text>,
     namespaces: Option<Vec<Text>>,
+    pod_labels: Option<BTreeMap<String, Text>>,
     mode: Option<Mode>,
     requirements: Option<Requirements>,
     insecure_accept_anything: Option<Reason>,
     deny: Option<Reason>,
     recheck: Option<WrittenRecheck>,
+    #[serde(default)]
+    exemptions: Vec<WrittenExemption>,
 }
 
 #[derive(Deserialize)]
@@ -60,9 +70,13 @@ struct Requirements {
     #[serde(default)]
     certificates: Vec<Certificates>,
     claimed_repository: Option<WrittenClaim>,
+    max_age: Option<Text>,
     #[serde(default)]
     attestations: Vec<Attestation>,
     evidence: Option<Vec<WrittenPlace>>,
+    all_of: Option<Vec<Requirements>>,
+    any_of: Option<Vec<Requirements>>,
+    at_least: Option<AtLeast>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +97,7 @@ enum Unnamed {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Attestation {
     predicate_type: Text,
+    max_age: Option<Text>,
     #[serde(default)]
     keys: Vec<Key>,
     #[serde(default)]
@@ -131,9 +146,20 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         }
         None => None,
     };
+    let pod_labels = pod_labels(document, spec.pod_labels.as_ref(), &mut faults);
+    if let (false, Some(Reason { reason })) = (pod_labels.is_empty(), &spec.insecure_accept_anything) {
+        let text = "spec.podLabels: expected requirements or deny beside it, found insecureAcceptAnything; labels only add to what is asked for, as the pod's author writes them";
+        faults.push(document.fault_at(reason, text.to_owned()));
+    }
     let recheck = spec.recheck.as_ref().and_then(|written| recheck::read(document, written, &mut faults));
     if spec.recheck.is_some() && spec.requirements.is_none() {
         let text = "spec.recheck: expected requirements beside it, found none; what nothing is asked of has no vetted digest to hold its tag to";
+        faults.push(document.fault_at_start(text.to_owned()));
+    }
+    let exemptions = exemption::read(document, &spec.exemptions, &mut faults);
+    if !spec.exemptions.is_empty() && spec.requirements.is_none() {
+        let text =
+            "spec.exemptions: expected requirements beside them, found none; there is nothing to exempt from";
         faults.push(document.fault_at_start(text.to_owned()));
     }
     let rule = rule(document, spec, &mut faults);
@@ -145,9 +171,11 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
                 source: format!("{file}:{}", document.line()),
                 mode: spec.mode,
                 namespaces,
+                pod_labels,
                 places,
                 rule,
                 recheck,
+                exemptions,
             };
             Ok((Compiled::Native { policy, patterns }, written.metadata.name))
         }
@@ -158,7 +186,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
 fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option<(Rule, Vec<Place>)> {
     let rule = match (&spec.requirements, &spec.insecure_accept_anything, &spec.deny) {
         (Some(requirements), None, None) => {
-            let need = need(document, requirements, faults);
+            let need = Tree { document, faults, nodes: 0 }.read(requirements);
             let places = places(document, requirements.evidence.as_deref(), faults);
             return Some((Rule::Requires(need?), places));
         }
@@ -179,29 +207,35 @@ fn rule(document: &Document<'_>, spec: &Spec, faults: &mut Vec<Fault>) -> Option
 }
 
 /// A signature by any of the signers, and each of the attestations; without signers the attestations alone.
-fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>) -> Option<Need> {
-    const AT: &str = "spec.requirements";
+fn need(
+    document: &Document<'_>,
+    key: &str,
+    written: &Requirements,
+    inherited: &Inherited,
+    faults: &mut Vec<Fault>,
+) -> Option<Need> {
     let read = |at: &str, signers: &Signers<'_>, faults: &mut Vec<Fault>| {
         Reader { document, at, faults }.signers(signers)
     };
-    let repository = claimed_repository(document, written.claimed_repository.as_ref(), faults);
     let own = Signers { keys: &written.keys, keyless: &written.keyless, certificates: &written.certificates };
-    let signers: Vec<Signer> = read(AT, &own, faults);
-    let repository = repository?;
+    let signers: Vec<Signer> = read(key, &own, faults);
+    let repository = &inherited.repository;
     let mut needs = Vec::new();
     if own.is_empty() && written.attestations.is_empty() {
         let text = format!(
-            "{AT}: expected a signer under keys, keyless or certificates, or attestations, found none; add one"
+            "{key}: expected a signer under keys, keyless or certificates, attestations, allOf, anyOf or atLeast, found none; add one"
         );
         faults.push(document.fault_at_start(text));
     }
     if !own.is_empty() {
         let (wanted, signers) = (Wanted::Signature, signers.clone());
-        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone() }));
+        let max_age = inherited.max_age.clone();
+        dated(document, key, &signers, max_age.as_ref(), faults);
+        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone(), max_age }));
     }
     if written.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
-            "{AT}.attestations: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
+            "{key}.attestations: expected at most {} (limit POLICY_ATTESTATIONS), found {}; split the policy",
             limits::POLICY_ATTESTATIONS,
             written.attestations.len()
         );
@@ -209,7 +243,7 @@ fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>
         return None;
     }
     for attestation in &written.attestations {
-        let at = format!("{AT}.attestations");
+        let at = format!("{key}.attestations");
         let theirs = Signers {
             keys: &attestation.keys,
             keyless: &attestation.keyless,
@@ -232,9 +266,84 @@ fn need(document: &Document<'_>, written: &Requirements, faults: &mut Vec<Fault>
             faults.push(document.fault_at(&attestation.predicate_type, text));
         }
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone() }));
+        let max_age = match &attestation.max_age {
+            Some(written) => MaxAge::read(document, &at, written, faults),
+            None => inherited.max_age.clone(),
+        };
+        dated(document, &at, &by, max_age.as_ref(), faults);
+        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone(), max_age }));
     }
     Some(Need::All(needs))
+}
+
+/// What the kubelet sets on each pod, over what its author wrote.
+const OF_THE_KUBELET: &str = "io.kubernetes.";
+
+fn pod_labels(
+    document: &Document<'_>,
+    written: Option<&BTreeMap<String, Text>>,
+    faults: &mut Vec<Fault>,
+) -> Labels {
+    const AT: &str = "spec.podLabels";
+    let Some(written) = written else { return Labels::new() };
+    if written.is_empty() || written.len() > limits::POLICY_LABELS {
+        let text = format!(
+            "{AT}: expected one to {} labels (limit POLICY_LABELS), found {}; leave it out for all pods",
+            limits::POLICY_LABELS,
+            written.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+    for (key, value) in written {
+        let text = if key.starts_with(OF_THE_KUBELET) {
+            format!(
+                "{AT}: expected a label of the pod's author, found {}; the kubelet sets it, use namespaces",
+                quoted(key)
+            )
+        } else if !is_label_key(key) {
+            format!("{AT}: expected a label's key such as app.kubernetes.io/part-of, found {}", quoted(key))
+        } else if !is_label_value(&value.value) {
+            format!(
+                "{AT}: expected a label's value of at most 63 letters, digits, -, _ and ., found {}",
+                quoted(&value.value)
+            )
+        } else {
+            continue;
+        };
+        faults.push(document.fault_at(value, text));
+    }
+    written.iter().map(|(key, value)| (key.clone(), value.value.clone())).collect()
+}
+
+/// As Kubernetes has it: a name, with or without a DNS subdomain and a slash before it.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    let is_prefix = |prefix: &str| {
+        (1..=253).contains(&prefix.len()) && prefix.bytes().all(plain) && !prefix.starts_with(['-', '.'])
+    };
+    prefix.is_none_or(is_prefix) && !name.is_empty() && is_label_value(name)
+}
+
+fn is_label_value(value: &str) -> bool {
+    let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    value.len() <= 63 && plain && !value.starts_with(['-', '_', '.']) && !value.ends_with(['-', '_', '.'])
+}
+
+/// A signer whose signatures nobody has to date could never be young enough.
+fn dated(
+    document: &Document<'_>,
+    at: &str,
+    signers: &[Signer],
+    max_age: Option<&MaxAge>,
+    faults: &mut Vec<Fault>,
+) {
+    if max_age.is_some() && !signers.iter().all(age::is_dated) {
+        let text = format!(
+            "{at}.maxAge: expected timestamps or transparencyLogs of each of its signers, so that somebody vouches for the time, found one without; write timestamps: {{threshold: 1}} there"
+        );
+        faults.push(document.fault_at_start(text));
+    }
 }
 
 /// Where evidence is; the image's own repository unless the policy says otherwise.
@@ -294,26 +403,24 @@ pub(super) fn not_a_repository(found: &str) -> String {
 
 fn claimed_repository(
     document: &Document<'_>,
-    written: Option<&WrittenClaim>,
+    at: &str,
+    written: &WrittenClaim,
     faults: &mut Vec<Fault>,
 ) -> Option<ClaimedRepository> {
-    const KEY: &str = "spec.requirements.claimedRepository";
-    let Some(written) = written else {
-        return Some(ClaimedRepository { named: NamedRepository::Same, unnamed: false });
-    };
+    let key = format!("{at}.claimedRepository");
     let unnamed = matches!(written.unnamed, Some(Unnamed::Accept));
     let named = match (&written.one_of, &written.insecure_any) {
         (None, Some(any)) if any.value && !unnamed => NamedRepository::Any,
         (None, Some(any)) if any.value => {
             let text = format!(
-                "{KEY}: expected insecureAny alone, found unnamed too; insecureAny accepts those as well"
+                "{key}: expected insecureAny alone, found unnamed too; insecureAny accepts those as well"
             );
             faults.push(document.fault_at(any, text));
             return None;
         }
         (None, Some(any)) => {
             let text = format!(
-                "{KEY}.insecureAny: expected true, found false; leave claimedRepository out to require the image's own repository"
+                "{key}.insecureAny: expected true, found false; leave claimedRepository out to require the image's own repository"
             );
             faults.push(document.fault_at(any, text));
             return None;
@@ -324,7 +431,7 @@ fn claimed_repository(
                 match repository_named(&name.value) {
                     Some(reference) => repositories.push(comparable_repository(&reference)),
                     None => {
-                        let text = format!("{KEY}.oneOf: {}", not_a_repository(&name.value));
+                        let text = format!("{key}.oneOf: {}", not_a_repository(&name.value));
                         faults.push(document.fault_at(name, text));
                     }
                 }
@@ -334,7 +441,7 @@ fn claimed_repository(
         (None, None) if unnamed => NamedRepository::Same,
         _ => {
             let text = format!(
-                "{KEY}: expected oneOf with at least one repository, unnamed: accept, both, or insecureAny: true; leave it out to require the image's own repository"
+                "{key}: expected oneOf with at least one repository, unnamed: accept, both, or insecureAny: true; leave it out to require the image's own repository"
             );
             faults.push(document.fault_at_start(text));
             return None;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::compile::Compiled;
-use super::model::{Kind, Need, Place, Policy, Rule};
+use super::model::{Kind, Labels, Need, Place, Policy, Rule};
 use super::native::is_namespace;
 use super::scope;
 use super::signed_identity::SignedIdentity;
@@ -153,6 +153,8 @@ pub(super) fn compile(
         namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
         places: vec![Place::OWN],
         recheck: None,
+        exemptions: Vec::new(),
+        pod_labels: Labels::new(),
         rule: Rule::Requires(Need::One(need)),
     };
     Ok((Compiled::OpenShift { policy, scopes, roots }, written.metadata.name))

@@ -131,8 +131,7 @@ impl Scoped {
     /// The places among `policies` of those that all have to hold for an image.
     pub fn applicable(&self, policies: &[Policy], subject: &Subject<'_>) -> Vec<usize> {
         let cluster = |at: usize| policies.get(at).is_some_and(|policy| policy.namespaces().is_none());
-        let own =
-            |at: usize| policies.get(at).is_some_and(|policy| policy.covers_namespace(subject.namespace));
+        let own = |at: usize| policies.get(at).is_some_and(|policy| policy.covers_pod(subject));
         // Scopes that cover one image are nested in each other. A namespace's within or equal to the cluster's does not
         // count, and the cluster's within a namespace's is the more specific one: the cluster's comes first either way.
         let mut found = self.openshift.most_specific(subject.name, cluster);

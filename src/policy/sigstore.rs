@@ -7,7 +7,8 @@ use serde_saphyr::Spanned;
 use super::compile::Compiled;
 use super::glob::SigstoreGlob;
 use super::model::{
-    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
+    ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
+    Wanted,
 };
 use super::native::{is_tag_prefix, not_a_repository, repository_named};
 use super::signers::{PUBLIC_GOOD, Reader, Text, predicate_type_of, shown};
@@ -190,6 +191,8 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         places,
         rule,
         recheck: None,
+        exemptions: Vec::new(),
+        pod_labels: Labels::new(),
     };
     Ok((Compiled::Sigstore { policy, globs }, written.metadata.name))
 }
@@ -255,7 +258,10 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
     }
     if !signers.is_empty() {
         let repository = any_repository();
-        alternatives.insert(0, Need::One(Requirement { wanted: Wanted::Signature, signers, repository }));
+        alternatives.insert(
+            0,
+            Need::One(Requirement { wanted: Wanted::Signature, signers, repository, max_age: None }),
+        );
     }
     match message {
         _ if passes => Rule::Accept { reason: "static action: pass".to_owned() },
@@ -293,7 +299,12 @@ fn attestations(
         let written = attestation.predicate_type.value.as_str();
         let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        Need::One(Requirement { wanted, signers: vec![signer.clone()], repository: any_repository() })
+        Need::One(Requirement {
+            wanted,
+            signers: vec![signer.clone()],
+            repository: any_repository(),
+            max_age: None,
+        })
     };
     for attestation in &authority.attestations {
         let instead = "ask for the predicate type alone, or leave the attestation out";

@@ -1,12 +1,16 @@
 //! Policies from documents to judgements.
 
+mod age;
 mod containers_policy;
 mod documented;
+mod exemptions;
 mod given;
+mod labels;
 mod openshift;
 mod recheck;
 mod signers;
 mod sigstore;
+mod trees;
 
 use std::time::SystemTime;
 
@@ -47,7 +51,7 @@ fn signed(pem: &str, more: &str) -> String {
 
 fn applicable(set: &PolicySet, image: &str, namespace: Option<&str>) -> Vec<String> {
     let name = ImageName::parse(image).unwrap();
-    let found = set.applicable(&Subject { name: &name, namespace });
+    let found = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS });
     found.iter().map(|policy| policy.name().to_owned()).collect()
 }
 
@@ -59,10 +63,10 @@ fn judge(set: &PolicySet, image: &str, signatures: &[SimpleSigning]) -> Judgemen
 
 fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgement {
     let name = ImageName::parse(image).unwrap();
-    let subject = Subject { name: &name, namespace: Some("default") };
+    let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
-    policy.judge(&subject, &digests, evidence, &mut |evidence, signer, sought| {
+    policy.judge(&subject, &digests, evidence, SystemTime::UNIX_EPOCH, &mut |evidence, signer, sought| {
         verify::verify(
             evidence,
             &signer.authority,
@@ -91,7 +95,7 @@ fn found(judgement: Judgement) -> String {
             assert!(!line.contains(char::is_control), "{line}");
             found
         }
-        Judgement::Satisfied { .. } => panic!("satisfied"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -129,11 +133,14 @@ fn schema_has_the_keys_that_are_read() {
         ("", signed(&pem, "unknown: 1\n")),
         ("/properties/metadata", signed(&pem, "").replace("name: signed", "name: signed, unknown: 1")),
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
-        ("/properties/spec/properties/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/$defs/requirements", signed(&pem, "    unknown: 1\n")),
+        ("/$defs/requirements", signed(&pem, "    anyOf: [{unknown: 1}]\n")),
+        ("/$defs/requirements/properties/atLeast", signed(&pem, "    atLeast: {unknown: 1}\n")),
+        ("/properties/spec/properties/exemptions/items", signed(&pem, "  exemptions: [{unknown: 1}]\n")),
         ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
-            "/properties/spec/properties/requirements/properties/claimedRepository",
+            "/$defs/requirements/properties/claimedRepository",
             signed(&pem, "    claimedRepository: {unknown: 1}\n"),
         ),
         ("/$defs/keys/items/properties/timestamps", signed(&pem, "      timestamps: {unknown: 1}\n")),
@@ -145,13 +152,10 @@ fn schema_has_the_keys_that_are_read() {
             signed(&pem, "    certificates: [{roots: a, subjects: [{unknown: 1}]}]\n"),
         ),
         (
-            "/properties/spec/properties/requirements/properties/attestations/items",
+            "/$defs/requirements/properties/attestations/items",
             signed(&pem, "    attestations: [{unknown: 1}]\n"),
         ),
-        (
-            "/properties/spec/properties/requirements/properties/evidence/items",
-            signed(&pem, "    evidence: [{unknown: 1}]\n"),
-        ),
+        ("/$defs/requirements/properties/evidence/items", signed(&pem, "    evidence: [{unknown: 1}]\n")),
         (
             "/properties/spec/properties/deny",
             denying("a", "images: [a]").replace("reason:", "unknown: 1, reason:"),
@@ -330,7 +334,7 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     .unwrap();
     let denies = |image: &str, namespace, digests: &[Digest]| {
         let name = ImageName::parse(image).unwrap();
-        set.denies(&Subject { name: &name, namespace }, digests, |_| true)
+        set.denies(&Subject { name: &name, namespace, labels: &NO_LABELS }, digests, |_| true)
             .map(|policy| policy.name().to_owned())
     };
     for image in ["nginx", "r.io/a:v1", "", &bad.hex()] {
@@ -342,7 +346,7 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     assert_eq!(denies("r.io/b:v1", Some("dev"), &[manifest()]), None);
     let may_deny = |image: &str, namespace| {
         let name = ImageName::parse(image).unwrap();
-        set.may_deny(&Subject { name: &name, namespace }).count()
+        set.may_deny(&Subject { name: &name, namespace, labels: &NO_LABELS }).count()
     };
     assert_eq!(
         [may_deny("r.io/a:v1", Some("dev")), may_deny("r.io/a:v1", None), may_deny("", None)],

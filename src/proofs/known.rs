@@ -113,6 +113,11 @@ impl Known {
         self.uses
     }
 
+    /// The highest wall clock seen, seconds of Unix time.
+    pub fn highest(&self) -> u64 {
+        self.highest
+    }
+
     /// Takes note of the time.
     pub fn note(&mut self, now: Moment) {
         self.highest = self.highest.max(now.wall);

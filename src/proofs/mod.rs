@@ -17,7 +17,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -105,6 +105,14 @@ impl Proofs {
     /// Takes note of the time; to be called now and then. The highest wall clock seen survives a restart.
     pub fn tick(&self, now: Moment) {
         self.shared.change(|known| known.note(now));
+    }
+
+    /// This time, or the highest ever seen where the clock runs behind it: what has ended by then has ended, and a clock that
+    /// is set back revives nothing.
+    pub fn latest(&self, wall: SystemTime) -> SystemTime {
+        let highest = Duration::from_secs(self.shared.known().highest());
+        let latest = UNIX_EPOCH.checked_add(highest).map_or(wall, |highest| wall.max(highest));
+        self.under.as_ref().map_or(latest, |under| under.latest(latest))
     }
 
     /// Keeps ties that a walk came to.

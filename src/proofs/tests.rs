@@ -211,6 +211,19 @@ async fn a_clock_behind_the_highest_time_seen_makes_no_proof_younger() {
 }
 
 #[tokio::test]
+async fn the_latest_time_is_the_highest_seen_where_the_clock_runs_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(WALL + seconds);
+    let proofs = opened(dir.path()).await;
+    assert_eq!(proofs.latest(wall(0)), wall(0));
+    keep(&proofs, "a", vec![simple("a")], true, at(3600));
+    let proofs = restarted(proofs, dir.path()).await;
+    assert_eq!([proofs.latest(wall(60)), proofs.latest(wall(3601))], [wall(3600), wall(3601)]);
+    // What is looked at aside knows it, too.
+    assert_eq!(Proofs::over(Arc::new(proofs)).latest(wall(60)), wall(3600));
+}
+
+#[tokio::test]
 async fn the_highest_time_gets_to_the_disk_where_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     let proofs = opened(dir.path()).await;

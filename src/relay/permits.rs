@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cri::facts::OF_ONE_POD;
 use crate::decision::Permit;
 use crate::limits;
 use crate::vetter::wire::Call;
@@ -124,6 +125,7 @@ fn key(call: &Call) -> Key {
         kind: call.kind,
         images: call.images.iter().map(|image| (image.named.clone(), image.reference.clone())).collect(),
         namespace: call.namespace.clone(),
+        // With those of one pod a permit would never serve a second one.
         labels: call
             .labels
             .iter()
@@ -132,10 +134,6 @@ fn key(call: &Call) -> Key {
             .collect(),
     }
 }
-
-/// Labels the kubelet itself sets, over the author's, and that differ from pod to pod: no policy asks for them, and
-/// with them a permit would never serve a second pod.
-const OF_ONE_POD: [&str; 2] = ["io.kubernetes.pod.name", "io.kubernetes.pod.uid"];
 
 #[cfg(test)]
 mod tests {

@@ -51,9 +51,21 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The signature names another repository than the image's, or none",
             "cosign 3's signatures name none: allow that in the policy (claimedRepository: {unnamed: accept}) if it will do. If images are signed in one repository and pulled from another, allow that one (claimedRepository: {oneOf: [REPOSITORY]}); otherwise sign the image where it is pulled from.",
         ),
+        Some(Reason::SignatureTooOld) => (
+            "The signature or attestation is older than the policy allows, or nobody vouches for its time",
+            "Sign or attest the image anew, with a timestamp or a log; better, build it anew. The message says since when it is too old.",
+        ),
+        Some(Reason::SignersTooFew) => (
+            "One signer has signed where the policy asks for several",
+            "Have the others sign the same digest, too. Signatures by one key, or with certificates in one name, count once.",
+        ),
         Some(Reason::DeniedByPolicy) => (
             "A policy denies the image",
             "If that is intended, nothing but to tell who runs it. Otherwise change the policy's deny rule.",
+        ),
+        Some(Reason::Exempted) => (
+            "A policy asks nothing of the image for a time",
+            "Nothing, until the exemption ends: the message says when. Then the image has to satisfy the policy, or it is refused.",
         ),
         Some(Reason::NoPolicy) => (
             "No policy covers the image",

@@ -144,6 +144,12 @@ impl PublicKey {
         self.fingerprint
     }
 
+    /// Equal for one key, whatever else its SubjectPublicKeyInfo says: the parameters of an RSA key's algorithm are written
+    /// in two ways. The key itself has one form here.
+    pub fn identity(&self) -> Digest {
+        Digest::of(&self.bits)
+    }
+
     /// What kind of key it is.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -208,6 +208,8 @@ pub struct Predicate {
 pub struct Verified {
     /// Who signed.
     pub signer: Signer,
+    /// The key it was made with, the certificate's where there is one: [`PublicKey::identity`].
+    pub key: Digest,
     /// The name of the authority that it holds for.
     pub authority: Option<String>,
     /// The digest that was signed.

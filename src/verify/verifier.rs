@@ -107,6 +107,8 @@ struct Case<'a> {
     now: SystemTime,
     checks: Vec<Checked>,
     signer: Option<ClaimedSigner>,
+    /// The key whose signature holds.
+    key: Option<Digest>,
     times: Vec<VerifiedTime>,
     logs: Vec<Digest>,
     timestamp_authorities: Vec<Digest>,
@@ -121,6 +123,7 @@ impl<'a> Case<'a> {
             now,
             checks: Vec::new(),
             signer: None,
+            key: None,
             times: Vec::new(),
             logs: Vec::new(),
             timestamp_authorities: Vec::new(),
@@ -250,6 +253,7 @@ impl<'a> Case<'a> {
         if let Verifier::Key(key) = verifier {
             self.signer = Some(ClaimedSigner { signer: Signer::key(key), verified: true });
         }
+        self.key = Some(key.identity());
         self.passed(Step::Signature, format!("by {whose}"));
         Ok(())
     }
@@ -429,7 +433,7 @@ impl<'a> Case<'a> {
             let detail = said.is(sought).map_err(|text| Problem::new(Step::Type, text))?;
             self.passed(Step::Type, detail);
         }
-        let Some(ClaimedSigner { signer, verified: true }) = &self.signer else {
+        let (Some(ClaimedSigner { signer, verified: true }), Some(key)) = (&self.signer, self.key) else {
             return Err(Problem::new(Step::Identity, "expected a signer, found none"));
         };
         identity::check(self.authority, signer).map_err(|text| Problem::new(Step::Identity, text))?;
@@ -437,6 +441,7 @@ impl<'a> Case<'a> {
         self.passed(Step::Identity, signer.to_string());
         Ok(Verified {
             signer,
+            key,
             authority: self.authority.name().map(str::to_owned),
             digest: said.digest,
             docker_reference: said.docker_reference,

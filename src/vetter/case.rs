@@ -15,7 +15,9 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
+use crate::policy::{
+    Check, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
+};
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::trust::Trust;
@@ -46,6 +48,8 @@ pub struct Context<'a> {
     pub kind: Kind,
     /// The pod's namespace; empty where the call has none.
     pub namespace: &'a str,
+    /// The pod's labels.
+    pub labels: &'a Labels,
     /// The pull's credential.
     pub auth: Option<&'a Auth>,
     /// Nobody waits: registries are asked as sparingly as can be.
@@ -61,7 +65,7 @@ pub struct Context<'a> {
 pub struct Vetting {
     /// What was decided.
     pub decision: Decision,
-    /// Why it was not allowed, or what its recheck found though it was.
+    /// Why it was not allowed, or what its recheck found though it was, or that it is exempted.
     pub reason: Option<Reason>,
     /// A registry or the network is why it is undecided.
     pub registry: bool,
@@ -78,7 +82,8 @@ pub struct Vetting {
     pub digest: Option<Digest>,
     /// What that digest was walked to: on a pull, every image it may be on this platform.
     pub ties: Vec<Tie>,
-    /// Until when it may be allowed without verifying anew: certificates that have no other time to go by end.
+    /// Until when it may be allowed without being looked at anew: an exemption ends, or a certificate that has no other time
+    /// to go by.
     pub until: Option<SystemTime>,
     /// Each policy that covers the image, and what it says.
     pub policies: Vec<PolicyVetting>,
@@ -106,6 +111,8 @@ pub struct PolicyVetting {
     pub source: String,
     /// What it says by itself.
     pub decision: Decision,
+    /// The image is exempted from it.
+    pub exempted: bool,
     /// Each check made.
     pub checks: Vec<Check>,
 }
@@ -119,6 +126,8 @@ pub(super) struct Case<'a> {
     pub name: ImageName,
     pub policies: Vec<&'a Policy>,
     pub part: Part,
+    /// The highest time ever seen: what ends by the clock ends by this.
+    pub now: SystemTime,
 }
 
 /// Which policies have a say. Those that only audit are asked after those that refuse have said yes: what is a trial must
@@ -165,12 +174,22 @@ impl InForce {
         self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
     }
 
+    /// The policies that have to hold for an image; none if `unmatched` decides. Those for the pod's labels stand beside others, and
+    /// beside `unmatched: allow`: what `unmatched: deny` refuses they do not let pass.
+    pub(super) fn covering<'p>(&self, policies: &'p PolicySet, subject: &Subject<'_>) -> Vec<&'p Policy> {
+        let mut covering = policies.applicable(subject);
+        if !covering.is_empty() || self.config.unmatched == Unmatched::Allow {
+            covering.extend(policies.adding(subject));
+        }
+        covering
+    }
+
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
-    pub fn only_audits(&self, namespace: &str, reference: &str) -> bool {
+    pub fn only_audits(&self, namespace: &str, labels: &Labels, reference: &str) -> bool {
         let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace };
-        let covering = policies.applicable(&subject);
+        let subject = Subject { name: &name, namespace, labels };
+        let covering = self.covering(policies, &subject);
         !covering.is_empty()
             && covering
                 .into_iter()
@@ -191,6 +210,10 @@ impl<'a> Case<'a> {
         Some(self.context.namespace).filter(|namespace| !namespace.is_empty())
     }
 
+    fn subject(&self) -> Subject<'_> {
+        Subject { name: &self.name, namespace: self.namespace(), labels: self.context.labels }
+    }
+
     /// Whether a policy is of the part that is asked.
     fn counts(&self, policy: &Policy) -> bool {
         match self.part {
@@ -202,17 +225,21 @@ impl<'a> Case<'a> {
 
     /// Whether a deny rule by digest covers the name: then the content has to be known before anything is allowed.
     pub fn may_be_denied(&self) -> bool {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         denying.into_iter().any(|policy| self.counts(policy))
     }
 
+    /// Whether evidence decides about the image by this policy, as far as its digests are known.
+    pub fn asks(&self, policy: &Policy, digests: &[Digest]) -> bool {
+        policy.asks(&self.subject(), digests, self.now)
+    }
+
     /// Where its policies have their evidence. A signature is the same wherever it was found.
-    pub fn places(&self) -> Vec<&'a Place> {
+    pub fn places(&self, digests: &[Digest]) -> Vec<&'a Place> {
         let mut places: Vec<&Place> = Vec::new();
-        for place in
-            self.policies.iter().filter(|policy| policy.needs_evidence()).flat_map(|policy| policy.places())
-        {
+        let asking = self.policies.iter().filter(|policy| self.asks(policy, digests));
+        for place in asking.flat_map(|policy| policy.places()) {
             if !places.contains(&place) {
                 places.push(place);
             }
@@ -224,7 +251,7 @@ impl<'a> Case<'a> {
     /// nothing, and `cosign sign` signs the digest it is given, usually the index, which comes first.
     pub fn forms(&self, digests: &[Digest]) -> Vec<(Digest, Form)> {
         let mut types: BTreeSet<String> = BTreeSet::new();
-        for policy in &self.policies {
+        for policy in self.policies.iter().filter(|policy| self.asks(policy, digests)) {
             types.extend(policy.predicate_types().map(str::to_owned));
         }
         let signature = types.contains(SIGNATURE_PREDICATE);
@@ -244,7 +271,7 @@ impl<'a> Case<'a> {
     /// A deny rule by digest beats every proof.
     pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
         let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let policies = self.in_force.policies.as_ref().ok()?;
         // One that only audits does not stand in the way of one that refuses.
         let enforces = |policy: &Policy| self.counts(policy) && self.in_force.enforces(policy.mode());
@@ -303,14 +330,15 @@ impl<'a> Case<'a> {
     }
 
     pub fn undecided(&self, trouble: Trouble) -> Vetting {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let denying = self.in_force.policies.iter().flat_map(|policies| policies.may_deny(&subject));
         let denying = denying.filter(|policy| self.counts(policy));
-        let asked = self.policies.iter().filter(|policy| policy.needs_evidence());
+        let asked = self.policies.iter().filter(|policy| self.asks(policy, &[]));
         let policies = asked.map(|policy| PolicyVetting {
             name: policy.name().to_owned(),
             source: policy.source(),
             decision: Decision::Undecided,
+            exempted: false,
             checks: Vec::new(),
         });
         Vetting {
@@ -342,14 +370,24 @@ impl<'a> Case<'a> {
         evidence: &[Evidence],
         verify: &mut Verifies<'_>,
     ) -> Vetting {
-        let subject = Subject { name: &self.name, namespace: self.namespace() };
+        let subject = self.subject();
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {
-            let (decision, checks) = match policy.judge(&subject, digests, evidence, verify) {
+            let mut exempted = false;
+            let (decision, checks) = match policy.judge(&subject, digests, evidence, self.now, verify) {
                 Judgement::Satisfied { by, checks } => {
                     let ends = by.iter().filter_map(|verified| verified.until);
                     vetting.until = vetting.until.into_iter().chain(ends).min();
+                    (Decision::Allowed, checks)
+                }
+                Judgement::Exempted { expires, detail, checks } => {
+                    exempted = true;
+                    vetting.until = vetting.until.into_iter().chain([expires]).min();
+                    if vetting.reason.is_none() {
+                        vetting.reason = Some(Reason::Exempted);
+                        vetting.text = self.line(digests, policy, &detail);
+                    }
                     (Decision::Allowed, checks)
                 }
                 Judgement::Unsatisfied { why, expected, found, remedy, checks } => {
@@ -361,14 +399,9 @@ impl<'a> Case<'a> {
                     if vetting.decision == Decision::Allowed
                         || (enforced, decision == Decision::Denied) > told
                     {
-                        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
                         vetting.reason = Some(reason(why));
-                        vetting.text = format!(
-                            "image {}{digest}: policy {} ({}): expected {expected}, found {found}; {remedy}",
-                            self.without_digest(),
-                            policy.name(),
-                            policy.source()
-                        );
+                        let text = format!("expected {expected}, found {found}; {remedy}");
+                        vetting.text = self.line(digests, policy, &text);
                     }
                     if vetting.decision != Decision::Denied {
                         vetting.decision = decision;
@@ -378,12 +411,19 @@ impl<'a> Case<'a> {
                 }
             };
             let (name, source) = (policy.name().to_owned(), policy.source());
-            vetting.policies.push(PolicyVetting { name, source, decision, checks });
+            vetting.policies.push(PolicyVetting { name, source, decision, exempted, checks });
         }
         let only_audits =
             self.in_force.mode == Mode::Enforce && !policies.iter().any(|p| self.in_force.enforces(p.mode()));
         vetting.binds = vetting.decision == Decision::Allowed && (policies.is_empty() || !only_audits);
         vetting
+    }
+
+    /// What a policy says, in one line.
+    fn line(&self, digests: &[Digest], policy: &Policy, text: &str) -> String {
+        let digest = digests.first().map(|digest| format!("@{digest}")).unwrap_or_default();
+        let (image, name, source) = (self.without_digest(), policy.name(), policy.source());
+        format!("image {image}{digest}: policy {name} ({source}): {text}")
     }
 
     fn without_digest(&self) -> &str {
@@ -404,6 +444,8 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::Malformed => Reason::SignatureMalformed,
         Shortfall::OtherImage => Reason::SignatureForOtherImage,
         Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
+        Shortfall::TooOld => Reason::SignatureTooOld,
+        Shortfall::TooFewSigners => Reason::SignersTooFew,
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Asker {
     pub namespace: String,
     /// The login held from a pull.
     pub held: Option<Credential>,
+    /// The names of the policies that are asked: of one pod's image more than of another's, by its labels.
+    pub policies: Vec<String>,
 }
 
 /// Why a registry did not say what a tag points at, one line.
@@ -246,7 +248,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn asker(namespace: &str, held: Option<Credential>) -> Asker {
-        Asker { reference: "r/a:1".into(), namespace: namespace.into(), held }
+        Asker { reference: "r/a:1".into(), namespace: namespace.into(), held, policies: Vec::new() }
     }
 
     #[test]

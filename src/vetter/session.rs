@@ -206,6 +206,11 @@ impl Session {
         }
     }
 
+    /// The highest time ever seen, which ends what the clock ends.
+    fn latest(&self) -> SystemTime {
+        self.vetter.proofs.latest(SystemTime::now())
+    }
+
     fn in_force(&self) -> Option<Arc<InForce>> {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -402,6 +407,7 @@ impl Session {
         }
         if let Some(in_force) = self.in_force() {
             self.metrics.trust(&in_force.trust);
+            self.metrics.exemptions(in_force.policies.as_deref().ok(), self.latest());
             self.metrics.layouts(&in_force.layouts.summary());
         }
         if let Some(audit) = self.audit() {
@@ -452,7 +458,10 @@ impl Session {
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
-            && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &image.reference));
+            && call
+                .images
+                .iter()
+                .all(|image| in_force.only_audits(&call.namespace, &call.labels, &image.reference));
         if nobody_waits {
             verdict(answer::nobody_waits(&in_force, &call));
         }
@@ -462,6 +471,7 @@ impl Session {
         let context = Context {
             kind: call.kind(),
             namespace: &call.namespace,
+            labels: &call.labels,
             auth: call.auth.as_ref(),
             beside,
             trace: &trace,
@@ -498,7 +508,7 @@ impl Session {
         let Ok(vettings) = in_time else {
             span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
-            verdict(answer::verdict(&in_force, &late, SystemTime::now()));
+            verdict(answer::verdict(&in_force, &late, self.latest()));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
             // The next try finds it done.
             vetting.await;
@@ -509,7 +519,7 @@ impl Session {
         if asked_by_crivet {
             verdict(answer::judged(&vettings));
         } else if !nobody_waits {
-            verdict(answer::verdict(&in_force, &vettings, SystemTime::now()));
+            verdict(answer::verdict(&in_force, &vettings, self.latest()));
         }
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
@@ -518,6 +528,7 @@ impl Session {
             let of_record = if asked_by_crivet { &actual } else { &in_force };
             let records = answer::records(of_record, &call, &vettings, started.elapsed());
             self.record(records);
+            self.metrics.exempted(&vettings);
         }
     }
 

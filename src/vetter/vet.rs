@@ -4,6 +4,7 @@ mod drift;
 mod proven;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -135,8 +136,8 @@ impl Vetter {
             }
         };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace };
-        let covering = policies.applicable(&subject);
+        let subject = Subject { name: &name, namespace, labels: context.labels };
+        let covering = in_force.covering(policies, &subject);
         let enforces = |policy: &Policy| in_force.enforces(policy.mode());
         let having_a_say = || covering.iter().copied().chain(policies.may_deny(&subject));
         // What no policy covers is the configuration's to say, which refuses or audits as a whole.
@@ -149,6 +150,7 @@ impl Vetter {
                 image.named.escape_debug().take(limits::QUOTED_CHARS).collect()
             }
         };
+        let now = self.proofs.latest(SystemTime::now());
         let normalised = match &name {
             ImageName::Reference(reference) => Some(reference.to_string()),
             ImageName::Id(_) | ImageName::Empty => None,
@@ -160,6 +162,7 @@ impl Vetter {
             name: name.clone(),
             policies,
             part,
+            now,
         };
         let vetting = if mixed {
             let (refuse, audit) = covering.iter().copied().partition(|policy| enforces(policy));
@@ -183,7 +186,7 @@ impl Vetter {
 
     async fn decide(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
         // What needs no evidence is said first: a deny rule beats every proof.
-        let plain: Vec<_> = case.policies.iter().copied().filter(|policy| !policy.needs_evidence()).collect();
+        let plain: Vec<_> = case.policies.iter().copied().filter(|policy| !case.asks(policy, &[])).collect();
         let said = if case.policies.is_empty() { case.unmatched() } else { case.judge_by_name(&plain, &[]) };
         let needs_no_evidence = plain.len() == case.policies.len();
         if said.decision != Decision::Allowed || (needs_no_evidence && !case.may_be_denied()) {

@@ -91,7 +91,15 @@ fn every_policy_that_is_documented_compiles() {
 }
 
 /// Whether the policy of that name takes an image with what is on all of these fixtures.
-fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), Shortfall> {
+pub(super) fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), Shortfall> {
+    match says(text, policy, fixtures, fixture::now()) {
+        Judgement::Satisfied { .. } | Judgement::Exempted { .. } => Ok(()),
+        Judgement::Unsatisfied { why, .. } => Err(why),
+    }
+}
+
+/// What the policy of that name says of such an image.
+pub(super) fn says(text: &str, policy: &str, fixtures: &[&str], now: SystemTime) -> Judgement {
     let fixtures: Vec<Fixture> = fixtures.iter().map(|name| Fixture::load(name)).collect();
     let any = Fixture::load("key-none-bundle");
     let key = fixtures.iter().find(|fixture| fixture.dir.join("cosign.pub").exists()).unwrap_or(&any);
@@ -117,13 +125,10 @@ fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), Shortfall> {
     let evidence: Vec<Evidence> = fixtures.iter().flat_map(|fixture| fixture.evidence.clone()).collect();
     assert!(!evidence.is_empty());
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
-    let subject = Subject { name: &name, namespace: None };
-    match policy.judge(&subject, &digests, &evidence, &mut |evidence, signer, sought| {
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    policy.judge(&subject, &digests, &evidence, now, &mut |evidence, signer, sought| {
         verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())
-    }) {
-        Judgement::Satisfied { .. } => Ok(()),
-        Judgement::Unsatisfied { why, .. } => Err(why),
-    }
+    })
 }
 
 #[test]
@@ -158,6 +163,9 @@ fn documented_policies_take_what_real_cosign_made_and_nothing_else() {
         ("logged", &["key-rekor2-tsa-bundle"], Ok(())),
         ("logged", &["key-rekor1-bundle"], Err(Shortfall::Invalid)),
         ("elsewhere", &["elsewhere-key-none-bundle"], Ok(())),
+        ("with-exemptions", &["key-none-bundle"], Ok(())),
+        ("with-exemptions", &["attest-key-none-bundle"], Err(Shortfall::NoSignature)),
+        ("two-of-three", &["keyless-rekor2-tsa-bundle", "key-none-bundle"], Err(Shortfall::OtherIdentity)),
         ("acme", &["keyless-rekor1-bundle"], Ok(())),
         ("acme", &["keyless-tsa-bundle"], Err(Shortfall::Invalid)),
     ] {

@@ -67,7 +67,7 @@ impl Signed {
 
     fn judge(&self, set: &PolicySet, suffix: &str) -> Vec<Judgement> {
         let name = ImageName::parse(&format!("{}{suffix}", self.repository)).unwrap();
-        let subject = Subject { name: &name, namespace: Some("default") };
+        let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
         let digests = &self.fixture.digests;
         let roots = set.trust_roots().iter().map(|source| {
             let Some(Given::Inline(bytes)) = &source.given else { panic!() };
@@ -87,7 +87,7 @@ impl Signed {
         let policies = set.applicable(&subject);
         assert!(!policies.is_empty(), "nothing covers {}", self.repository);
         let judge = |policy: &&Policy| {
-            policy.judge(&subject, digests, &self.fixture.evidence, &mut |evidence, signer, sought| {
+            policy.judge(&subject, digests, &self.fixture.evidence, now(), &mut |evidence, signer, sought| {
                 verify::verify(evidence, &signer.authority, sought, digests, &trust, now())
             })
         };

@@ -129,7 +129,7 @@ fn evidence_is_looked_for_where_the_policy_says() {
 /// The steps of the one signature that was looked at, and what to do.
 fn told(judgement: Judgement) -> (Vec<(&'static str, Outcome)>, String) {
     let (checks, remedy) = match judgement {
-        Judgement::Satisfied { checks, .. } => (checks, String::new()),
+        Judgement::Satisfied { checks, .. } | Judgement::Exempted { checks, .. } => (checks, String::new()),
         Judgement::Unsatisfied { checks, remedy, .. } => (checks, remedy),
     };
     assert!(checks[0].steps.iter().all(|step| !step.clause.is_empty() && !step.detail.is_empty()));
@@ -163,11 +163,12 @@ fn identity_that_is_not_the_policys_may_be_added_to_it() {
         );
         let set = compile(&policy(&text)).unwrap();
         let name = ImageName::parse("r.io/a").unwrap();
-        let subject = Subject { name: &name, namespace: None };
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
         set.policies()[0].judge(
             &subject,
             &fixture.digests,
             &fixture.evidence,
+            verify::fixture::now(),
             &mut |evidence, signer, sought| fixture.verify(evidence, &signer.authority, sought),
         )
     };

@@ -131,6 +131,7 @@ impl Vetter {
             reference: question.name.clone(),
             namespace: case.context.namespace.to_owned(),
             held: self.credentials.find(&question.reference.repo_name(), case.context.namespace),
+            policies: case.policies.iter().map(|policy| policy.name().to_owned()).collect(),
         }
     }
 

@@ -96,7 +96,7 @@ impl Vetter {
         wanted: Wanted,
     ) -> Result<(Vetting, bool), Trouble> {
         let digests = tie.digests();
-        if !case.policies.iter().any(|policy| policy.needs_evidence()) {
+        if !case.policies.iter().any(|policy| case.asks(policy, &digests)) {
             let plain = || case.judge_by_name(&case.policies, &digests);
             return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
         }
@@ -114,7 +114,7 @@ impl Vetter {
             not_enough = Some(judged.text.clone());
             vetting = Some(judged);
         }
-        for place in case.places() {
+        for place in case.places(&digests) {
             let mut guide = self.guide(case, place, visit).await;
             for (digest, form) in &forms {
                 let found = guide.evidence(&self.evidences, *digest, form, wanted).await;
