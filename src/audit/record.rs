@@ -113,6 +113,8 @@ named! {
         SignatureForOtherImage = "SignatureForOtherImage",
         /// Denied: the policy's signer signed it for another repository, or named none.
         SignatureForOtherRepository = "SignatureForOtherRepository",
+        /// Denied: what holds does not meet a condition of the policy.
+        ConditionNotMet = "ConditionNotMet",
         /// Denied: what holds is not by as many different signers as the policy asks for.
         SignersTooFew = "SignersTooFew",
         /// Denied: a policy says so.

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::image::json;
 use crate::image::manifest::{Descriptor, Document, ImageConfig};
 use crate::image::{Digest, ImageName, Platform, Reference};
+use crate::policy::fuzzing as conditions;
 use crate::policy::{PolicySet, SourceFile, Subject};
 use crate::registry::credentials::{Answer, DockerConfig, matches, read_providers};
 use crate::registry::hosts::fuzzing as hosts;
@@ -83,6 +84,8 @@ targets! {
     REFERENCE: "reference", reference, Vec::new;
     /// Policies and TrustRoots of all kinds.
     POLICY: "policy", policy, policy_seeds;
+    /// A condition of a policy, and the predicate that it is about.
+    CONDITION: "condition", conditions::condition, conditions::condition_seeds;
     /// docker's `config.json`, the kubelet's credential providers and their answers.
     LOGINS: "logins", logins, Vec::new;
 }

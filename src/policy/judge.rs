@@ -7,10 +7,9 @@ use std::fmt;
 use serde::Serialize;
 
 use self::tree::Ways;
+use super::cel::{About, Answer, Condition, Conditions};
 use super::model::comparable_repository;
-use super::model::{
-    ClaimedRepository, NamedRepository, Need, Policy, Requirement, Rule, Signer, Subject, Wanted,
-};
+use super::model::{ClaimedRepository, NamedRepository, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use crate::image::{Digest, ImageName, Reference, quoted};
 use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 
@@ -67,6 +66,8 @@ pub enum Shortfall {
     OtherImage,
     /// One by such a key is about this image in another repository.
     OtherRepository,
+    /// One that holds does not meet a condition of the policy.
+    Condition,
     /// What holds is not by as many different signers as are asked for.
     TooFewSigners,
     /// A limit was hit before it could be told: undecided.
@@ -142,6 +143,8 @@ enum Why {
     Verify(Failure),
     /// It holds, for another repository, or for none.
     OtherRepository { text: String, unnamed: bool, checks: Vec<Checked> },
+    /// It holds, but a condition does not, or it is not known whether it does.
+    Condition { text: String, undecided: bool, steps: Vec<CheckStep> },
 }
 
 impl Why {
@@ -152,12 +155,15 @@ impl Why {
                 Rank { undecided: failure.undecided, held: 0, furthest: (0, Some(failure.step)) }
             }
             Self::OtherRepository { .. } => Rank { undecided: false, held: 0, furthest: (1, None) },
+            Self::Condition { undecided, .. } => Rank { undecided: *undecided, held: 0, furthest: (2, None) },
         }
     }
 
     fn shortfall(&self) -> Shortfall {
         match self {
             Self::OtherRepository { .. } => Shortfall::OtherRepository,
+            Self::Condition { undecided: true, .. } => Shortfall::Limit,
+            Self::Condition { .. } => Shortfall::Condition,
             Self::Verify(failure) if failure.undecided && failure.step == Step::Format => Shortfall::Limit,
             Self::Verify(failure) if failure.undecided => Shortfall::Trust,
             Self::Verify(failure) => match failure.step {
@@ -187,6 +193,7 @@ impl Why {
             Self::OtherRepository { text, checks, .. } => {
                 (checks, "claimed repository", "cosign SIGNATURE_SPEC, critical.identity", text.clone())
             }
+            Self::Condition { steps, .. } => return steps.clone(),
         };
         let failed = CheckStep { name, clause, outcome: Outcome::Failed, detail };
         checks.iter().map(CheckStep::from).chain([failed]).collect()
@@ -195,7 +202,7 @@ impl Why {
     fn text(&self) -> String {
         match self {
             Self::Verify(failure) => failure.to_string(),
-            Self::OtherRepository { text, .. } => text.clone(),
+            Self::OtherRepository { text, .. } | Self::Condition { text, .. } => text.clone(),
         }
     }
 
@@ -247,12 +254,14 @@ struct Rank {
 
 impl Policy {
     /// Judges an image that has these `digests` (its index and its platform's manifest) by this `evidence`, which is not
-    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14).
+    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14), its conditions included: those
+    /// come to what `conditions` says.
     pub fn judge(
         &self,
         subject: &Subject<'_>,
         digests: &[Digest],
         evidence: &[Evidence],
+        conditions: &Conditions,
         verify: &mut Verifies<'_>,
     ) -> Judgement {
         match &self.rule {
@@ -272,7 +281,7 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
-                let case = Case { subject, digests, evidence, counts: need.counts() };
+                let case = Case { subject, digests, evidence, counts: need.counts(), conditions };
                 let Found { holds, by, checks, short, .. } = case.need(need, verify);
                 match short.filter(|_| !holds) {
                     None => Judgement::Satisfied { by, checks },
@@ -291,6 +300,7 @@ struct Case<'a> {
     evidence: &'a [Evidence],
     /// Whether signers are counted.
     counts: bool,
+    conditions: &'a Conditions,
 }
 
 impl Case<'_> {
@@ -298,9 +308,8 @@ impl Case<'_> {
         let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::<Why>::new());
         for (n, evidence) in (1..).zip(self.evidence) {
             match self.one(requirement, evidence, verify) {
-                Ok(verified) => {
+                Ok((verified, steps)) => {
                     let detail = told(&verified, requirement);
-                    let steps = verified.checks.iter().map(CheckStep::from).collect();
                     let name = self.name(requirement, n);
                     checks.push(Check { name, outcome: Outcome::Passed, detail, steps });
                     by.push(verified);
@@ -359,13 +368,16 @@ impl Case<'_> {
         requirement: &Requirement,
         evidence: &Evidence,
         verify: &mut Verifies<'_>,
-    ) -> Result<Verified, Why> {
+    ) -> Result<(Verified, Vec<CheckStep>), Why> {
         let sought = requirement.wanted.sought();
         let mut furthest = None::<Why>;
         for signer in &requirement.signers {
             let why = match verify(evidence, signer, &sought) {
                 Ok(verified) => match self.repository(requirement, &verified) {
-                    Ok(()) => return Ok(verified),
+                    Ok(()) => match self.conditions(requirement, verified) {
+                        Ok(met) => return Ok(met),
+                        Err(why) => why,
+                    },
                     Err(why) => why,
                 },
                 Err(failure) => Why::Verify(failure),
@@ -410,6 +422,44 @@ impl Case<'_> {
         Err(Why::OtherRepository { text, unnamed: false, checks: verified.checks.clone() })
     }
 
+    /// Each of the conditions, of one signature or attestation by itself.
+    fn conditions(
+        &self,
+        requirement: &Requirement,
+        mut verified: Verified,
+    ) -> Result<(Verified, Vec<CheckStep>), Why> {
+        let mut steps: Vec<CheckStep> = verified.checks.iter().map(CheckStep::from).collect();
+        let conditions = &requirement.conditions;
+        if conditions.is_empty() {
+            return Ok((verified, steps));
+        }
+        let about = match requirement.wanted {
+            Wanted::Signature => About::Signature,
+            Wanted::Attestation(_) => About::Attestation,
+        };
+        let answers = self.conditions.ask(about, conditions, self.subject, self.digests, &verified);
+        steps.extend(conditions.iter().zip(&answers).map(|(condition, answer)| answered(condition, answer)));
+        // What fails is final, and told before what is not known.
+        let unmet = conditions.iter().zip(&answers).filter(|(_, answer)| **answer != Answer::Holds);
+        let Some((condition, answer)) = unmet.min_by_key(|(_, answer)| matches!(answer, Answer::Unknown(_)))
+        else {
+            if conditions.iter().any(Condition::by_time) {
+                verified.until = verified.until.into_iter().chain([self.conditions.holds_until()]).min();
+            }
+            return Ok((verified, steps));
+        };
+        let message = condition.message().map(|message| format!(" ({message})")).unwrap_or_default();
+        let (undecided, told) = match answer {
+            Answer::Unknown(text) => (true, format!("cannot be told to hold: {text}")),
+            Answer::Fails(found) if found.is_empty() => (false, "does not hold".to_owned()),
+            Answer::Fails(found) => (false, format!("does not hold: {found}")),
+            Answer::Holds => (false, "holds".to_owned()),
+        };
+        let text =
+            format!("one by {}, of which condition {}{message} {told}", verified.signer, condition.shown());
+        Err(Why::Condition { text, undecided, steps })
+    }
+
     fn own_repository(&self) -> Option<String> {
         match self.subject.name {
             ImageName::Reference(reference) => Some(comparable_repository(reference)),
@@ -432,11 +482,23 @@ impl Case<'_> {
                 None => " for the image's own repository".to_owned(),
             },
         };
-        format!("{} by {signers}{repository}", requirement.wanted.with_article())
+        let conditions = match requirement.conditions.len() {
+            0 => "",
+            1 => " that meets the policy's condition",
+            _ => " that meets each of the policy's conditions",
+        };
+        format!("{} by {signers}{repository}{conditions}", requirement.wanted.with_article())
     }
 
     fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
         match (&requirement.repository.named, self.subject.name, furthest) {
+            (_, _, Some(Why::Condition { undecided: true, .. })) => {
+                "see docs/conditions.md for the limits".to_owned()
+            }
+            (_, _, Some(Why::Condition { .. })) => {
+                let what = requirement.wanted.what();
+                format!("make the {what} anew so that it does, or change the condition (docs/conditions.md)")
+            }
             (_, _, Some(Why::Verify(failure))) if failure.undecided => {
                 "see docs/verification.md for the limits and docs/trust.md for trusted roots".to_owned()
             }
@@ -514,6 +576,23 @@ impl Wanted {
             Self::Attestation(types) => format!("an attestation of type {}", one_of(types.iter().cloned())),
         }
     }
+}
+
+/// A condition as a check.
+fn answered(condition: &Condition, answer: &Answer) -> CheckStep {
+    let (outcome, detail) = match answer {
+        Answer::Holds => (Outcome::Passed, condition.shown()),
+        Answer::Fails(found) if found.is_empty() => (Outcome::Failed, condition.shown()),
+        Answer::Fails(found) => (Outcome::Failed, format!("{}; {found}", condition.shown())),
+        Answer::Unknown(text) => {
+            (Outcome::Failed, format!("{}; it cannot be told: {text}", condition.shown()))
+        }
+    };
+    let detail = match (answer, condition.message()) {
+        (Answer::Holds, _) | (_, None) => detail,
+        (_, Some(message)) => format!("{detail} ({message})"),
+    };
+    CheckStep { name: "condition", clause: "conditions of the policy", outcome, detail }
 }
 
 fn told(verified: &Verified, requirement: &Requirement) -> String {

@@ -1,6 +1,8 @@
 //! Policies as written, compiled to one inner form; who must have signed what. No I/O.
 
+mod cel;
 mod compile;
+mod conditions;
 mod containers_policy;
 mod glob;
 mod index;
@@ -16,6 +18,9 @@ mod signers;
 mod sigstore;
 mod sigstore_signed;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use cel::fuzzing;
+pub use cel::{Answer, Condition, Conditions, Question};
 pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};

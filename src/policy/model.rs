@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::cel::Condition;
 use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
 use crate::image::{Digest, ImageName, Reference};
@@ -121,6 +122,8 @@ pub(super) struct Requirement {
     /// Any one of them.
     pub signers: Vec<Signer>,
     pub repository: ClaimedRepository,
+    /// All of them hold of it.
+    pub conditions: Vec<Condition>,
 }
 
 /// What is asked for.

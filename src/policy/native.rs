@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use self::tree::{AtLeast, Inherited, Tree};
+use super::cel::About;
 use super::compile::{Compiled, required_reason};
+use super::conditions::{self, Written as WrittenCondition};
 use super::model::{
     ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer, Wanted,
     comparable_repository,
@@ -65,6 +67,8 @@ struct Requirements {
     claimed_repository: Option<WrittenClaim>,
     #[serde(default)]
     attestations: Vec<Attestation>,
+    #[serde(default)]
+    conditions: Vec<WrittenCondition>,
     evidence: Option<Vec<WrittenPlace>>,
     all_of: Option<Vec<Requirements>>,
     any_of: Option<Vec<Requirements>>,
@@ -95,6 +99,8 @@ struct Attestation {
     keyless: Vec<Keyless>,
     #[serde(default)]
     certificates: Vec<Certificates>,
+    #[serde(default)]
+    conditions: Vec<WrittenCondition>,
 }
 
 #[derive(Deserialize)]
@@ -207,7 +213,8 @@ fn need(
     }
     if !own.is_empty() {
         let (wanted, signers) = (Wanted::Signature, signers.clone());
-        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone() }));
+        let conditions = conditions::read(document, key, &written.conditions, About::Signature, faults);
+        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone(), conditions }));
     }
     if written.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
@@ -242,7 +249,13 @@ fn need(
             faults.push(document.fault_at(&attestation.predicate_type, text));
         }
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone() }));
+        let conditions = conditions::read(document, &at, &attestation.conditions, About::Attestation, faults);
+        needs.push(Need::One(Requirement {
+            wanted,
+            signers: by,
+            repository: repository.clone(),
+            conditions,
+        }));
     }
     Some(Need::All(needs))
 }

@@ -255,7 +255,8 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
     }
     if !signers.is_empty() {
         let repository = any_repository();
-        alternatives.insert(0, Need::One(Requirement { wanted: Wanted::Signature, signers, repository }));
+        let (wanted, conditions) = (Wanted::Signature, Vec::new());
+        alternatives.insert(0, Need::One(Requirement { wanted, signers, repository, conditions }));
     }
     match message {
         _ if passes => Rule::Accept { reason: "static action: pass".to_owned() },
@@ -293,7 +294,8 @@ fn attestations(
         let written = attestation.predicate_type.value.as_str();
         let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        Need::One(Requirement { wanted, signers: vec![signer.clone()], repository: any_repository() })
+        let (signers, repository) = (vec![signer.clone()], any_repository());
+        Need::One(Requirement { wanted, signers, repository, conditions: Vec::new() })
     };
     for attestation in &authority.attestations {
         let instead = "ask for the predicate type alone, or leave the attestation out";

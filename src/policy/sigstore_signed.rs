@@ -132,6 +132,7 @@ pub(super) fn requirement(
         wanted: Wanted::Signature,
         signers: authorities.into_iter().map(Signer::new).collect(),
         repository: ClaimedRepository { named: NamedRepository::Signed(identity), unnamed: false },
+        conditions: Vec::new(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Policies from documents to judgements.
 
+mod conditions;
 mod containers_policy;
 mod documented;
 mod given;
@@ -63,16 +64,22 @@ fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgem
     let subject = Subject { name: &name, namespace: Some("default") };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
-    policy.judge(&subject, &digests, evidence, &mut |evidence, signer, sought| {
-        verify::verify(
-            evidence,
-            &signer.authority,
-            sought,
-            &digests,
-            &Trust::default(),
-            SystemTime::UNIX_EPOCH,
-        )
-    })
+    policy.judge(
+        &subject,
+        &digests,
+        evidence,
+        &Conditions::at(SystemTime::UNIX_EPOCH),
+        &mut |evidence, signer, sought| {
+            verify::verify(
+                evidence,
+                &signer.authority,
+                sought,
+                &digests,
+                &Trust::default(),
+                SystemTime::UNIX_EPOCH,
+            )
+        },
+    )
 }
 
 fn index() -> Digest {
@@ -132,10 +139,7 @@ fn schema_has_the_keys_that_are_read() {
         ("/properties/spec", signed(&pem, "  unknown: 1\n")),
         ("/$defs/requirements", signed(&pem, "    unknown: 1\n")),
         ("/$defs/requirements", signed(&pem, "    anyOf: [{unknown: 1}]\n")),
-        (
-            "/$defs/requirements/properties/atLeast",
-            signed(&pem, "    atLeast: {unknown: 1}\n"),
-        ),
+        ("/$defs/requirements/properties/atLeast", signed(&pem, "    atLeast: {unknown: 1}\n")),
         ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
@@ -154,10 +158,8 @@ fn schema_has_the_keys_that_are_read() {
             "/$defs/requirements/properties/attestations/items",
             signed(&pem, "    attestations: [{unknown: 1}]\n"),
         ),
-        (
-            "/$defs/requirements/properties/evidence/items",
-            signed(&pem, "    evidence: [{unknown: 1}]\n"),
-        ),
+        ("/$defs/conditions/items", signed(&pem, "    conditions: [{unknown: 1}]\n")),
+        ("/$defs/requirements/properties/evidence/items", signed(&pem, "    evidence: [{unknown: 1}]\n")),
         (
             "/properties/spec/properties/deny",
             denying("a", "images: [a]").replace("reason:", "unknown: 1, reason:"),

@@ -51,6 +51,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The signature names another repository than the image's, or none",
             "cosign 3's signatures name none: allow that in the policy (claimedRepository: {unnamed: accept}) if it will do. If images are signed in one repository and pulled from another, allow that one (claimedRepository: {oneOf: [REPOSITORY]}); otherwise sign the image where it is pulled from.",
         ),
+        Some(Reason::ConditionNotMet) => (
+            "What was signed or attested does not meet a condition of the policy",
+            "The message says which condition, and what was found. Mend what it found in the pipeline (another build, a newer scan) and attest the image anew; or change the condition (docs/conditions.md).",
+        ),
         Some(Reason::SignersTooFew) => (
             "One signer has signed where the policy asks for several",
             "Have the others sign the same digest, too. Signatures by one key, or with certificates in one name, count once.",

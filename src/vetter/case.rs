@@ -15,7 +15,9 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
-use crate::policy::{Check, Judgement, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies};
+use crate::policy::{
+    Check, Conditions, Judgement, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
+};
 use crate::registry::Client;
 use crate::telemetry::Trace;
 use crate::trust::Trust;
@@ -331,7 +333,7 @@ impl<'a> Case<'a> {
             let text = "there is no evidence".to_owned();
             Err(Failure { step: Step::Format, text, undecided: true, signer: None, checks: Vec::new() })
         };
-        self.judge(policies, digests, &[], &mut unasked)
+        self.judge(policies, digests, &[], &Conditions::at(SystemTime::now()), &mut unasked)
     }
 
     /// All of these policies must hold; the first that does not is the answer's reason.
@@ -340,13 +342,14 @@ impl<'a> Case<'a> {
         policies: &[&'a Policy],
         digests: &[Digest],
         evidence: &[Evidence],
+        conditions: &Conditions,
         verify: &mut Verifies<'_>,
     ) -> Vetting {
         let subject = Subject { name: &self.name, namespace: self.namespace() };
         let mut vetting = self.allowed(Vec::new());
         vetting.enforced = false;
         for policy in policies {
-            let (decision, checks) = match policy.judge(&subject, digests, evidence, verify) {
+            let (decision, checks) = match policy.judge(&subject, digests, evidence, conditions, verify) {
                 Judgement::Satisfied { by, checks } => {
                     let ends = by.iter().filter_map(|verified| verified.until);
                     vetting.until = vetting.until.into_iter().chain(ends).min();
@@ -404,6 +407,7 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::Malformed => Reason::SignatureMalformed,
         Shortfall::OtherImage => Reason::SignatureForOtherImage,
         Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
+        Shortfall::Condition => Reason::ConditionNotMet,
         Shortfall::TooFewSigners => Reason::SignersTooFew,
     }
 }

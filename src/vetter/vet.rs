@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::background::{Background, Guest};
 use super::case::{Case, Context, InForce, Part, Vetting};
 use super::credentials::Credentials;
+use super::evaluator::Evaluator;
 use super::evidence::Evidences;
 use super::flight::Flights;
 use super::identity::{Identities, Sources};
@@ -34,6 +35,7 @@ pub struct Vetter {
     pub proofs: Arc<Proofs>,
     evidences: Evidences,
     verifications: Arc<Verifications>,
+    evaluator: Evaluator,
     identities: Identities,
     resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
     rechecks: Arc<Rechecks>,
@@ -70,6 +72,7 @@ impl Vetter {
         Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
             verifications: Arc::default(),
+            evaluator: Evaluator::default(),
             identities: Identities::new(Arc::clone(&proofs), host.clone()),
             proofs,
             resolutions: Flights::default(),

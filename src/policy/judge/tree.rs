@@ -248,7 +248,8 @@ fn at_least(count: usize, branches: Vec<Found>, expected: &str) -> Found {
     let nearest = nearest(shorts).filter(|_| holding == most);
     let (told, why, remedy, furthest) = match nearest {
         _ if cut => {
-            let told = format!("{holds}, and more ways to count than are tried (limits POLICY_WAYS, POLICY_SEARCH)");
+            let told =
+                format!("{holds}, and more ways to count than are tried (limits POLICY_WAYS, POLICY_SEARCH)");
             (told, Shortfall::Limit, "ask for fewer, or of fewer signers each".to_owned(), (0, None))
         }
         Some((n, short)) => {

@@ -118,9 +118,15 @@ pub(super) fn takes(text: &str, policy: &str, fixtures: &[&str]) -> Result<(), S
     assert!(!evidence.is_empty());
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
     let subject = Subject { name: &name, namespace: None };
-    match policy.judge(&subject, &digests, &evidence, &mut |evidence, signer, sought| {
-        verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())
-    }) {
+    match policy.judge(
+        &subject,
+        &digests,
+        &evidence,
+        &Conditions::at(fixture::now()),
+        &mut |evidence, signer, sought| {
+            verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())
+        },
+    ) {
         Judgement::Satisfied { .. } => Ok(()),
         Judgement::Unsatisfied { why, .. } => Err(why),
     }

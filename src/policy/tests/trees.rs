@@ -69,7 +69,8 @@ fn two_signatures_by_one_key_count_once() {
     let two = format!("atLeast: {{count: 2, of: [{}, {}]}}", key("a", &a), key("b", &b));
     assert!(!holds(&two, &[signs(&a), signs(&a)]));
     // Written twice: the key's holder meets both branches, alone.
-    let twice = format!("atLeast: {{count: 2, of: [{}, {}, {}]}}", key("a", &a), key("again", &a), key("b", &b));
+    let twice =
+        format!("atLeast: {{count: 2, of: [{}, {}, {}]}}", key("a", &a), key("again", &a), key("b", &b));
     let (why, found, _) = short(&twice, &[signs(&a), signs(&a)]);
     assert_eq!((why, found.as_str()), (Shortfall::TooFewSigners, "2 of them, by 1 in all"));
     assert!(holds(&twice, &[signs(&a), signs(&b)]));
@@ -93,7 +94,8 @@ fn signer_of_two_branches_is_counted_for_the_one_that_needs_him() {
 #[test]
 fn branch_of_several_takes_all_its_signers() {
     let (a, b, c, d) = (Signer::new(), Signer::new(), Signer::new(), Signer::new());
-    let both = |x: (&str, &Signer), y: (&str, &Signer)| format!("{{allOf: [{}, {}]}}", key(x.0, x.1), key(y.0, y.1));
+    let both =
+        |x: (&str, &Signer), y: (&str, &Signer)| format!("{{allOf: [{}, {}]}}", key(x.0, x.1), key(y.0, y.1));
     let two = format!(
         "atLeast: {{count: 2, of: [{}, {}, {}]}}",
         both(("a", &a), ("b", &b)),
@@ -151,7 +153,8 @@ fn claim_of_a_branch_is_its_own_and_else_the_one_above() {
     let both = format!("allOf: [{}, {}]", key("a", &a), anywhere(&b, "b"));
     assert!(holds(&both, &[signs(&a), elsewhere(&b)]));
     assert!(!holds(&both, &[elsewhere(&a), elsewhere(&b)]) && !holds(&both, &[signs(&a), signs(&b)]));
-    let inherited = format!("claimedRepository: {{oneOf: [v.io/app]}}, allOf: [{}, {}]", key("a", &a), key("b", &b));
+    let inherited =
+        format!("claimedRepository: {{oneOf: [v.io/app]}}, allOf: [{}, {}]", key("a", &a), key("b", &b));
     assert!(holds(&inherited, &[elsewhere(&a), elsewhere(&b)]));
     assert!(!holds(&inherited, &[signs(&a), elsewhere(&b)]));
 }
@@ -167,6 +170,7 @@ fn why(requirements: &str, signatures: &[SimpleSigning], unclear: &Signer) -> Op
         &Subject { name: &name, namespace: None },
         &digests,
         &evidence,
+        &Conditions::at(SystemTime::UNIX_EPOCH),
         &mut |evidence, signer, sought| {
             let (trust, now) = (Trust::default(), SystemTime::UNIX_EPOCH);
             let verified = verify::verify(evidence, &signer.authority, sought, &digests, &trust, now)?;
@@ -234,17 +238,21 @@ fn each_break_of_a_tree_is_named() {
     let (a, b) = (Signer::new(), Signer::new());
     let (one, two) = (key("a", &a), key("b", &b));
     let plain = one.trim_matches(['{', '}']);
-    let nested = |depth: usize| {
-        (0..depth).fold(one.clone(), |inner, _| format!("{{anyOf: [{inner}]}}"))
-    };
+    let nested = |depth: usize| (0..depth).fold(one.clone(), |inner, _| format!("{{anyOf: [{inner}]}}"));
     let many = vec![one.as_str(); limits::POLICY_NODES].join(", ");
     for (requirements, expected) in [
         ("allOf: []".to_owned(), "spec.requirements.allOf: expected at least one branch"),
         (format!("anyOf: [{one}, {{}}]"), "spec.requirements.anyOf[1]: expected a signer"),
-        (format!("{plain}, anyOf: [{two}]"), "spec.requirements: expected signers and attestations, or allOf"),
+        (
+            format!("{plain}, anyOf: [{two}]"),
+            "spec.requirements: expected signers and attestations, or allOf",
+        ),
         (format!("allOf: [{one}], anyOf: [{two}]"), "found several of these"),
         (format!("anyOf: [{{evidence: [{{}}], allOf: [{one}]}}]"), "spec.requirements.anyOf[0].evidence"),
-        (format!("anyOf: [{{allOf: [{one}], claimedRepository: {{}}}}]"), "anyOf[0].claimedRepository: expected"),
+        (
+            format!("anyOf: [{{allOf: [{one}], claimedRepository: {{}}}}]"),
+            "anyOf[0].claimedRepository: expected",
+        ),
         (format!("atLeast: {{count: 0, of: [{one}]}}"), "spec.requirements.atLeast.count: expected 1 to 1"),
         (format!("atLeast: {{count: 3, of: [{one}, {two}]}}"), "found 3"),
         (format!("atLeast: {{count: 2, of: [{one}, {one}]}}"), "expected branches with 2 different keys"),
