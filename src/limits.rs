@@ -338,7 +338,7 @@ pub const POLICY_PLACES: usize = 4;
 /// it while it judges.
 pub const EVIDENCE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Results of verifying that the vetter remembers, each of a few KiB: some for each of a node's images.
+/// Results of verifying that the vetter remembers, each of a few KiB besides its predicate: some for each of a node's images.
 pub const VERIFICATIONS: usize = 2_000;
 
 /// Distinct logs or timestamp authorities that a signer can be asked for; there are two public logs today.
@@ -597,3 +597,45 @@ pub const LAYER_LINKS: usize = 255;
 
 /// Differences between a layer and the disk that are told; all are counted.
 pub const LAYER_DIFFERENCES: usize = 16;
+/// Longest condition of a policy, bytes. The longest example in docs/conditions.md has some 300.
+pub const CONDITION_BYTES: usize = 4 * 1024;
+
+/// Most operands, operators and calls of a condition: each is a value in memory, and a step at each evaluation.
+pub const CONDITION_NODES: usize = 512;
+
+/// Greatest depth of a condition, brackets and calls within each other: each is some frames of the stack.
+pub const CONDITION_DEPTH: usize = 48;
+
+/// Most loops (`all`, `exists`, `map`, …) of a condition within each other: packages, their licences, and one to spare.
+pub const CONDITION_LOOPS: usize = 3;
+
+/// Elements that each list of the evidence is taken to have when a condition's steps are counted at load.
+pub const CONDITION_ITEMS: u64 = 1_000;
+
+/// The same for a list within an element of another: all of them together are part of one document.
+pub const CONDITION_INNER_ITEMS: u64 = 16;
+
+/// Most steps of a condition, at load by the count of [`CONDITION_ITEMS`], and when it is evaluated. Going through the
+/// 10,000 packages of a big SBOM takes some 200,000.
+pub const CONDITION_STEPS: u64 = 1_000_000;
+
+/// Longest text held against a regular expression in a condition, bytes: package URLs and licence expressions.
+pub const CONDITION_MATCHED_BYTES: usize = 4 * 1024;
+
+/// Largest compiled regular expression in a condition, bytes. It may be held against each package of an SBOM.
+pub const CONDITION_REGEX_BYTES: usize = 32 * 1024;
+
+/// Longest text that a condition may make, bytes.
+pub const CONDITION_MADE_BYTES: usize = 64 * 1024;
+
+/// Conditions on one signature or attestation of a policy.
+pub const POLICY_CONDITIONS: usize = 16;
+
+/// Longest that an allowance holds that rests on a condition with `now` in it, seconds.
+pub const CONDITION_NOW_SECONDS: u64 = 3600;
+
+/// Sets of conditions that are evaluated at once: each may hold the tree of a predicate of [`BUNDLE_BYTES`], some tens of MiB.
+pub const CONDITIONS_AT_ONCE: usize = 2;
+
+/// Bytes of predicates in what is remembered of verifying ([`VERIFICATIONS`]): SBOMs have megabytes.
+pub const VERIFICATION_BYTES: usize = 32 * 1024 * 1024;

@@ -116,6 +116,8 @@ named! {
         SignatureForOtherRepository = "SignatureForOtherRepository",
         /// Denied: what holds is older than the policy allows, or nobody vouches for its time.
         SignatureTooOld = "SignatureTooOld",
+        /// Denied: what holds does not meet a condition of the policy.
+        ConditionNotMet = "ConditionNotMet",
         /// Denied: what holds is not by as many different signers as the policy asks for.
         SignersTooFew = "SignersTooFew",
         /// Denied: a policy says so.

@@ -187,6 +187,14 @@ fn print_text(vettings: &[(String, Vetting)]) -> io::Result<()> {
                                 step.name, step.detail, step.clause
                             )?;
                         }
+                        // Of several conditions each says what it came to.
+                        Outcome::Failed if step.name == "condition" => {
+                            writeln!(
+                                out,
+                                "           FAIL {}: {} ({})",
+                                step.name, step.detail, step.clause
+                            )?;
+                        }
                         // In what, is told above.
                         Outcome::Failed => writeln!(out, "           FAIL {} ({})", step.name, step.clause)?,
                     }

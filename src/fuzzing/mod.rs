@@ -18,6 +18,7 @@ use crate::image::json;
 use crate::image::layer::fuzzing as layer;
 use crate::image::manifest::{Descriptor, Document, ImageConfig};
 use crate::image::{Digest, ImageName, Platform, Reference};
+use crate::policy::fuzzing as conditions;
 use crate::policy::{NO_LABELS, Policy, PolicySet, SourceFile, Subject};
 use crate::registry::credentials::{Answer, DockerConfig, matches, read_providers};
 use crate::registry::hosts::fuzzing as hosts;
@@ -84,6 +85,8 @@ targets! {
     REFERENCE: "reference", reference, Vec::new;
     /// Policies and TrustRoots of all kinds.
     POLICY: "policy", policy, policy_seeds;
+    /// A condition of a policy, and the predicate that it is about.
+    CONDITION: "condition", conditions::condition, conditions::condition_seeds;
     /// docker's `config.json`, the kubelet's credential providers and their answers.
     LOGINS: "logins", logins, Vec::new;
     /// A layer's archive, plain or compressed.

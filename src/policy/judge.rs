@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use self::tree::Ways;
+use super::cel::{About, Answer, Condition, Conditions};
 use super::model::comparable_repository;
 use super::model::{ClaimedRepository, NamedRepository, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use crate::image::{Digest, ImageName, Reference, quoted};
@@ -77,6 +78,8 @@ pub enum Shortfall {
     OtherRepository,
     /// One by such a key is too old, or of no time that anybody vouches for.
     TooOld,
+    /// One that holds does not meet a condition of the policy.
+    Condition,
     /// What holds is not by as many different signers as are asked for.
     TooFewSigners,
     /// A limit was hit before it could be told: undecided.
@@ -154,6 +157,8 @@ enum Why {
     OtherRepository { text: String, unnamed: bool, checks: Vec<Checked> },
     /// It holds, and is too old.
     TooOld { text: String, undated: bool, checks: Vec<Checked> },
+    /// It holds, but a condition does not, or it is not known whether it does.
+    Condition { text: String, undecided: bool, steps: Vec<CheckStep> },
 }
 
 impl Why {
@@ -165,6 +170,7 @@ impl Why {
             }
             Self::OtherRepository { .. } => Rank { undecided: false, held: 0, furthest: (1, None) },
             Self::TooOld { .. } => Rank { undecided: false, held: 0, furthest: (2, None) },
+            Self::Condition { undecided, .. } => Rank { undecided: *undecided, held: 0, furthest: (2, None) },
         }
     }
 
@@ -172,6 +178,8 @@ impl Why {
         match self {
             Self::OtherRepository { .. } => Shortfall::OtherRepository,
             Self::TooOld { .. } => Shortfall::TooOld,
+            Self::Condition { undecided: true, .. } => Shortfall::Limit,
+            Self::Condition { .. } => Shortfall::Condition,
             Self::Verify(failure) if failure.undecided && failure.step == Step::Format => Shortfall::Limit,
             Self::Verify(failure) if failure.undecided => Shortfall::Trust,
             Self::Verify(failure) => match failure.step {
@@ -202,6 +210,7 @@ impl Why {
                 (checks, "claimed repository", "cosign SIGNATURE_SPEC, critical.identity", text.clone())
             }
             Self::TooOld { text, checks, .. } => (checks, "age", "the policy's maxAge", text.clone()),
+            Self::Condition { steps, .. } => return steps.clone(),
         };
         let failed = CheckStep { name, clause, outcome: Outcome::Failed, detail };
         checks.iter().map(CheckStep::from).chain([failed]).collect()
@@ -210,7 +219,9 @@ impl Why {
     fn text(&self) -> String {
         match self {
             Self::Verify(failure) => failure.to_string(),
-            Self::OtherRepository { text, .. } | Self::TooOld { text, .. } => text.clone(),
+            Self::OtherRepository { text, .. } | Self::TooOld { text, .. } | Self::Condition { text, .. } => {
+                text.clone()
+            }
         }
     }
 
@@ -262,14 +273,15 @@ struct Rank {
 
 impl Policy {
     /// Judges an image that has these `digests` (its index and its platform's manifest) by this `evidence`, which is not
-    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14). `now` is the highest time ever
-    /// seen: what has ended by it has ended, whatever the clock says.
+    /// trusted yet. One signature has to meet all that a requirement asks for (facts, step 14), its conditions included: those
+    /// come to what `conditions` says, whose time is the highest ever seen: what has ended by it has ended, whatever the clock
+    /// says.
     pub fn judge(
         &self,
         subject: &Subject<'_>,
         digests: &[Digest],
         evidence: &[Evidence],
-        now: SystemTime,
+        conditions: &Conditions,
         verify: &mut Verifies<'_>,
     ) -> Judgement {
         match &self.rule {
@@ -289,13 +301,14 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
+                let now = conditions.now();
                 let exemption = self.last_exemption(subject, digests);
                 if let Some(exemption) = exemption.filter(|exemption| !exemption.is_over(now)) {
                     let detail = format!("exempted until {}", exemption.told());
                     let check = Check::of("exemption".to_owned(), Outcome::Passed, detail.clone());
                     return Judgement::Exempted { expires: exemption.expires, detail, checks: vec![check] };
                 }
-                let case = Case { subject, digests, evidence, now, counts: need.counts() };
+                let case = Case { subject, digests, evidence, now, counts: need.counts(), conditions };
                 let Found { holds, by, mut checks, short, .. } = case.need(need, verify);
                 let Some(Short { why, expected, mut found, remedy, .. }) = short.filter(|_| !holds) else {
                     return Judgement::Satisfied { by, checks };
@@ -318,6 +331,7 @@ struct Case<'a> {
     now: SystemTime,
     /// Whether signers are counted.
     counts: bool,
+    conditions: &'a Conditions,
 }
 
 impl Case<'_> {
@@ -325,9 +339,8 @@ impl Case<'_> {
         let (mut by, mut checks, mut failures) = (Vec::new(), Vec::new(), Vec::<Why>::new());
         for (n, evidence) in (1..).zip(self.evidence) {
             match self.one(requirement, evidence, verify) {
-                Ok(verified) => {
+                Ok((verified, steps)) => {
                     let detail = told(&verified, requirement);
-                    let steps = verified.checks.iter().map(CheckStep::from).collect();
                     let name = self.name(requirement, n);
                     checks.push(Check { name, outcome: Outcome::Passed, detail, steps });
                     by.push(verified);
@@ -386,15 +399,16 @@ impl Case<'_> {
         requirement: &Requirement,
         evidence: &Evidence,
         verify: &mut Verifies<'_>,
-    ) -> Result<Verified, Why> {
+    ) -> Result<(Verified, Vec<CheckStep>), Why> {
         let sought = requirement.wanted.sought();
         let mut furthest = None::<Why>;
         for signer in &requirement.signers {
             let why = match verify(evidence, signer, &sought) {
                 Ok(verified) => {
                     let repository = self.repository(requirement, &verified);
-                    match repository.and_then(|()| self.young(requirement, verified)) {
-                        Ok(verified) => return Ok(verified),
+                    let young = repository.and_then(|()| self.young(requirement, verified));
+                    match young.and_then(|verified| self.conditions(requirement, verified)) {
+                        Ok(met) => return Ok(met),
                         Err(why) => why,
                     }
                 }
@@ -455,6 +469,44 @@ impl Case<'_> {
         }
     }
 
+    /// Each of the conditions, of one signature or attestation by itself.
+    fn conditions(
+        &self,
+        requirement: &Requirement,
+        mut verified: Verified,
+    ) -> Result<(Verified, Vec<CheckStep>), Why> {
+        let mut steps: Vec<CheckStep> = verified.checks.iter().map(CheckStep::from).collect();
+        let conditions = &requirement.conditions;
+        if conditions.is_empty() {
+            return Ok((verified, steps));
+        }
+        let about = match requirement.wanted {
+            Wanted::Signature => About::Signature,
+            Wanted::Attestation(_) => About::Attestation,
+        };
+        let answers = self.conditions.ask(about, conditions, self.subject, self.digests, &verified);
+        steps.extend(conditions.iter().zip(&answers).map(|(condition, answer)| answered(condition, answer)));
+        // What fails is final, and told before what is not known.
+        let unmet = conditions.iter().zip(&answers).filter(|(_, answer)| **answer != Answer::Holds);
+        let Some((condition, answer)) = unmet.min_by_key(|(_, answer)| matches!(answer, Answer::Unknown(_)))
+        else {
+            if conditions.iter().any(Condition::by_time) {
+                verified.until = verified.until.into_iter().chain([self.conditions.holds_until()]).min();
+            }
+            return Ok((verified, steps));
+        };
+        let message = condition.message().map(|message| format!(" ({message})")).unwrap_or_default();
+        let (undecided, told) = match answer {
+            Answer::Unknown(text) => (true, format!("cannot be told to hold: {text}")),
+            Answer::Fails(found) if found.is_empty() => (false, "does not hold".to_owned()),
+            Answer::Fails(found) => (false, format!("does not hold: {found}")),
+            Answer::Holds => (false, "holds".to_owned()),
+        };
+        let text =
+            format!("one by {}, of which condition {}{message} {told}", verified.signer, condition.shown());
+        Err(Why::Condition { text, undecided, steps })
+    }
+
     fn own_repository(&self) -> Option<String> {
         match self.subject.name {
             ImageName::Reference(reference) => Some(comparable_repository(reference)),
@@ -479,11 +531,23 @@ impl Case<'_> {
         };
         let age = requirement.max_age.as_ref().map(|age| format!(", not older than {}", age.written()));
         let (what, age) = (requirement.wanted.with_article(), age.unwrap_or_default());
-        format!("{what} by {signers}{repository}{age}")
+        let conditions = match requirement.conditions.len() {
+            0 => "",
+            1 => " that meets the policy's condition",
+            _ => " that meets each of the policy's conditions",
+        };
+        format!("{what} by {signers}{repository}{age}{conditions}")
     }
 
     fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
         match (&requirement.repository.named, self.subject.name, furthest) {
+            (_, _, Some(Why::Condition { undecided: true, .. })) => {
+                "see docs/conditions.md for the limits".to_owned()
+            }
+            (_, _, Some(Why::Condition { .. })) => {
+                let what = requirement.wanted.what();
+                format!("make the {what} anew so that it does, or change the condition (docs/conditions.md)")
+            }
             (_, _, Some(Why::Verify(failure))) if failure.undecided => {
                 "see docs/verification.md for the limits and docs/trust.md for trusted roots".to_owned()
             }
@@ -565,6 +629,23 @@ impl Wanted {
             Self::Attestation(types) => format!("an attestation of type {}", one_of(types.iter().cloned())),
         }
     }
+}
+
+/// A condition as a check.
+fn answered(condition: &Condition, answer: &Answer) -> CheckStep {
+    let (outcome, detail) = match answer {
+        Answer::Holds => (Outcome::Passed, condition.shown()),
+        Answer::Fails(found) if found.is_empty() => (Outcome::Failed, condition.shown()),
+        Answer::Fails(found) => (Outcome::Failed, format!("{}; {found}", condition.shown())),
+        Answer::Unknown(text) => {
+            (Outcome::Failed, format!("{}; it cannot be told: {text}", condition.shown()))
+        }
+    };
+    let detail = match (answer, condition.message()) {
+        (Answer::Holds, _) | (_, None) => detail,
+        (_, Some(message)) => format!("{detail} ({message})"),
+    };
+    CheckStep { name: "condition", clause: "conditions of the policy", outcome, detail }
 }
 
 fn told(verified: &Verified, requirement: &Requirement) -> String {

@@ -1,7 +1,9 @@
 //! Policies as written, compiled to one inner form; who must have signed what. No I/O.
 
 mod age;
+mod cel;
 mod compile;
+mod conditions;
 mod containers_policy;
 mod exemption;
 mod glob;
@@ -18,6 +20,9 @@ mod signers;
 mod sigstore;
 mod sigstore_signed;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use cel::fuzzing;
+pub use cel::{Answer, Condition, Conditions, Question};
 pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
 pub use exemption::Exemption;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::age::MaxAge;
+use super::cel::Condition;
 use super::exemption::Exemption;
 use super::recheck::Recheck;
 use super::signed_identity::SignedIdentity;
@@ -137,6 +138,8 @@ pub(super) struct Requirement {
     pub repository: ClaimedRepository,
     /// How old it may be; `None`: of any age.
     pub max_age: Option<MaxAge>,
+    /// All of them hold of it.
+    pub conditions: Vec<Condition>,
 }
 
 /// What is asked for.

@@ -9,7 +9,9 @@ use serde_saphyr::Spanned;
 
 use self::tree::{AtLeast, Inherited, Tree};
 use super::age::{self, MaxAge};
+use super::cel::About;
 use super::compile::{Compiled, required_reason};
+use super::conditions::{self, Written as WrittenCondition};
 use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
     ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
@@ -73,6 +75,8 @@ struct Requirements {
     max_age: Option<Text>,
     #[serde(default)]
     attestations: Vec<Attestation>,
+    #[serde(default)]
+    conditions: Vec<WrittenCondition>,
     evidence: Option<Vec<WrittenPlace>>,
     all_of: Option<Vec<Requirements>>,
     any_of: Option<Vec<Requirements>>,
@@ -104,6 +108,8 @@ struct Attestation {
     keyless: Vec<Keyless>,
     #[serde(default)]
     certificates: Vec<Certificates>,
+    #[serde(default)]
+    conditions: Vec<WrittenCondition>,
 }
 
 #[derive(Deserialize)]
@@ -231,7 +237,9 @@ fn need(
         let (wanted, signers) = (Wanted::Signature, signers.clone());
         let max_age = inherited.max_age.clone();
         dated(document, key, &signers, max_age.as_ref(), faults);
-        needs.push(Need::One(Requirement { wanted, signers, repository: repository.clone(), max_age }));
+        let conditions = conditions::read(document, key, &written.conditions, About::Signature, faults);
+        let repository = repository.clone();
+        needs.push(Need::One(Requirement { wanted, signers, repository, max_age, conditions }));
     }
     if written.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
@@ -271,7 +279,9 @@ fn need(
             None => inherited.max_age.clone(),
         };
         dated(document, &at, &by, max_age.as_ref(), faults);
-        needs.push(Need::One(Requirement { wanted, signers: by, repository: repository.clone(), max_age }));
+        let conditions = conditions::read(document, &at, &attestation.conditions, About::Attestation, faults);
+        let repository = repository.clone();
+        needs.push(Need::One(Requirement { wanted, signers: by, repository, max_age, conditions }));
     }
     Some(Need::All(needs))
 }

@@ -258,10 +258,9 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
     }
     if !signers.is_empty() {
         let repository = any_repository();
-        alternatives.insert(
-            0,
-            Need::One(Requirement { wanted: Wanted::Signature, signers, repository, max_age: None }),
-        );
+        let (wanted, conditions) = (Wanted::Signature, Vec::new());
+        let max_age = None;
+        alternatives.insert(0, Need::One(Requirement { wanted, signers, repository, max_age, conditions }));
     }
     match message {
         _ if passes => Rule::Accept { reason: "static action: pass".to_owned() },
@@ -299,12 +298,8 @@ fn attestations(
         let written = attestation.predicate_type.value.as_str();
         let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
         let wanted = Wanted::Attestation(vec![predicate_type]);
-        Need::One(Requirement {
-            wanted,
-            signers: vec![signer.clone()],
-            repository: any_repository(),
-            max_age: None,
-        })
+        let (signers, repository) = (vec![signer.clone()], any_repository());
+        Need::One(Requirement { wanted, signers, repository, max_age: None, conditions: Vec::new() })
     };
     for attestation in &authority.attestations {
         let instead = "ask for the predicate type alone, or leave the attestation out";

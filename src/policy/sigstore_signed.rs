@@ -133,6 +133,7 @@ pub(super) fn requirement(
         signers: authorities.into_iter().map(Signer::new).collect(),
         repository: ClaimedRepository { named: NamedRepository::Signed(identity), unnamed: false },
         max_age: None,
+        conditions: Vec::new(),
     })
 }
 

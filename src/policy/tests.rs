@@ -1,6 +1,7 @@
 //! Policies from documents to judgements.
 
 mod age;
+mod conditions;
 mod containers_policy;
 mod documented;
 mod exemptions;
@@ -66,16 +67,22 @@ fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgem
     let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
-    policy.judge(&subject, &digests, evidence, SystemTime::UNIX_EPOCH, &mut |evidence, signer, sought| {
-        verify::verify(
-            evidence,
-            &signer.authority,
-            sought,
-            &digests,
-            &Trust::default(),
-            SystemTime::UNIX_EPOCH,
-        )
-    })
+    policy.judge(
+        &subject,
+        &digests,
+        evidence,
+        &Conditions::at(SystemTime::UNIX_EPOCH),
+        &mut |evidence, signer, sought| {
+            verify::verify(
+                evidence,
+                &signer.authority,
+                sought,
+                &digests,
+                &Trust::default(),
+                SystemTime::UNIX_EPOCH,
+            )
+        },
+    )
 }
 
 fn index() -> Digest {
@@ -155,6 +162,7 @@ fn schema_has_the_keys_that_are_read() {
             "/$defs/requirements/properties/attestations/items",
             signed(&pem, "    attestations: [{unknown: 1}]\n"),
         ),
+        ("/$defs/conditions/items", signed(&pem, "    conditions: [{unknown: 1}]\n")),
         ("/$defs/requirements/properties/evidence/items", signed(&pem, "    evidence: [{unknown: 1}]\n")),
         (
             "/properties/spec/properties/deny",

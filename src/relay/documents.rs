@@ -5,8 +5,8 @@
 //! three small reads, beside other questions to the runtime, and whatever would stand for them (a file's times, its size) can
 //! be set by whoever can write to the file.
 
-use super::ask::Refusal;
 use super::Relay;
+use super::ask::Refusal;
 use crate::audit::Reason;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::{Digest, quoted};

@@ -55,6 +55,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The signature or attestation is older than the policy allows, or nobody vouches for its time",
             "Sign or attest the image anew, with a timestamp or a log; better, build it anew. The message says since when it is too old.",
         ),
+        Some(Reason::ConditionNotMet) => (
+            "What was signed or attested does not meet a condition of the policy",
+            "The message says which condition, and what was found. Mend what it found in the pipeline (another build, a newer scan) and attest the image anew; or change the condition (docs/conditions.md).",
+        ),
         Some(Reason::SignersTooFew) => (
             "One signer has signed where the policy asks for several",
             "Have the others sign the same digest, too. Signatures by one key, or with certificates in one name, count once.",

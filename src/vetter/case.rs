@@ -16,7 +16,7 @@ use crate::config::{Mode, ProxyConfiguration, Unmatched};
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
 use crate::policy::{
-    Check, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
+    Check, Conditions, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
 };
 use crate::registry::Client;
 use crate::telemetry::Trace;
@@ -359,7 +359,7 @@ impl<'a> Case<'a> {
             let text = "there is no evidence".to_owned();
             Err(Failure { step: Step::Format, text, undecided: true, signer: None, checks: Vec::new() })
         };
-        self.judge(policies, digests, &[], &mut unasked)
+        self.judge(policies, digests, &[], &Conditions::at(self.now), &mut unasked)
     }
 
     /// All of these policies must hold; the first that does not is the answer's reason.
@@ -368,6 +368,7 @@ impl<'a> Case<'a> {
         policies: &[&'a Policy],
         digests: &[Digest],
         evidence: &[Evidence],
+        conditions: &Conditions,
         verify: &mut Verifies<'_>,
     ) -> Vetting {
         let subject = self.subject();
@@ -375,7 +376,8 @@ impl<'a> Case<'a> {
         vetting.enforced = false;
         for policy in policies {
             let mut exempted = false;
-            let (decision, checks) = match policy.judge(&subject, digests, evidence, self.now, verify) {
+            let judged = policy.judge(&subject, digests, evidence, conditions, verify);
+            let (decision, checks) = match judged {
                 Judgement::Satisfied { by, checks } => {
                     let ends = by.iter().filter_map(|verified| verified.until);
                     vetting.until = vetting.until.into_iter().chain(ends).min();
@@ -445,6 +447,7 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::OtherImage => Reason::SignatureForOtherImage,
         Shortfall::OtherRepository => Reason::SignatureForOtherRepository,
         Shortfall::TooOld => Reason::SignatureTooOld,
+        Shortfall::Condition => Reason::ConditionNotMet,
         Shortfall::TooFewSigners => Reason::SignersTooFew,
     }
 }

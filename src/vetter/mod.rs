@@ -8,6 +8,7 @@ pub mod answer;
 pub mod background;
 pub mod case;
 pub mod credentials;
+pub mod evaluator;
 pub mod evidence;
 pub mod flight;
 pub mod identity;

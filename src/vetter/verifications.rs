@@ -17,10 +17,45 @@ use crate::verify::{self, Annotations, Authority, Evidence, Failure, Sought, Ver
 /// What verifying came to.
 type Outcome = Arc<Result<Verified, Failure>>;
 
-/// Remembers at most [`limits::VERIFICATIONS`].
+/// Remembers at most [`limits::VERIFICATIONS`], with predicates of at most [`limits::VERIFICATION_BYTES`].
 #[derive(Default)]
 pub struct Verifications {
-    held: Mutex<HashMap<Digest, (Outcome, Instant)>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    outcomes: HashMap<Digest, (Outcome, Instant)>,
+    /// Of the predicates among them.
+    bytes: usize,
+}
+
+impl Held {
+    fn insert(&mut self, key: Digest, outcome: Outcome) {
+        self.bytes += predicate_bytes(&outcome);
+        if let Some((before, _)) = self.outcomes.insert(key, (outcome, Instant::now())) {
+            self.bytes -= predicate_bytes(&before);
+        }
+        while self.outcomes.len() > limits::VERIFICATIONS || self.bytes > limits::VERIFICATION_BYTES {
+            let mut ages: Vec<_> = self.outcomes.values().map(|(_, used)| *used).collect();
+            ages.sort_unstable();
+            // Half at once, so that this is rare; at least the oldest.
+            let Some(middle) = ages.get(ages.len() / 2) else { return };
+            self.outcomes.retain(|_, (_, used)| *used > *middle);
+            self.bytes = self.outcomes.values().map(|(outcome, _)| predicate_bytes(outcome)).sum();
+        }
+    }
+
+    fn remove(&mut self, key: &Digest) {
+        if let Some((outcome, _)) = self.outcomes.remove(key) {
+            self.bytes -= predicate_bytes(&outcome);
+        }
+    }
+}
+
+fn predicate_bytes(outcome: &Outcome) -> usize {
+    let predicate = outcome.as_ref().as_ref().ok().and_then(|verified| verified.predicate.as_ref());
+    predicate.map_or(0, |predicate| predicate.bytes.len())
 }
 
 /// Verifies for one image, by the trusted roots of one moment.
@@ -41,7 +76,7 @@ impl Verifications {
 
     fn find(&self, key: &Digest, now: SystemTime) -> Option<Outcome> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let (outcome, used) = held.get_mut(key)?;
+        let (outcome, used) = held.outcomes.get_mut(key)?;
         // A certificate that the clock vouched for ends, and then this is no longer so.
         if outcome.as_ref().as_ref().is_ok_and(|verified| verified.until.is_some_and(|until| until <= now)) {
             held.remove(key);
@@ -53,15 +88,7 @@ impl Verifications {
 
     fn keep(&self, key: Digest, outcome: &Outcome) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(key, (Arc::clone(outcome), Instant::now()));
-        if held.len() > limits::VERIFICATIONS {
-            let mut ages: Vec<_> = held.values().map(|(_, used)| *used).collect();
-            ages.sort_unstable();
-            // Half at once, so that this is rare.
-            if let Some(middle) = ages.get(ages.len() / 2) {
-                held.retain(|_, (_, used)| *used > *middle);
-            }
-        }
+        held.insert(key, Arc::clone(outcome));
     }
 }
 
@@ -133,5 +160,50 @@ impl Verifier<'_> {
             part(digest.to_string().as_bytes());
         }
         Digest::from_raw(hash.finalize().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{Predicate, Signer};
+
+    fn outcome(predicate: usize) -> Outcome {
+        Arc::new(Ok(Verified {
+            signer: Signer::Key(Digest::of(b"key")),
+            key: Digest::of(b"key"),
+            authority: None,
+            digest: Digest::of(b"image"),
+            docker_reference: None,
+            annotations: Default::default(),
+            times: Vec::new(),
+            logs: Vec::new(),
+            timestamp_authorities: Vec::new(),
+            predicate: Some(Predicate {
+                predicate_type: "https://example.com/p".to_owned(),
+                bytes: vec![b' '; predicate].into(),
+            }),
+            checks: Vec::new(),
+            until: None,
+        }))
+    }
+
+    #[test]
+    fn predicates_that_are_remembered_are_bounded_by_their_bytes() {
+        let mut held = Held::default();
+        let each = limits::VERIFICATION_BYTES / 4;
+        let key = |n: u8| Digest::of(&[n]);
+        for n in 0..20 {
+            held.insert(key(n), outcome(each));
+            assert!(held.bytes <= limits::VERIFICATION_BYTES, "{}", held.bytes);
+            assert_eq!(held.bytes, held.outcomes.len() * each);
+        }
+        assert!(!held.outcomes.is_empty() && held.outcomes.contains_key(&key(19)));
+        // One in the place of another counts once.
+        let before = held.bytes;
+        held.insert(key(19), outcome(each));
+        assert_eq!(held.bytes, before);
+        held.remove(&key(19));
+        assert_eq!(held.bytes, before - each);
     }
 }

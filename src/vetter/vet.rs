@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::background::{Background, Guest};
 use super::case::{Case, Context, InForce, Part, Vetting};
 use super::credentials::Credentials;
+use super::evaluator::Evaluator;
 use super::evidence::Evidences;
 use super::flight::Flights;
 use super::identity::{Identities, Sources};
@@ -35,6 +36,7 @@ pub struct Vetter {
     pub proofs: Arc<Proofs>,
     evidences: Evidences,
     verifications: Arc<Verifications>,
+    evaluator: Evaluator,
     identities: Identities,
     resolutions: Flights<(String, Credential, bool), Result<Resolved, Trouble>>,
     rechecks: Arc<Rechecks>,
@@ -71,6 +73,7 @@ impl Vetter {
         Vetter {
             evidences: Evidences::new(Arc::clone(&proofs)),
             verifications: Arc::default(),
+            evaluator: Evaluator::default(),
             identities: Identities::new(Arc::clone(&proofs), host.clone()),
             proofs,
             resolutions: Flights::default(),

@@ -60,10 +60,14 @@ impl Tree<'_> {
             let text = format!("expected it in {AT} only, found it in a branch; all branches look there");
             self.fault(&format!("{at}.evidence"), &text);
         }
-        let leaf = !(written.keys.is_empty()
-            && written.keyless.is_empty()
-            && written.certificates.is_empty()
-            && written.attestations.is_empty());
+        let signers =
+            !(written.keys.is_empty() && written.keyless.is_empty() && written.certificates.is_empty());
+        if !(written.conditions.is_empty() || signers) {
+            let text = "expected keys, keyless or certificates beside them, whose signatures they are about, found none; \
+                        conditions on an attestation stand in attestations[].conditions";
+            self.fault(&format!("{at}.conditions"), text);
+        }
+        let leaf = signers || !written.attestations.is_empty();
         match (leaf, &written.all_of, &written.any_of, &written.at_least) {
             (_, None, None, None) => {
                 let need = need(self.document, at, written, &inherited, self.faults)?;

@@ -126,7 +126,8 @@ pub(super) fn says(text: &str, policy: &str, fixtures: &[&str], now: SystemTime)
     assert!(!evidence.is_empty());
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
     let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
-    policy.judge(&subject, &digests, &evidence, now, &mut |evidence, signer, sought| {
+    let conditions = Conditions::at(now);
+    policy.judge(&subject, &digests, &evidence, &conditions, &mut |evidence, signer, sought| {
         verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())
     })
 }

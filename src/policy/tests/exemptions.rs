@@ -19,7 +19,8 @@ fn judged(exemptions: &str, image: &str, digests: &[Digest], now: SystemTime) ->
     let [policy] = set.applicable(&subject)[..] else { panic!() };
     let exempted = policy.exemption(&subject, digests, now).is_some();
     assert_eq!(policy.asks(&subject, digests, now), !exempted);
-    let judged = policy.judge(&subject, digests, &[], now, &mut |_, _, _| panic!("nothing to verify"));
+    let judged = policy
+        .judge(&subject, digests, &[], &Conditions::at(now), &mut |_, _, _| panic!("nothing to verify"));
     assert_eq!(matches!(judged, Judgement::Exempted { .. }), exempted);
     judged
 }

@@ -87,9 +87,15 @@ impl Signed {
         let policies = set.applicable(&subject);
         assert!(!policies.is_empty(), "nothing covers {}", self.repository);
         let judge = |policy: &&Policy| {
-            policy.judge(&subject, digests, &self.fixture.evidence, now(), &mut |evidence, signer, sought| {
-                verify::verify(evidence, &signer.authority, sought, digests, &trust, now())
-            })
+            policy.judge(
+                &subject,
+                digests,
+                &self.fixture.evidence,
+                &Conditions::at(now()),
+                &mut |evidence, signer, sought| {
+                    verify::verify(evidence, &signer.authority, sought, digests, &trust, now())
+                },
+            )
         };
         policies.iter().map(judge).collect()
     }

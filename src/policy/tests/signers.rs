@@ -168,7 +168,7 @@ fn identity_that_is_not_the_policys_may_be_added_to_it() {
             &subject,
             &fixture.digests,
             &fixture.evidence,
-            verify::fixture::now(),
+            &Conditions::at(verify::fixture::now()),
             &mut |evidence, signer, sought| fixture.verify(evidence, &signer.authority, sought),
         )
     };

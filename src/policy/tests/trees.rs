@@ -170,7 +170,7 @@ fn why(requirements: &str, signatures: &[SimpleSigning], unclear: &Signer) -> Op
         &Subject { name: &name, namespace: None, labels: &NO_LABELS },
         &digests,
         &evidence,
-        SystemTime::UNIX_EPOCH,
+        &Conditions::at(SystemTime::UNIX_EPOCH),
         &mut |evidence, signer, sought| {
             let (trust, now) = (Trust::default(), SystemTime::UNIX_EPOCH);
             let verified = verify::verify(evidence, &signer.authority, sought, &digests, &trust, now)?;

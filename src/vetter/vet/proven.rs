@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Vetter, is_allowed};
 use crate::audit::Decision;
 use crate::image::{Digest, Tie};
-use crate::policy::Place;
+use crate::policy::{Conditions, Place};
 use crate::registry::Credential;
 use crate::telemetry::Role;
 use crate::verify::Evidence;
@@ -181,22 +181,39 @@ impl Vetter {
             span.set("crivet.digest", &digest.to_string());
         }
         let trust = &case.in_force.trust;
-        let verifier = self.verifications.about(digests, trust, SystemTime::now());
-        let judge = |evidence: &[Evidence]| {
-            case.judge(&case.policies, digests, evidence, &mut |evidence, signer, sought| {
-                verifier.verify(evidence, signer, sought)
-            })
+        let now = SystemTime::now();
+        let verifier = self.verifications.about(digests, trust, now);
+        // What conditions come to takes longer than anything else here: it is found out beside, and judged with again.
+        let conditions = Conditions::deferred(case.now);
+        let judge = async |evidence: &[Evidence]| {
+            loop {
+                let judged = case.judge(
+                    &case.policies,
+                    digests,
+                    evidence,
+                    &conditions,
+                    &mut |evidence, signer, sought| verifier.verify(evidence, signer, sought),
+                );
+                let open = conditions.take_open();
+                if open.is_empty() {
+                    return judged;
+                }
+                for question in open {
+                    let (question, answers) = self.evaluator.answer(question).await;
+                    conditions.answered(question, answers);
+                }
+            }
         };
         let mut looked_at = evidence;
         for (at, one) in evidence.iter().enumerate().skip(known) {
-            if is_allowed(&judge(std::slice::from_ref(one))) {
+            if is_allowed(&judge(std::slice::from_ref(one)).await) {
                 looked_at = evidence.get(..=at).unwrap_or(evidence);
                 break;
             }
             tokio::task::yield_now().await;
         }
         // Several together may satisfy what none does. What each came to is known by now, and told.
-        let judged = judge(looked_at);
+        let judged = judge(looked_at).await;
         span.set("crivet.decision", judged.decision.as_str());
         judged
     }
