@@ -2,9 +2,12 @@
 
 mod compile;
 mod containers_policy;
+mod explain;
 mod glob;
+mod import;
 mod index;
 mod judge;
+mod lint;
 mod model;
 mod native;
 mod openshift;
@@ -18,7 +21,11 @@ mod sigstore_signed;
 
 pub use compile::{PolicyError, PolicySet};
 pub use containers_policy::{NAMESPACES, key_files};
+pub use explain::{Ask, Covering, Explanation, Leaf, Named, Says, SignedBy};
+pub use import::Imported;
 pub use judge::{Check, CheckStep, Judgement, Outcome, Shortfall, Verifies};
+pub use lint::Warning;
+pub(crate) use model::comparable_registry;
 pub use model::{Kind, Mode, Place, Policy, Signer, SourceFile, Subject};
 pub use recheck::{OnDrift, Recheck, WithoutAnswer};
 

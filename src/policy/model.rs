@@ -125,12 +125,19 @@ pub struct Signer {
     pub authority: Authority,
     /// Equal for equal authorities: whoever remembers what was verified, remembers it by this.
     pub fingerprint: Digest,
+    /// The line of the policy's file that it is written on; 0: not known.
+    pub(super) line: u64,
 }
 
 impl Signer {
     pub(super) fn new(authority: Authority) -> Self {
         let fingerprint = Digest::of(format!("{authority:?}").as_bytes());
-        Self { authority, fingerprint }
+        Self { authority, fingerprint, line: 0 }
+    }
+
+    /// Written on this line.
+    pub(super) fn at(self, line: u64) -> Self {
+        Self { line, ..self }
     }
 }
 
@@ -257,7 +264,7 @@ impl Policy {
 
 /// A registry as patterns and claims are compared: hosts without regard to case, https's own port left out. The
 /// runtimes keep the spelling, but it reaches the same registry, so another spelling must not evade a rule.
-pub(super) fn comparable_registry(registry: &str) -> String {
+pub(crate) fn comparable_registry(registry: &str) -> String {
     let registry = registry.to_ascii_lowercase();
     match registry.strip_suffix(":443") {
         Some(host) => host.to_owned(),

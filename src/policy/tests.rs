@@ -2,7 +2,10 @@
 
 mod containers_policy;
 mod documented;
+mod explain;
 mod given;
+mod import;
+mod lint;
 mod openshift;
 mod recheck;
 mod signers;
