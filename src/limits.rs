@@ -347,6 +347,21 @@ pub const WITNESSES: u8 = 8;
 /// Most errors of a policy set that are told at once.
 pub const POLICY_ERRORS: usize = 50;
 
+/// Most warnings about a policy set that are told at once.
+pub const POLICY_WARNINGS: usize = 200;
+
+/// Largest file of `crivet policy test`, bytes: some hundred for each case.
+pub const POLICY_TEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most cases in one such file. Each is looked up like an image.
+pub const POLICY_TEST_CASES: usize = 10_000;
+
+/// Most repositories that a draft is made from; a node has some hundred.
+pub const DRAFT_REPOSITORIES: usize = 10_000;
+
+/// Most policies in a draft: as many as somebody may read.
+pub const DRAFT_POLICIES: usize = 1_000;
+
 /// Requests a minute that work nobody waits for may send to one registry host.
 pub const BACKGROUND_REQUESTS_PER_MINUTE: u32 = 30;
 

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 
 use crate::audit::printable;
 use crate::limits::REPORT_LINE_BYTES;
-use crate::report::Gatherer;
+use crate::report::Reads;
 
 /// Most rotated files looked for: what `auditLog.maxBackups` may be.
 const BACKUPS: u32 = 1000;
@@ -26,7 +26,7 @@ impl Logs {
     ///
     /// The newest file first and then upwards: a rotation meanwhile moves files to higher numbers, so that each is either
     /// still to come or met again, and one that was met is known by its inode.
-    pub fn read(&mut self, path: &Path, gatherer: &mut Gatherer) {
+    pub fn read(&mut self, path: &Path, gatherer: &mut impl Reads) {
         gatherer.log(&path.display().to_string());
         let mut any = false;
         for number in 0..=BACKUPS {
@@ -51,7 +51,7 @@ impl Logs {
         }
     }
 
-    fn file(&mut self, file: &File, gatherer: &mut Gatherer) -> io::Result<()> {
+    fn file(&mut self, file: &File, gatherer: &mut impl Reads) -> io::Result<()> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -66,7 +66,7 @@ impl Logs {
 }
 
 /// Feeds whole lines. One without a newline at the end is being written, or was torn and is closed off later.
-fn lines(mut from: impl BufRead, gatherer: &mut Gatherer) -> io::Result<()> {
+fn lines(mut from: impl BufRead, gatherer: &mut impl Reads) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();

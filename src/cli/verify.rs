@@ -66,7 +66,7 @@ pub(super) enum Output {
     Json,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
@@ -123,7 +123,7 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
     };
     let policies = read_policies(policy.unwrap_or(&config.policy_dir));
     let policies = policies.map_err(|faults| faults.join("; "))?;
-    let faults = roots_at_fault(&config, &policies);
+    let faults = roots_at_fault(&config.trust.roots, &policies);
     if !faults.is_empty() {
         return Err(faults.join("; "));
     }
@@ -135,29 +135,46 @@ pub(super) fn in_force(config: Option<&Path>, policy: Option<&Path>) -> Result<I
 }
 
 async fn vet(in_force: &InForce, arguments: &Arguments) -> Vec<(String, Vetting)> {
-    let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
-    let vetter = Vetter::new(Node::default(), host);
+    let vetter = vetter();
     let labels: Labels = arguments.pod_labels.iter().cloned().collect();
     let mut vettings = Vec::new();
     for image in &arguments.images {
-        let context = Context {
-            kind: Kind::PullImage,
-            namespace: &arguments.namespace,
-            labels: &labels,
-            auth: None,
-            beside: false,
-            trace: &Trace::default(),
-            answer_by: Instant::now() + in_force.config.vetting.timeout,
-        };
-        let image_use = ImageUse {
-            named: image.clone(),
-            reference: image.clone(),
-            role: "image".to_owned(),
-            ..Default::default()
-        };
-        vettings.push((image.clone(), vetter.image(in_force, context, &image_use).await));
+        let vetting = vet_one(&vetter, in_force, &arguments.namespace, &labels, image).await;
+        vettings.push((image.clone(), vetting));
     }
     vettings
+}
+
+/// Who vets for a command, on this machine's platform.
+pub(super) fn vetter() -> Vetter {
+    let host = Platform::new(std::env::consts::OS, std::env::consts::ARCH, "");
+    Vetter::new(Node::default(), host)
+}
+
+/// Decides about an image as for a pull of a pod in this namespace (empty: none), with these labels.
+pub(super) async fn vet_one(
+    vetter: &Vetter,
+    in_force: &InForce,
+    namespace: &str,
+    labels: &Labels,
+    image: &str,
+) -> Vetting {
+    let context = Context {
+        kind: Kind::PullImage,
+        namespace,
+        labels,
+        auth: None,
+        beside: false,
+        trace: &Trace::default(),
+        answer_by: Instant::now() + in_force.config.vetting.timeout,
+    };
+    let image_use = ImageUse {
+        named: image.to_owned(),
+        reference: image.to_owned(),
+        role: "image".to_owned(),
+        ..Default::default()
+    };
+    vetter.image(in_force, context, &image_use).await
 }
 
 fn print_text(vettings: &[(String, Vetting)]) -> io::Result<()> {

@@ -44,31 +44,35 @@ impl fmt::Display for PolicyError {
 /// Policies compiled for look-up. A set is made whole or not at all.
 #[derive(Debug, Clone)]
 pub struct PolicySet {
-    policies: Vec<Policy>,
-    native: PrefixIndex<Scope>,
+    pub(super) policies: Vec<Policy>,
+    pub(super) native: PrefixIndex<Scope>,
     /// Of native policies for pods with labels.
-    labelled: PrefixIndex<Scope>,
+    pub(super) labelled: PrefixIndex<Scope>,
     /// Patterns of deny rules with a digest, by digest.
-    denied: HashMap<Digest, Vec<Scope>>,
-    sigstore: PrefixIndex<SigstoreScope>,
+    pub(super) denied: HashMap<Digest, Vec<Scope>>,
+    pub(super) sigstore: PrefixIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
-    sigstore_all: Vec<usize>,
-    scoped: Scoped,
+    pub(super) sigstore_all: Vec<usize>,
+    pub(super) scoped: Scoped,
     trust_roots: Vec<RootSource>,
     hash: Digest,
 }
 
 #[derive(Debug, Clone)]
-struct Scope {
-    pattern: Pattern,
-    specificity: Specificity,
-    policy: usize,
+pub(super) struct Scope {
+    pub pattern: Pattern,
+    pub specificity: Specificity,
+    pub policy: usize,
+    /// The line it is written on.
+    pub line: u64,
 }
 
 #[derive(Debug, Clone)]
-struct SigstoreScope {
-    glob: SigstoreGlob,
-    policy: usize,
+pub(super) struct SigstoreScope {
+    pub glob: SigstoreGlob,
+    pub policy: usize,
+    /// The line it is written on.
+    pub line: u64,
 }
 
 /// One policy document, compiled.
@@ -246,24 +250,29 @@ impl PolicySet {
 
     fn sigstore_matches(&self, name: &ImageName, key: &str) -> Vec<usize> {
         let mut found = self.sigstore_all.clone();
-        let ImageName::Reference(reference) = name else { return found };
-        let hub = |name: &str| match name.strip_prefix("docker.io/") {
-            Some(rest) => format!("{DOCKER_HUB}{rest}"),
-            None => name.to_owned(),
-        };
-        let mut names = vec![hub(key)];
-        if reference.digest().is_none() {
-            // The controller sees images after their tags were turned into digests. Globs that say so (…@sha256:*) are
-            // held against a digest that stands for any.
-            let repository = key.rsplit_once(':').map_or(key, |(name, _)| name);
-            names.push(hub(&format!("{repository}@sha256:{}", "0".repeat(64))));
-        }
-        for name in &names {
+        for name in &sigstore_names(name, key) {
             let matching = self.sigstore.candidates(name).filter(|scope| scope.glob.matches(name));
             found.extend(matching.map(|scope| scope.policy));
         }
         found
     }
+}
+
+/// The names that policy-controller's globs are held against.
+pub(super) fn sigstore_names(name: &ImageName, key: &str) -> Vec<String> {
+    let ImageName::Reference(reference) = name else { return Vec::new() };
+    let hub = |name: &str| match name.strip_prefix("docker.io/") {
+        Some(rest) => format!("{DOCKER_HUB}{rest}"),
+        None => name.to_owned(),
+    };
+    let mut names = vec![hub(key)];
+    if reference.digest().is_none() {
+        // The controller sees images after their tags were turned into digests. Globs that say so (…@sha256:*) are
+        // held against a digest that stands for any.
+        let repository = key.rsplit_once(':').map_or(key, |(name, _)| name);
+        names.push(hub(&format!("{repository}@sha256:{}", "0".repeat(64))));
+    }
+    names
 }
 
 /// Names and contents with their lengths, so that no two sets of files have one hash.
@@ -439,11 +448,11 @@ impl Builder {
                 if !self.count(globs.len()) {
                     return Ok(());
                 }
-                for Glob { glob, prefix, covers_all } in globs {
+                for Glob { glob, prefix, covers_all, line } in globs {
                     if covers_all {
                         self.sigstore_all.push(at);
                     } else {
-                        self.sigstore.insert(prefix, SigstoreScope { glob, policy: at });
+                        self.sigstore.insert(prefix, SigstoreScope { glob, policy: at, line });
                     }
                 }
                 Ok(())
@@ -512,7 +521,7 @@ impl Builder {
                 owners.push(at);
             }
             let specificity = pattern.specificity(policy.namespaces.is_some());
-            let scope = Scope { pattern, specificity, policy: at };
+            let scope = Scope { pattern, specificity, policy: at, line };
             if let (Rule::Deny { .. }, Some(digest)) = (&policy.rule, scope.pattern.digest()) {
                 self.denied.entry(digest).or_default().push(scope.clone());
             }

@@ -64,6 +64,11 @@ impl Policy {
         self.last_exemption(subject, digests).filter(|exemption| !exemption.is_over(now))
     }
 
+    /// Those that cover an image by its name, or by the digest in it.
+    pub(super) fn exemptions_of(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Exemption> {
+        self.exemptions.iter().filter(|exemption| exemption.covers(subject, &[]))
+    }
+
     /// The exemption for an image that ends last, or has.
     pub(super) fn last_exemption(&self, subject: &Subject<'_>, digests: &[Digest]) -> Option<&Exemption> {
         let covering = self.exemptions.iter().filter(|exemption| exemption.covers(subject, digests));

@@ -80,6 +80,16 @@ impl SigstoreGlob {
         Self(items)
     }
 
+    /// As it is held against names.
+    pub fn text(&self) -> String {
+        let item = |item: &Item| match item {
+            Item::Byte(byte) => char::from(*byte).to_string(),
+            Item::Within => "*".to_owned(),
+            Item::Across => "**".to_owned(),
+        };
+        self.0.iter().map(item).collect()
+    }
+
     /// A text that matches, with `word` for each star.
     pub fn sample(&self, word: &str) -> String {
         let mut bytes = Vec::new();

@@ -157,12 +157,19 @@ pub struct Signer {
     pub authority: Authority,
     /// Equal for equal authorities: whoever remembers what was verified, remembers it by this.
     pub fingerprint: Digest,
+    /// The line of the policy's file that it is written on; 0: not known.
+    pub(super) line: u64,
 }
 
 impl Signer {
     pub(super) fn new(authority: Authority) -> Self {
         let fingerprint = Digest::of(format!("{authority:?}").as_bytes());
-        Self { authority, fingerprint }
+        Self { authority, fingerprint, line: 0 }
+    }
+
+    /// Written on this line.
+    pub(super) fn at(self, line: u64) -> Self {
+        Self { line, ..self }
     }
 }
 
@@ -291,19 +298,23 @@ impl Policy {
         &self.pod_labels
     }
 
+    pub(super) fn covers_namespace(&self, namespace: Option<&str>) -> bool {
+        match &self.namespaces {
+            None => true,
+            Some(names) => namespace.is_some_and(|namespace| names.contains(namespace)),
+        }
+    }
+
     /// Whether it is for this pod.
     pub(super) fn covers_pod(&self, subject: &Subject<'_>) -> bool {
-        let namespace = match &self.namespaces {
-            None => true,
-            Some(names) => subject.namespace.is_some_and(|namespace| names.contains(namespace)),
-        };
-        namespace && self.pod_labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
+        let in_namespace = self.covers_namespace(subject.namespace);
+        in_namespace && self.pod_labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
     }
 }
 
 /// A registry as patterns and claims are compared: hosts without regard to case, https's own port left out. The
 /// runtimes keep the spelling, but it reaches the same registry, so another spelling must not evade a rule.
-pub(super) fn comparable_registry(registry: &str) -> String {
+pub(crate) fn comparable_registry(registry: &str) -> String {
     let registry = registry.to_ascii_lowercase();
     match registry.strip_suffix(":443") {
         Some(host) => host.to_owned(),

@@ -43,6 +43,22 @@ pub struct Specificity {
     namespaced: bool,
 }
 
+impl Specificity {
+    /// In what it is more specific than another that is less so, as [`Ord`] compares them.
+    pub fn advantage_over(&self, other: &Self) -> &'static str {
+        match () {
+            () if self.exact_name != other.exact_name => "no wildcard in the name",
+            () if self.prefix != other.prefix => "more text before the first wildcard",
+            () if self.literal != other.literal => "more text beside the wildcards",
+            () if self.within_segments != other.within_segments => "no ** in the name",
+            () if self.suffix != other.suffix && self.suffix == 3 => "a digest",
+            () if self.suffix != other.suffix => "a tag",
+            () if self.suffix_literal != other.suffix_literal => "more of the tag",
+            () => "it is for certain namespaces",
+        }
+    }
+}
+
 impl Pattern {
     /// Parses a pattern; the error says what to write instead. Names are completed as in images: `nginx` is
     /// `docker.io/library/nginx`.

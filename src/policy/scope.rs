@@ -59,6 +59,21 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     Ok(format!("{registry}/{path}"))
 }
 
+/// Whether all images of a scope are in another one, or the two are the same.
+pub(super) fn is_within(scope: &str, outer: &str) -> bool {
+    if outer == ALL || scope == outer {
+        return true;
+    }
+    if let Some(domain) = outer.strip_prefix('*') {
+        let host = scope.split('/').next().unwrap_or_default();
+        let host = host.split_once(':').map_or(host, |(host, _)| host);
+        return host.trim_start_matches('*').ends_with(domain);
+    }
+    scope
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.starts_with(['/', ':', '@']) && outer.contains('/') || rest.starts_with('/'))
+}
+
 /// The scopes an image is in, the most specific one first.
 fn scopes_of(name: &ImageName) -> Vec<String> {
     let ImageName::Reference(reference) = name else { return vec![ALL.to_owned()] };
@@ -102,6 +117,17 @@ impl Scopes {
             return Vec::new();
         }
         scopes_of(name).into_iter().map(found).find(|found| !found.is_empty()).unwrap_or_default()
+    }
+
+    /// The scopes that an image is in and that have policies, the most specific one first.
+    pub fn covering(&self, name: &ImageName) -> Vec<(String, &[usize])> {
+        let found = |scope: String| Some((scope.clone(), self.0.get(&scope)?.as_slice()));
+        scopes_of(name).into_iter().filter_map(found).collect()
+    }
+
+    /// All scopes, and their policies.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.0.iter().map(|(scope, policies)| (scope.as_str(), policies.as_slice()))
     }
 
     /// A name in each scope, with `word` for what a scope leaves open, and the policy it is of.

@@ -163,6 +163,18 @@ impl SignedIdentity {
         }
     }
 
+    /// The name that a signature of this image may claim, as a command is given it.
+    pub fn claim(&self, image: &ImageName) -> Option<String> {
+        match self {
+            Self::ExactReference(name) => Some(name.text()),
+            Self::ExactRepository(repository) => Some(repository.clone()),
+            Self::Repository => Name::of(image).map(|name| name.repository),
+            Self::Exact | Self::RepoDigestOrExact | Self::Remap { .. } => {
+                self.remapped(image).map(|name| name.text())
+            }
+        }
+    }
+
     /// What to do about a signature that claims another name, or none.
     pub fn remedy(&self, unnamed: bool) -> &'static str {
         match self {

@@ -135,19 +135,35 @@ impl Reader<'_> {
             if is_among(&signers, &authority) {
                 self.fault_at("keys", &key.data, TWICE.to_owned());
             } else {
-                signers.push(Signer::new(authority));
+                signers.push(Signer::new(authority).at(self.document.line_of(&key.data)));
             }
         }
-        let keyless: Vec<_> = written.keyless.iter().filter_map(|keyless| self.keyless(keyless)).collect();
-        let pki: Vec<_> = written.certificates.iter().filter_map(|written| self.pki(written)).collect();
-        for authority in keyless.into_iter().chain(pki) {
+        let mut others = Vec::with_capacity(count);
+        for keyless in written.keyless {
+            let line = self.line_of_identity(keyless.identities.first());
+            others.extend(self.keyless(keyless).map(|authority| (authority, line)));
+        }
+        for certificates in written.certificates {
+            let line = self.document.line_of(&certificates.roots);
+            others.extend(self.pki(certificates).map(|authority| (authority, line)));
+        }
+        for (authority, line) in others {
             if is_among(&signers, &authority) {
                 self.fault_at_start("", TWICE.to_owned());
             } else {
-                signers.push(Signer::new(authority));
+                signers.push(Signer::new(authority).at(line));
             }
         }
         signers
+    }
+
+    /// The line of an identity's subject, which is what tells identities apart.
+    fn line_of_identity(&self, identity: Option<&WrittenIdentity>) -> u64 {
+        let texts =
+            identity.into_iter().flat_map(|WrittenIdentity { issuer, subject, subject_reg_exp, .. }| {
+                [subject_reg_exp, subject, issuer].into_iter().flatten()
+            });
+        texts.into_iter().next().map_or(self.document.line(), |text| self.document.line_of(text))
     }
 
     /// A public key, PEM.

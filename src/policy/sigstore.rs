@@ -165,7 +165,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
     let mut globs = Vec::with_capacity(spec.images.len());
     for image in &spec.images {
         match read_glob(&image.glob.value) {
-            Ok(glob) => globs.push(glob),
+            Ok(glob) => globs.push(Glob { line: document.line_of(&image.glob), ..glob }),
             Err(why) => faults.push(document.fault_at(&image.glob, format!("spec.images.glob: {why}"))),
         }
     }
@@ -242,6 +242,7 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
             }
         };
         let Some(signer) = signer.map(Signer::new) else { continue };
+        let signer = signer.at(written_at(document, authority));
         if authority.attestations.is_empty() {
             signers.push(signer);
         } else {
@@ -271,6 +272,17 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
         }
         _ => Rule::Requires(Need::Any(alternatives)),
     }
+}
+
+/// The line of an authority: that of its key, or of its first identity.
+fn written_at(document: &Document<'_>, authority: &Authority) -> u64 {
+    let key = authority.key.as_ref().and_then(|key| key.data.as_ref());
+    let identity = authority.keyless.as_ref().and_then(|keyless| keyless.identities.first());
+    let identity = identity.and_then(|identity| {
+        let IdentityRef { issuer, issuer_reg_exp, subject, subject_reg_exp } = identity;
+        [subject_reg_exp, subject, issuer_reg_exp, issuer].into_iter().flatten().next()
+    });
+    key.or(identity).map_or(document.line(), |text| document.line_of(text))
 }
 
 /// policy-controller does not look at the repository a signature claims.
@@ -490,6 +502,8 @@ pub(super) struct Glob {
     pub glob: SigstoreGlob,
     pub prefix: String,
     pub covers_all: bool,
+    /// The line it is written on.
+    pub line: u64,
 }
 
 /// Docker Hub as policy-controller writes it in the names that globs are held against.
@@ -522,5 +536,5 @@ fn read_glob(written: &str) -> Result<Glob, String> {
         ));
     }
     let prefix = glob.split('*').next().unwrap_or_default().to_owned();
-    Ok(Glob { prefix, covers_all: glob == "**", glob: SigstoreGlob::new(&glob) })
+    Ok(Glob { prefix, covers_all: glob == "**", glob: SigstoreGlob::new(&glob), line: 0 })
 }

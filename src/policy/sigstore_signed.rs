@@ -82,6 +82,12 @@ pub(super) fn requirement(
         logs: Witness { count: u8::from(root.is_some()), root: root.map(|root| root.name.clone()) },
         timestamps: Witness::default(),
     };
+    let first = match &by {
+        By::Keys(keys) => keys.first().map(|key| key.written),
+        By::Fulcio { authorities, .. } => Some(authorities.written),
+        By::Pki { roots, .. } => Some(roots.written),
+    };
+    let line = first.map_or(document.line(), |written| document.line_of(written));
     let (authorities, root) = match by {
         By::Keys(keys) => {
             let root = logs.first().map_or(Ok(None), |first| logs_of(&[], first))?;
@@ -130,7 +136,7 @@ pub(super) fn requirement(
     roots.extend(root);
     Ok(Requirement {
         wanted: Wanted::Signature,
-        signers: authorities.into_iter().map(Signer::new).collect(),
+        signers: authorities.into_iter().map(|authority| Signer::new(authority).at(line)).collect(),
         repository: ClaimedRepository { named: NamedRepository::Signed(identity), unnamed: false },
         max_age: None,
         conditions: Vec::new(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::time::SystemTime;
 
+use super::Reads;
 use super::advice::{advice, name};
 use super::line::{Line, NotRead, unix_seconds};
 use super::model::{Asked, ByReason, Counts, Finding, Log, Other, Period, PolicySet, Report, SCHEMA_VERSION};
@@ -131,14 +132,8 @@ impl Allowed {
     }
 }
 
-impl Gatherer {
-    /// Counts what is in `window`.
-    pub fn new(window: Window) -> Self {
-        Self { window, ..Self::default() }
-    }
-
-    /// The lines from now on are of this log, one node's.
-    pub fn log(&mut self, name: &str) {
+impl Reads for Gatherer {
+    fn log(&mut self, name: &str) {
         let log = Log {
             log: name.to_owned(),
             files: 0,
@@ -153,30 +148,26 @@ impl Gatherer {
         self.logs.push(GatheredLog { log, span: None, newest: None, set: None });
     }
 
-    /// A file of this log begins.
-    pub fn file(&mut self) {
+    fn file(&mut self) {
         if let Some(at) = self.logs.last_mut() {
             at.log.files += 1;
         }
     }
 
-    /// Something of this log could not be read.
-    pub fn error(&mut self, error: String) {
+    fn error(&mut self, error: String) {
         if let Some(at) = self.logs.last_mut() {
             at.log.errors.push(error);
         }
     }
 
-    /// A line that is longer than is read.
-    pub fn too_long(&mut self) {
+    fn too_long(&mut self) {
         if let Some(at) = self.logs.last_mut() {
             at.log.lines += 1;
             at.log.unreadable += 1;
         }
     }
 
-    /// A line, without its newline. Empty ones are nothing.
-    pub fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, line: &[u8]) {
         let index = self.logs.len().saturating_sub(1);
         let Some(at) = self.logs.last_mut().filter(|_| !line.trim_ascii().is_empty()) else { return };
         at.log.lines += 1;
@@ -196,6 +187,13 @@ impl Gatherer {
             return;
         }
         self.count(index, &line);
+    }
+}
+
+impl Gatherer {
+    /// Counts what is in `window`.
+    pub fn new(window: Window) -> Self {
+        Self { window, ..Self::default() }
     }
 
     fn count(&mut self, index: usize, line: &Line<'_>) {

@@ -198,6 +198,13 @@ impl Matcher {
     }
 }
 
+impl Pattern {
+    /// As written, without the anchors.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+}
+
 impl PartialEq for Matcher {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {

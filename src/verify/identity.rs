@@ -37,6 +37,13 @@ pub(super) fn check(authority: &Authority, signer: &Signer) -> Result<(), String
     }
 }
 
+impl Authority {
+    /// Whether this signer is one of it, whatever it asks for besides.
+    pub fn names(&self, signer: &Signer) -> bool {
+        check(self, signer).is_ok()
+    }
+}
+
 fn expected(identities: Vec<String>, signer: &Signer) -> String {
     let more = identities.len().saturating_sub(LISTED);
     let mut listed = identities.into_iter().take(LISTED).collect::<Vec<_>>().join(", or ");

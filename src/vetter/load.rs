@@ -14,6 +14,7 @@ use crate::image::quoted;
 use crate::policy::PolicySet;
 use crate::proofs::Proofs;
 use crate::registry::{Client, Observer, ProxySettings, Settings};
+use crate::trust::source::RootSource;
 use crate::trust::{Keeper, Trust};
 use crate::users;
 
@@ -135,8 +136,8 @@ pub fn compile(sources: &[files::SourceFile]) -> Result<Arc<PolicySet>, Vec<Stri
 
 /// What configuration and policies say of trusted roots that does not go together, one line each: a TrustRoot document
 /// that would take the place of a root that the configuration names, and a policy that names a root nobody has.
-pub fn roots_at_fault(config: &ProxyConfiguration, set: &PolicySet) -> Vec<String> {
-    let configured: BTreeSet<&str> = config.trust.roots.iter().map(|root| root.name.as_str()).collect();
+pub fn roots_at_fault(configured: &[RootSource], set: &PolicySet) -> Vec<String> {
+    let configured: BTreeSet<&str> = configured.iter().map(|root| root.name.as_str()).collect();
     let clashes = set.trust_roots().iter().filter(|root| configured.contains(root.name.as_str()));
     let mut faults: Vec<String> = clashes
         .map(|root| {
@@ -169,7 +170,7 @@ fn policies(
     previous: Option<Arc<PolicySet>>,
 ) -> (Result<Arc<PolicySet>, String>, Option<String>) {
     let read = from_folder(&config.policy_dir).and_then(|(set, sources)| {
-        let faults = roots_at_fault(config, &set);
+        let faults = roots_at_fault(&config.trust.roots, &set);
         if faults.is_empty() { Ok((set, sources)) } else { Err(faults) }
     });
     let error = match read {

@@ -14,6 +14,7 @@ mod fixtures;
 mod metrics;
 mod monitoring;
 mod node;
+mod policy;
 mod proofs;
 mod registry;
 mod relay;

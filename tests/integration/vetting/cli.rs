@@ -189,3 +189,43 @@ async fn usage_errors_end_with_64_and_help_with_0() {
         );
     }
 }
+
+#[tokio::test]
+async fn policy_test_asks_the_registry_for_a_decision_if_told_to() {
+    let node = Node::strict().await;
+    let signed = node.push_signed("signed", "1", "one");
+    node.push("unsigned", "1", "two");
+    let policies = node.policies();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cases.yaml");
+    let case = |image: &str, more: &str| format!("- image: {}\n  {more}\n", node.named(image));
+    let good = [
+        case("signed:1", &format!("digest: {}\n  expect: {{decision: allowed}}", signed.digest())),
+        case(
+            "unsigned:1",
+            "expect: {decision: denied, reason: SignatureMissing, message: found no signature}",
+        ),
+    ]
+    .concat();
+    let head = "apiVersion: crivet.dev/v1alpha1\nkind: PolicyTest\ncases:\n";
+    let run = async |cases: &str, online: bool| {
+        std::fs::write(&file, format!("{head}{cases}")).unwrap();
+        let mut arguments = vec!["policy", "test", shown(&file), "--policy", shown(&policies)];
+        arguments.extend(online.then_some("--online"));
+        crivet(&arguments).await
+    };
+    let offline = run(&good, false).await;
+    assert_eq!(offline.code, Some(0), "{}{}", offline.out, offline.err);
+    assert!(offline.out.contains("the decisions of 2 were not looked for"), "{}", offline.out);
+    let online = run(&good, true).await;
+    assert_eq!((online.code, online.out.as_str()), (Some(0), "ok: 2 cases as expected\n"), "{}", online.err);
+    let other = format!("sha256:{}", "f".repeat(64));
+    let bad = good.replace("decision: allowed", "decision: denied").replace(&signed.digest(), &other);
+    let ended = run(&bad, true).await;
+    assert_eq!((ended.code, ended.out.lines().count()), (Some(1), 3), "{}", ended.out);
+    for expected in
+        ["decision: expected denied, found allowed", "digest: expected sha256:", "1 of 2 cases are not"]
+    {
+        assert!(ended.out.contains(expected), "{expected}: {}", ended.out);
+    }
+}
