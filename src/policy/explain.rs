@@ -13,7 +13,7 @@ pub use self::ask::{Ask, Leaf, SignedBy};
 pub use self::takes::Named;
 use super::compile::{PolicySet, Scope, sigstore_names};
 use super::exemption::Exemption;
-use super::model::{Labels, Mode, Policy, Rule, Subject};
+use super::model::{Mode, Policy, Rule, Subject};
 use super::pattern::lookup_key;
 use super::scope::Scopes;
 use crate::image::ImageName;
@@ -80,9 +80,9 @@ pub struct Covering {
     /// The namespaces it is for; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<Vec<String>>,
-    /// The labels of the pods it is for; empty: all pods.
-    #[serde(skip_serializing_if = "Labels::is_empty")]
-    pub pod_labels: Labels,
+    /// The labels of the pods it is for, each `KEY=VALUE`; empty: all pods.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pod_labels: Vec<String>,
     /// Its exemptions that cover the image by its name: until when, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exemptions: Vec<String>,
@@ -322,12 +322,6 @@ fn not_here(policy: &Policy, subject: &Subject<'_>) -> String {
     format!("it is for namespace {}; {here}", names.join(", "))
 }
 
-/// Labels as they are written on the command line.
-fn labels(labels: &Labels) -> String {
-    let written: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    written.join(", ")
-}
-
 fn says(policy: &Policy) -> Says {
     match policy.rule {
         Rule::Accept { .. } => Says::Accepts,
@@ -364,7 +358,7 @@ fn covering(policy: &Policy, subject: &Subject<'_>, scope: String, decides: bool
         source: policy.source(),
         scope,
         namespaces: policy.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
-        pod_labels: policy.pod_labels.clone(),
+        pod_labels: policy.pod_labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
         exemptions: policy.exemptions_of(subject).map(Exemption::told).collect(),
         decides,
         why,

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Ask, Covering, Explanation, Leaf, Says, labels};
+use super::{Ask, Covering, Explanation, Leaf, Says};
 use crate::policy::Mode;
 
 impl Display for Explanation {
@@ -32,7 +32,7 @@ impl Display for Covering {
             writeln!(f, "  for      namespace {}", namespaces.join(", "))?;
         }
         if !self.pod_labels.is_empty() {
-            writeln!(f, "  for      pods with {}", labels(&self.pod_labels))?;
+            writeln!(f, "  for      pods with {}", self.pod_labels.join(", "))?;
         }
         writeln!(f, "  why      {}", self.why)?;
         if !self.decides {

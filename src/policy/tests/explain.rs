@@ -242,7 +242,11 @@ fn policies_for_pods_with_labels_only_add_and_say_when() {
 #[test]
 fn trees_ages_and_exemptions_are_told() {
     let keys = [Signer::new(), Signer::new()].map(|signer| signer.pem().replace('\n', "\n            "));
-    let branch = |pem: &str| format!("      - maxAge: 720h\n        keys:\n        - timestamps: {{threshold: 1}}\n          data: |\n            {pem}\n");
+    let branch = |pem: &str| {
+        format!(
+            "      - maxAge: 720h\n        keys:\n        - timestamps: {{threshold: 1}}\n          data: |\n            {pem}\n"
+        )
+    };
     let text = format!(
         "apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: p}}\nspec:\n  images: ['r.io/**']\n  exemptions:\n  - images: ['r.io/old:*']\n    reason: goes in spring\n    expires: 2030-01-01T00:00:00Z\n  requirements:\n    atLeast:\n      count: 2\n      of:\n{}{}",
         branch(&keys[0]),
