@@ -185,7 +185,10 @@ fn differences(folder: &Path, tree: Tree) -> Vec<String> {
 
 /// The folders that containerd unpacked the layers of a chain into, lowest first.
 fn unpacked(containerd: &Containerd, chain: &str) -> Vec<PathBuf> {
-    containerd.ctr(&["snapshots", "view", "to-be-looked-at", chain]);
+    // Not a view: that has no label of its own, and is collected as garbage at the next opportunity.
+    containerd.ctr(&["snapshots", "prepare", "to-be-looked-at", chain]);
+    let info = containerd.ctr(&["snapshots", "info", "to-be-looked-at"]);
+    assert!(info.contains("containerd.io/gc.root"), "{info}");
     let mounts = containerd.ctr(&["snapshots", "mounts", "/x", "to-be-looked-at"]);
     let options = mounts.split_whitespace().flat_map(|word| word.split(','));
     let lower = options.filter_map(|option| option.strip_prefix("lowerdir=")).next().unwrap();
