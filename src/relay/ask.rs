@@ -35,6 +35,11 @@ impl Refusal {
     pub fn denied(text: &str, reason: Reason) -> Refusal {
         Refusal { reply: Reply::denied(text), unrecorded: Some((Outcome::Denied, reason)) }
     }
+
+    /// Whether the relay denies by itself.
+    pub fn is_denial(&self) -> bool {
+        matches!(self.unrecorded, Some((Outcome::Denied, _)))
+    }
 }
 
 /// A permit for a call: one that is held, else the vetter's.

@@ -82,6 +82,11 @@ pub async fn vet_then_forward(
         // Beside the create: before it starts, what is not whole is gone again.
         let (answer, whole) = tokio::join!(forward(upstream, service, head, body, &permit), whole);
         let answer = answer?;
+        // CRI-O holds a config to its digest, too: what it came across is told as what it is.
+        let whole = match whole {
+            Err(refusal) if !answer.succeeded() && refusal.is_denial() => return Err(refusal.into()),
+            whole => whole,
+        };
         if answer.succeeded() {
             if vetted == Vetted::CreateContainer {
                 // Before the look: the runtime lists it already.

@@ -216,6 +216,28 @@ fn in_enforce_mode_a_kubelets_signed_pod_runs_as_the_images_user_and_an_unsigned
     assert!(message.contains(&unsigned.digest), "{message}");
 }
 
+#[test]
+fn in_enforce_mode_a_config_altered_on_the_disk_is_denied() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed");
+    let crictl = node.crivet.crictl();
+    crictl.pull(&signed.reference).unwrap();
+    let pod = crictl.sandbox("pod").unwrap();
+    let image = json!({"image": signed.by_digest, "user_specified_image": signed.reference});
+    let create = || crictl.create_of("pod", &pod, "e2e", &image, &json!([]));
+    let made = create().unwrap();
+    node.crio.crictl().run(["rm", "--force", &made]).unwrap();
+    let config = node.crio.document(&signed.id, &signed.id);
+    let whole = std::fs::read(&config).unwrap();
+    // Something that means the same to CRI-O.
+    std::fs::write(&config, [&whole[..], b" "].concat()).unwrap();
+    // With a held permit.
+    assert_refused(create(), DENIED, &[&signed.id, "it was altered on this node"]);
+    assert_eq!(node.crio.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");
+    std::fs::write(&config, whole).unwrap();
+    create().unwrap();
+}
+
 /// The layers that CRI-O says are under a container are held to the vetted image's.
 #[test]
 fn in_enforce_mode_a_container_on_other_layers_is_removed() {

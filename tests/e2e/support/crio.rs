@@ -8,6 +8,8 @@ use super::image::{Image, Pushed};
 use super::peers::Peers;
 use super::registry::Registry;
 use super::scratch::MARK;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -97,6 +99,12 @@ impl Crio {
         let mut found: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         change(&mut found);
         fs::write(path, found.to_string()).unwrap();
+    }
+
+    /// The file that its store keeps a document of an image in, by the IDs and digests with their `sha256:`.
+    pub fn document(&self, image: &str, key: &str) -> PathBuf {
+        let folder = self.store.join("overlay-images").join(image.trim_start_matches("sha256:"));
+        folder.join(format!("={}", STANDARD.encode(key)))
     }
 
     /// The folder with a policy file for each namespace.
