@@ -204,6 +204,16 @@ impl PolicySet {
         found.into_iter().filter_map(|at| self.policies.get(at)).collect()
     }
 
+    /// The policies that have to hold. Those for the pod's labels stand beside others, and where an image that none covers is let
+    /// through (`unmatched_runs`): what is refused otherwise they do not let pass.
+    pub fn deciding(&self, subject: &Subject<'_>, unmatched_runs: bool) -> Vec<&Policy> {
+        let mut deciding = self.applicable(subject);
+        if !deciding.is_empty() || unmatched_runs {
+            deciding.extend(self.adding(subject));
+        }
+        deciding
+    }
+
     /// The policies that have to hold besides because of the pod's labels: every one that covers the image and the pod. Who
     /// writes the labels is who is to be held to the policies, so these only add: they take part in no choice of the most specific one,
     /// and an image that none but these covers is covered by none.

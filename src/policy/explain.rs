@@ -110,12 +110,10 @@ pub struct Covering {
 }
 
 impl PolicySet {
-    /// Explains which policies cover an image, and what those that decide ask for. No evidence is looked at.
-    pub fn explain(&self, subject: &Subject<'_>) -> Explanation {
-        let mut deciding = self.applicable(subject);
-        if !deciding.is_empty() {
-            deciding.extend(self.adding(subject));
-        }
+    /// Explains which policies cover an image, and what those that decide ask for. No evidence is looked at. `unmatched_runs`:
+    /// the daemon lets through what no policy covers.
+    pub fn explain(&self, subject: &Subject<'_>, unmatched_runs: bool) -> Explanation {
+        let deciding = self.deciding(subject, unmatched_runs);
         let decides = |policy: &Policy| deciding.iter().any(|other| std::ptr::eq(*other, policy));
         let mut policies = self.explain_native(subject, &decides);
         policies.extend(self.explain_sigstore(subject));
@@ -229,7 +227,9 @@ impl PolicySet {
                         true => "it is for pods with labels; none were given".to_owned(),
                         false => "it is for pods with labels; those given are others".to_owned(),
                     },
-                    false => "it only adds to other policies, and none covers the image".to_owned(),
+                    false => {
+                        "no other policy covers the image; it has to hold where unmatched is allow".to_owned()
+                    }
                 };
                 covering(policy, subject, scope.pattern.to_string(), decides(policy), why)
             })

@@ -174,14 +174,9 @@ impl InForce {
         self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce
     }
 
-    /// The policies that have to hold for an image; none if `unmatched` decides. Those for the pod's labels stand beside others, and
-    /// beside `unmatched: allow`: what `unmatched: deny` refuses they do not let pass.
+    /// The policies that have to hold for an image; none if `unmatched` decides.
     pub(super) fn covering<'p>(&self, policies: &'p PolicySet, subject: &Subject<'_>) -> Vec<&'p Policy> {
-        let mut covering = policies.applicable(subject);
-        if !covering.is_empty() || self.config.unmatched == Unmatched::Allow {
-            covering.extend(policies.adding(subject));
-        }
-        covering
+        policies.deciding(subject, self.config.unmatched == Unmatched::Allow)
     }
 
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.

@@ -73,7 +73,8 @@ fn say(arguments: &Arguments) -> Result<String, Vec<String>> {
     let (config, set) = super::given(arguments.place.config.as_deref(), arguments.place.policy.as_deref())?;
     let namespace = arguments.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     let labels = arguments.pod_labels.iter().cloned().collect();
-    let explanation = set.explain(&Subject { name: &name, namespace, labels: &labels });
+    let unmatched_runs = config.as_ref().is_some_and(|config| config.unmatched == Unmatched::Allow);
+    let explanation = set.explain(&Subject { name: &name, namespace, labels: &labels }, unmatched_runs);
     let outcome = outcome(explanation.says, &arguments.image, config.as_ref());
     match arguments.output {
         Output::Text => Ok(format!("{explanation}\noutcome: {outcome}\n")),

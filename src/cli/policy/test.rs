@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<Tally, Vec<String>> {
     let mut tally = Tally { cases: cases.len(), ..Tally::default() };
     let mut out = io::stdout().lock();
     for case in &cases {
-        let mut wrong = by_name(case, &set);
+        let mut wrong = by_name(case, &set, given.as_ref());
         if case.expected.asks_for_a_decision() {
             match (of_name(case, &set, given.as_ref()), &online) {
                 (Some(found), _) => wrong.extend(decided(case, &found)),
@@ -126,7 +126,7 @@ impl Found {
 /// The decision, where it takes no evidence.
 fn of_name(case: &Case, set: &PolicySet, config: Option<&ProxyConfiguration>) -> Option<Found> {
     let subject = case.subject();
-    let (says, denying) = says(case, set);
+    let (says, denying) = says(case, set, unmatched_runs(config));
     let found =
         |decision, reason, message: &str| Some(Found { decision, reason, message: message.to_owned() });
     match says {
@@ -145,10 +145,15 @@ fn of_name(case: &Case, set: &PolicySet, config: Option<&ProxyConfiguration>) ->
     }
 }
 
+/// Whether the daemon lets through what no policy covers; not known without its configuration.
+fn unmatched_runs(config: Option<&ProxyConfiguration>) -> bool {
+    config.is_some_and(|config| config.unmatched == Unmatched::Allow)
+}
+
 /// What the policies say of the case by name and digest, and why they deny.
-fn says(case: &Case, set: &PolicySet) -> (Says, Option<String>) {
+fn says(case: &Case, set: &PolicySet, unmatched_runs: bool) -> (Says, Option<String>) {
     let subject = case.subject();
-    let explained = set.explain(&subject);
+    let explained = set.explain(&subject, unmatched_runs);
     let by_digest = case.digest.and_then(|digest| set.denies(&subject, &[digest], |_| true));
     if let Some(policy) = by_digest {
         return (Says::Denies, Some(format!("policy {} denies that digest", policy.name())));
@@ -159,12 +164,9 @@ fn says(case: &Case, set: &PolicySet) -> (Says, Option<String>) {
 }
 
 /// What is not as expected, as far as a name tells.
-fn by_name(case: &Case, set: &PolicySet) -> Vec<String> {
+fn by_name(case: &Case, set: &PolicySet, config: Option<&ProxyConfiguration>) -> Vec<String> {
     let subject = case.subject();
-    let mut deciding = set.applicable(&subject);
-    if !deciding.is_empty() {
-        deciding.extend(set.adding(&subject));
-    }
+    let deciding = set.deciding(&subject, unmatched_runs(config));
     let expected = &case.expected;
     let mut wrong = Vec::new();
     let mut names: Vec<String> = deciding.iter().map(|policy| policy.name().to_owned()).collect();
@@ -172,7 +174,7 @@ fn by_name(case: &Case, set: &PolicySet) -> Vec<String> {
     if let Some(expected) = expected.policies.as_ref().filter(|expected| **expected != names) {
         wrong.push(format!("policies: expected {}, found {}", listed(expected), listed(&names)));
     }
-    let (found, _) = says(case, set);
+    let (found, _) = says(case, set, unmatched_runs(config));
     if let Some(expected) = expected.says.filter(|expected| *expected != found) {
         wrong.push(format!("says: expected {}, found {}", expected.as_str(), found.as_str()));
     }

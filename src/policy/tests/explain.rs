@@ -4,7 +4,7 @@ use super::*;
 
 fn explain(set: &PolicySet, image: &str, namespace: Option<&str>) -> Explanation {
     let name = ImageName::parse(image).unwrap();
-    set.explain(&Subject { name: &name, namespace, labels: &NO_LABELS })
+    set.explain(&Subject { name: &name, namespace, labels: &NO_LABELS }, false)
 }
 
 /// Each policy as `name decides why`.
@@ -226,17 +226,19 @@ fn policies_for_pods_with_labels_only_add_and_say_when() {
     let labels: Labels = [("part-of".to_owned(), "payments".to_owned())].into();
     let (ours, other) = (name("r.io/team/app:v1"), name("x.io/app:v1"));
     let subject = |name, labels| Subject { name, namespace: None, labels };
-    let with = set.explain(&subject(&ours, &labels));
+    let with = set.explain(&subject(&ours, &labels), false);
     assert_eq!(told(&with)[1], "payments decides: the pod has its labels: it has to hold besides");
     assert!(with.to_string().contains("  for      pods with part-of=payments\n"), "{with}");
-    let without = told(&set.explain(&subject(&ours, &NO_LABELS)));
+    let without = told(&set.explain(&subject(&ours, &NO_LABELS), false));
     assert_eq!(without[1], "payments does not: it is for pods with labels; none were given");
-    let uncovered = set.explain(&subject(&other, &labels));
+    let uncovered = set.explain(&subject(&other, &labels), false);
     assert_eq!(uncovered.says, Says::Nothing);
     assert_eq!(
         told(&uncovered),
-        ["payments does not: it only adds to other policies, and none covers the image"]
+        ["payments does not: no other policy covers the image; it has to hold where unmatched is allow"]
     );
+    let running = set.explain(&subject(&other, &labels), true);
+    assert_eq!((running.says, running.policies[0].decides), (Says::Denies, true));
 }
 
 #[test]
