@@ -318,7 +318,10 @@ fn secrets(value: &Value) -> Vec<String> {
             _ => {}
         }
     }
-    found.retain(|secret| secret.len() >= LONG && !keys.iter().any(|key| key.contains(secret.as_str())));
+    // A word of our own messages is no secret that they tell.
+    let is_ours = |secret: &String| "CredentialProviderResponse".contains(secret.as_str());
+    found.retain(|secret| !is_ours(secret) && !keys.iter().any(|key| key.contains(secret.as_str())));
+    found.retain(|secret| secret.len() >= LONG);
     found
 }
 
