@@ -301,14 +301,13 @@ impl Policy {
                 }
             }
             Rule::Requires(need) => {
-                let now = conditions.now();
                 let exemption = self.last_exemption(subject, digests);
-                if let Some(exemption) = exemption.filter(|exemption| !exemption.is_over(now)) {
+                if let Some(exemption) = exemption.filter(|exemption| !exemption.is_over(conditions.now())) {
                     let detail = format!("exempted until {}", exemption.told());
                     let check = Check::of("exemption".to_owned(), Outcome::Passed, detail.clone());
                     return Judgement::Exempted { expires: exemption.expires, detail, checks: vec![check] };
                 }
-                let case = Case { subject, digests, evidence, now, counts: need.counts(), conditions };
+                let case = Case { subject, digests, evidence, counts: need.counts(), conditions };
                 let Found { holds, by, mut checks, short, .. } = case.need(need, verify);
                 let Some(Short { why, expected, mut found, remedy, .. }) = short.filter(|_| !holds) else {
                     return Judgement::Satisfied { by, checks };
@@ -328,7 +327,6 @@ struct Case<'a> {
     subject: &'a Subject<'a>,
     digests: &'a [Digest],
     evidence: &'a [Evidence],
-    now: SystemTime,
     /// Whether signers are counted.
     counts: bool,
     conditions: &'a Conditions,
@@ -457,7 +455,7 @@ impl Case<'_> {
     /// As long as it is young enough.
     fn young(&self, requirement: &Requirement, mut verified: Verified) -> Result<Verified, Why> {
         let Some(max_age) = &requirement.max_age else { return Ok(verified) };
-        match max_age.holds(&verified, self.now) {
+        match max_age.holds(&verified, self.conditions.now()) {
             Ok(until) => {
                 verified.until = verified.until.into_iter().chain(until).min();
                 Ok(verified)
