@@ -593,6 +593,13 @@ pub const HIDDEN_REST_SECONDS: u64 = 600;
 /// Images hidden, or at rest after that, at once. A node runs some hundred.
 pub const HIDDEN_IMAGES: usize = 1024;
 
+/// How long what the kubelet was told of an image's user stands for a question of crivet's own: between it and the container's
+/// creation are milliseconds, seconds on a node under load.
+pub const USER_ANSWER_SECONDS: u64 = 10;
+
+/// Names whose answers are kept; of others the runtime is asked.
+pub const USER_ANSWERS: usize = 1024;
+
 /// Most entries of one layer that are unpacked to be compared with the disk. The largest known layers have some 200,000; one
 /// costs some 200 bytes of memory.
 pub const LAYER_ENTRIES: u64 = 400_000;

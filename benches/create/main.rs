@@ -51,10 +51,13 @@ async fn measure(node: &Node, version: &str) {
     let sides = [containerd, relay.as_path()];
     let mut clients: Vec<Channel> = sides.into_iter().map(channel).collect();
     let runtime = RuntimeClient::new(containerd, containerd);
+    let asks = sides.map(|socket| RuntimeClient::new(socket, socket));
     let mut times = [Vec::new(), Vec::new()];
     for number in 0..WARM + CREATES {
         for (side, client) in clients.iter_mut().enumerate() {
             let request = request(&pod, &image, &format!("c{number}-{side}"));
+            // As a kubelet does before each create, to learn the user.
+            asks[side].image_status(&image.reference).await.unwrap();
             let (id, took) = create(client, request).await;
             runtime.remove_container(&id).await.unwrap();
             if number >= WARM {

@@ -55,7 +55,10 @@ pub async fn vet_then_forward(
             }
         }
         // Asked beside all else, and it counts where a proof does.
-        let mut user = (vetted == Vetted::CreateContainer).then(|| user::ask(relay, &call));
+        let mut user = match vetted {
+            Vetted::CreateContainer => user::ask(relay, &call),
+            Vetted::PullImage | Vetted::RunPodSandbox => None,
+        };
         let permit = match vetted {
             Vetted::RunPodSandbox => sandbox_permit(relay, &mut call, sandbox, budget).await,
             Vetted::PullImage | Vetted::CreateContainer => decide(relay, &call, budget).await,

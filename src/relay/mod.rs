@@ -47,6 +47,7 @@ use self::pause::PauseImage;
 use self::permits::Permits;
 use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
+use self::user::answers::Answers;
 use crate::audit::Reason;
 use crate::cri::methods::{Class, Service, Vetted, classify, is_server_stream};
 use crate::cri::reply::Reply;
@@ -117,6 +118,8 @@ pub struct Relay {
     pub found: Found,
     /// Images hidden until they are pulled anew.
     pub hidden: Arc<Hidden>,
+    /// What was said of the names that the kubelet reads users by.
+    pub user_answers: Answers,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -153,6 +156,7 @@ impl Relay {
             clients: Clients::default(),
             found: Found::default(),
             hidden: Arc::default(),
+            user_answers: Answers::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
@@ -196,9 +200,16 @@ impl Relay {
             (Class::Passthrough(_), Stance::Enforce)
                 if self.hidden.any() && path == presence::IMAGE_STATUS =>
             {
-                Box::pin(presence::answer(&self, upstream, head, body)).await
+                Box::pin(presence::answer(self, upstream, head, body)).await
+            }
+            (Class::Passthrough(Service::Image), Stance::Enforce) if path == presence::IMAGE_STATUS => {
+                Box::pin(user::answers::pass(self, upstream, &head, body)).await
             }
             (Class::Passthrough(service) | Class::UnknownRead(service), _) => {
+                if path == presence::IMAGE_STATUS {
+                    // Not kept while nothing is enforced: what was said before is no longer the last word.
+                    self.user_answers.forget();
+                }
                 passthrough(upstream, service, &head, body).await
             }
             (Class::Vetted(service, vetted), Stance::Audit) => {

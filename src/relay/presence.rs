@@ -2,15 +2,18 @@
 //! as which user the container runs. Only the first may be told that there is no image: without one for the second, the kubelet
 //! runs the container as root. The first carries the pod's annotations, the second none.
 
+use std::sync::Arc;
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Relay;
-use super::body::{Relayed, RequestBody, ResponseBody, Whole};
+use super::body::{RequestBody, ResponseBody, Whole};
 use super::intercept::read;
 use super::upstream::Upstream;
+use super::user::answers;
 use crate::cri::message::{decode, encode, only_message};
 use crate::cri::methods::Service;
 use crate::cri::v1::{ImageSpec, ImageStatusRequest, ImageStatusResponse};
@@ -23,12 +26,12 @@ const OF_A_POD: &str = "kubernetes.io/config.source";
 
 /// Answers that a hidden image is not there; whatever else is asked goes to the runtime as it came.
 pub async fn answer(
-    relay: &Relay,
+    relay: Arc<Relay>,
     upstream: &Upstream,
     head: Parts,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    let (body, _held) = match read(relay, body).await {
+    let (body, _held) = match read(&relay, body).await {
         Ok(read) => read,
         Err(reply) => return Ok(reply.into_response()),
     };
@@ -40,16 +43,13 @@ pub async fn answer(
     }
     let again = || RequestBody::Whole(Whole::new(body.clone(), None));
     match upstream.send_whole(Service::Image, &head, again).await {
-        Ok(response) => {
-            let socket = std::sync::Arc::clone(upstream.socket(Service::Image));
-            Ok(response.map(|incoming| ResponseBody::Relayed(Relayed::new(incoming, socket))))
-        }
+        Ok(response) => Ok(answers::keep(relay, upstream, Some(&body), response)),
         Err(none) => none.into_response(),
     }
 }
 
 /// Anything that is not plainly the kubelet's question whether to pull is not.
-fn asks_for_presence(spec: &ImageSpec) -> bool {
+pub fn asks_for_presence(spec: &ImageSpec) -> bool {
     spec.annotations.contains_key(OF_A_POD)
 }
 

@@ -1,6 +1,8 @@
 //! As which user a container runs, the kubelet reads by the pod's own name of the image; the container it has made by an ID.
 //! If the name moved in between, or is gone, another image's user runs this one, or root does.
 
+pub mod answers;
+
 use std::time::Instant;
 
 use tokio::task::JoinHandle;
@@ -17,19 +19,19 @@ use crate::image::{ImageId, ImageName, quoted};
 use crate::vetter::wire::{Call, ImageUse};
 
 /// Asks whether what the runtime has under the pod's own name is the image that the create names. Not waited for before the
-/// runtime is asked to create: it would cost each container a question's time.
+/// runtime is asked to create: it would cost each container a question's time. `None` if that is known: all who asked lately
+/// for the user, the kubelet among them, were told of this image.
 ///
 /// Left out: a name with a digest, whose content cannot be another's; an ID; no name at all, as older kubelets have it; and
 /// image volumes, which run nothing.
-pub fn ask(relay: &Relay, call: &Call) -> Asked {
-    let image = call.images.iter().find(|image| image.role == ROLE_IMAGE).cloned();
-    let runtime = relay.runtime.clone();
-    tokio::spawn(async move {
-        match image {
-            Some(image) => is_the_images(&runtime, &image).await,
-            None => Ok(()),
-        }
-    })
+pub fn ask(relay: &Relay, call: &Call) -> Option<Asked> {
+    let image = call.images.iter().find(|image| image.role == ROLE_IMAGE)?;
+    let told = relay.user_answers.agree_on(&image.reference, tokio::time::Instant::now());
+    if told.is_some_and(|told| same_id(&told, &image.named)) {
+        return None;
+    }
+    let (runtime, image) = (relay.runtime.clone(), image.clone());
+    Some(tokio::spawn(async move { is_the_images(&runtime, &image).await }))
 }
 
 /// What the runtime says, or will say.

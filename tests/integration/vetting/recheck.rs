@@ -373,6 +373,30 @@ async fn container_whose_name_moved_on_the_node_is_undecided() {
     assert_eq!(node.runtime.calls(REMOVE).len(), node.runtime.calls(CREATE).len() - 2);
 }
 
+/// What the kubelet was told says more than what the runtime says afterwards, and spares the question.
+#[tokio::test]
+async fn container_of_the_image_that_the_kubelet_was_told_of_asks_the_runtime_nothing() {
+    let (node, gate, image, name) = node("").await;
+    let asked = |node: &Node| node.runtime.calls(IMAGE_STATUS).len();
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    assert_eq!(user(&gate, &name).await, Some(image.id()));
+    let before = asked(&node);
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    assert_eq!(asked(&node), before);
+    // Whether to pull is not the question.
+    let other = node.push_signed("app", "1", "two");
+    node.runtime.preloaded(&node.named("app:old"), &image);
+    node.runtime.preloaded(&name, &other);
+    assert_eq!(presence(&gate, &name).await, Some(other.id()));
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    // Told of another one since: the runtime is asked, and has that.
+    assert_eq!(user(&gate, &name).await, Some(other.id()));
+    let before = asked(&node);
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(&other.id()), "{text}");
+    assert!(asked(&node) > before);
+}
+
 #[tokio::test]
 async fn container_whose_name_is_gone_from_the_node_is_undecided() {
     let (node, gate, image, _) = node("").await;
