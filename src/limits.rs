@@ -593,6 +593,10 @@ pub const HIDDEN_REST_SECONDS: u64 = 600;
 /// Images hidden, or at rest after that, at once. A node runs some hundred.
 pub const HIDDEN_IMAGES: usize = 1024;
 
+/// How long an index, manifest or config that was hashed in the runtime's store counts as whole: pods that start together share
+/// it, and who alters it has no longer than between any check and the use.
+pub const DOCUMENT_SECONDS: u64 = 1;
+
 /// How long what the kubelet was told of an image's user stands for a question of crivet's own: between it and the container's
 /// creation are milliseconds, seconds on a node under load.
 pub const USER_ANSWER_SECONDS: u64 = 10;

@@ -1,9 +1,17 @@
 //! Index, manifest and config of a vetted image, as the runtime has them: hashed again before each create.
 //!
 //! That an ID belongs to a digest is walked once and kept. The runtime checks a digest when content arrives, and never after: what
-//! is written over a config on the disk says as whom and what the next container runs. Nothing is cached here. There are two or
-//! three small reads, beside other questions to the runtime, and whatever would stand for them (a file's times, its size) can
-//! be set by whoever can write to the file.
+//! is written over a config on the disk says as whom and what the next container runs. What was hashed counts for a second, so
+//! that a node full of pods that start is not read through once for each. Nothing else is cached: whatever could stand for
+//! two or three small reads (a file's times, its size) can be set by whoever can write to the file, and containerd need not see
+//! the folders that crivet sees.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::Relay;
 use super::ask::Refusal;
@@ -11,7 +19,47 @@ use crate::audit::Reason;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::{Digest, quoted};
 use crate::limits;
+use crate::vetter::flight::Flights;
 use crate::vetter::wire::{Call, ImageUse};
+
+/// How long a document that was hashed counts as whole.
+const COUNTS: Duration = Duration::from_secs(limits::DOCUMENT_SECONDS);
+
+/// What is read at this moment, and what was whole a moment ago, by digest.
+#[derive(Default)]
+pub struct Documents {
+    reads: Flights<String, Option<Found>>,
+    whole: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl Documents {
+    /// What is wrong with a document; one read for all who ask at once.
+    async fn hold(&self, runtime: &RuntimeClient, digest: &str) -> Option<Found> {
+        let asked = Instant::now();
+        let whole = Arc::clone(&self.whole);
+        let known = |at: &Instant| asked < *at + COUNTS;
+        if whole.lock().unwrap_or_else(PoisonError::into_inner).get(digest).is_some_and(known) {
+            return None;
+        }
+        let (runtime, read) = (runtime.clone(), digest.to_owned());
+        let work = async move {
+            // As of when it was begun: what is altered while it is read is not known.
+            let begun = Instant::now();
+            let found = hold(runtime, read.clone()).await;
+            if found.is_none() {
+                let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
+                whole.retain(|_, at| begun < *at + COUNTS);
+                whole.insert(read, begun);
+            }
+            found
+        };
+        let deadline = asked + Duration::from_secs(limits::RUNTIME_CALL_SECONDS);
+        self.reads.join(digest.to_owned(), deadline, work).await.unwrap_or_else(|| {
+            let why = "the runtime does not hand it out in time".to_owned();
+            Some(Found::Unreadable { digest: digest.to_owned(), why })
+        })
+    }
+}
 
 /// Holds what the runtime has of a permitted call's images to what was vetted. `documents`: their digests, image by image.
 ///
@@ -21,7 +69,7 @@ pub async fn are_whole(relay: &Relay, call: &Call, documents: Vec<Vec<String>>) 
     if documents.iter().all(Vec::is_empty) {
         return Ok(());
     }
-    let found = read(&relay.runtime, documents).await;
+    let found = read(relay, &documents).await;
     let Some((image, found)) = call.images.iter().zip(found).find_map(|(image, found)| Some((image, found?)))
     else {
         return Ok(());
@@ -67,25 +115,14 @@ enum Found {
 }
 
 /// The first thing wrong with each image. All are read at once.
-async fn read(runtime: &RuntimeClient, images: Vec<Vec<String>>) -> Vec<Option<Found>> {
-    let mut reads = Vec::with_capacity(images.len());
+async fn read(relay: &Relay, images: &[Vec<String>]) -> Vec<Option<Found>> {
+    let mut images_read = Vec::with_capacity(images.len());
     for documents in images {
-        let read = |digest: String| tokio::spawn(hold(runtime.clone(), digest));
-        reads.push(documents.into_iter().map(read).collect::<Vec<_>>());
+        let read = documents.iter().map(|digest| relay.documents.hold(&relay.runtime, digest));
+        images_read.push(join_all(read));
     }
-    let mut found = Vec::with_capacity(reads.len());
-    for image in reads {
-        let mut first = None;
-        for read in image {
-            let wrong = read.await.unwrap_or_else(|error| {
-                let why = format!("reading it failed: {error}");
-                Some(Found::Unreadable { digest: "a document".to_owned(), why })
-            });
-            first = first.or(wrong);
-        }
-        found.push(first);
-    }
-    found
+    let found = join_all(images_read).await;
+    found.into_iter().map(|image| image.into_iter().flatten().next()).collect()
 }
 
 async fn hold(runtime: RuntimeClient, digest: String) -> Option<Found> {

@@ -40,6 +40,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
+use self::documents::Documents;
 use self::found::Found;
 use self::hidden::Hidden;
 use self::keeper::Vetter;
@@ -118,6 +119,8 @@ pub struct Relay {
     pub found: Found,
     /// Images hidden until they are pulled anew.
     pub hidden: Arc<Hidden>,
+    /// Documents of images, as the runtime has them.
+    pub documents: Documents,
     /// What was said of the names that the kubelet reads users by.
     pub user_answers: Answers,
     held_bytes: Arc<Semaphore>,
@@ -156,6 +159,7 @@ impl Relay {
             clients: Clients::default(),
             found: Found::default(),
             hidden: Arc::default(),
+            documents: Documents::default(),
             user_answers: Answers::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),

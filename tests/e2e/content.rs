@@ -8,6 +8,7 @@ use crate::support::peers::Peers;
 use crate::support::registry::{Registry, digest};
 use crate::support::wait_for;
 use crivet::image::layer::{Comparison, Kind, Tree, unpack};
+use crivet::limits;
 use crivet::relay::unpacked::Unpacked;
 use rustix::fs::{XattrFlags, removexattr, setxattr};
 use serde_json::json;
@@ -294,10 +295,16 @@ fn blob(node: &Node, digest: &str) -> PathBuf {
 
 /// Changes one byte of a file in place.
 fn alter(path: &Path) {
+    not_hashed_a_moment_ago();
     let mut content = fs::read(path).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
     fs::write(path, content).unwrap();
+}
+
+/// What was hashed a moment ago counts.
+pub fn not_hashed_a_moment_ago() {
+    std::thread::sleep(Duration::from_millis(limits::DOCUMENT_SECONDS * 1000 + 100));
 }
 
 fn altered_documents_are_denied(setup: &Setup<'_>) {

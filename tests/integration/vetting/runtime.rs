@@ -26,7 +26,8 @@ const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
 const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
-const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
+/// containerd's content service.
+pub const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
 
 const NOT_FOUND: u16 = 5;
 const INTERNAL: u16 = 13;
