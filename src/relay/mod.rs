@@ -3,6 +3,7 @@
 //! A request's way: [`serve`] accepts its connection, [`Relay::call`] finds its class in the method table, and
 //! it is relayed undecoded, vetted first ([`intercept`]) or vetted beside ([`beside`]).
 
+pub mod altered;
 pub mod ask;
 pub mod beside;
 pub mod body;
@@ -26,7 +27,6 @@ pub mod permits;
 pub mod presence;
 pub mod serve;
 pub mod switch;
-pub mod unpacked;
 pub mod upstream;
 pub mod user;
 
@@ -38,6 +38,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::{Semaphore, watch};
 
+use self::altered::Altered;
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
 use self::found::Found;
@@ -117,6 +118,8 @@ pub struct Relay {
     pub found: Found,
     /// Images hidden until they are pulled anew.
     pub hidden: Arc<Hidden>,
+    /// Layers that a check of the node's disk found altered.
+    pub altered: Altered,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -153,6 +156,7 @@ impl Relay {
             clients: Clients::default(),
             found: Found::default(),
             hidden: Arc::default(),
+            altered: Altered::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })
