@@ -669,3 +669,10 @@ pub const CONTENT_FOUND_CHARS: usize = 600;
 
 /// Layers that a check tells the daemon of at once: one image's. With what was found they have to fit into a frame of the control socket.
 pub const CONTENT_TOLD: usize = 200;
+
+/// Images that were removed because they were altered, and are not known to be back. A node has some hundred in all.
+pub const HEALED_IMAGES: usize = 1000;
+
+/// How long an image that was removed has to have been back before a container is made of it, seconds. Between reading as which
+/// user it runs and asking for it the kubelet takes some milliseconds; it tries again every ten seconds or so.
+pub const HEALED_SECONDS: u64 = 20;

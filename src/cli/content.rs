@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
+use crate::content::heal::heal;
 use crate::content::report::{Report, told};
 use crate::content::{Checker, Outcome, held};
 use crate::control::wire::{CheckedLayer, ContentReport};
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// The daemon's configuration
     #[arg(long, value_name = "FILE", default_value = super::CONFIG)]
     config: PathBuf,
+    /// Remove the images that are altered and that nothing stands on, so that they are pulled anew
+    #[arg(long)]
+    heal: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -102,7 +106,15 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
     if let Err(error) = checker.end().await {
         tracing::warn!(%error, "what was looked at is kept by the runtime for some hours");
     }
-    checked.map_err(not_done)
+    let mut report = checked.map_err(not_done)?;
+    if arguments.heal && matches!(report.outcome(), Outcome::Altered(_)) {
+        let Some(control) = &mut daemon.0 else {
+            return Err(not_done("images are removed only with the daemon's knowledge".to_owned()));
+        };
+        report.healed =
+            heal(&runtime, control, &report).await.map_err(|error| not_done(error.to_string()))?;
+    }
+    Ok(report)
 }
 
 async fn all(runtime: &RuntimeClient, checker: &mut Checker, daemon: &mut Daemon) -> Result<Report, String> {
@@ -118,7 +130,7 @@ async fn all(runtime: &RuntimeClient, checker: &mut Checker, daemon: &mut Daemon
     }
     report.layers = checker.layers();
     report.took = started.elapsed();
-    daemon.send(ContentReport { layers: Vec::new(), checked: Some(report.checked()) }).await;
+    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
     Ok(report)
 }
 
@@ -148,7 +160,7 @@ impl Daemon {
 
     async fn tell(&mut self, layers: Vec<CheckedLayer>) {
         for layers in layers.chunks(limits::CONTENT_TOLD) {
-            self.send(ContentReport { layers: layers.to_vec(), checked: None }).await;
+            self.send(ContentReport { layers: layers.to_vec(), ..Default::default() }).await;
         }
     }
 

@@ -104,6 +104,7 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
     // Before the first call, and before a check can tell more.
     if let Some(state) = &state {
         relay.altered.load(state).await;
+        relay.healed.load(state).await;
         altered::tell(&relay);
     }
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {

@@ -15,7 +15,7 @@ use crate::image::{Digest, ImageId};
 use crate::limits;
 
 /// The snapshotter whose folders are read. Others have other trees (native lays all layers into one), or none on the node.
-const OVERLAYFS: &str = "overlayfs";
+pub const OVERLAYFS: &str = "overlayfs";
 
 /// How long what a check keeps from being collected is kept should it be killed.
 const LEASE: Duration = Duration::from_secs(limits::CONTENT_LEASE_SECONDS);

@@ -9,6 +9,7 @@
 
 mod check;
 mod folders;
+pub mod heal;
 mod layer;
 pub mod report;
 pub mod unpacked;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::heal::Healed;
 use super::{Image, Layer, Outcome};
 use crate::control::wire::{CheckedLayer, ContentChecked};
 use crate::image::quoted_name;
@@ -23,6 +24,8 @@ pub struct Report {
     pub layers: usize,
     /// How long it took.
     pub took: Duration,
+    /// What became of the images that are altered; none where nothing was to be removed.
+    pub healed: Vec<Healed>,
 }
 
 impl Report {
@@ -63,7 +66,15 @@ impl Report {
             self.bytes() as f64 / 1e6,
             self.took.as_secs_f64(),
         );
-        if matches!(self.outcome(), Outcome::Altered(_)) {
+        for healed in &self.healed {
+            let became = match healed.kept.as_str() {
+                "" => "removed; the next pull fetches and unpacks it anew",
+                kept => kept,
+            };
+            let _ = writeln!(text, "{}  {}: {became}", shown(&healed.name), healed.id);
+        }
+        let is_mended = !self.healed.is_empty() && self.healed.iter().all(|healed| healed.kept.is_empty());
+        if matches!(self.outcome(), Outcome::Altered(_)) && !is_mended {
             let _ = writeln!(text, "{TODO}");
         }
         text
@@ -85,7 +96,11 @@ impl Report {
             json!({"names": image.names, "imageID": image.id, "outcome": outcome.as_str(), "message": outcome.text(),
                 "layers": layers.collect::<Vec<_>>()})
         });
-        json!({"outcome": self.outcome().as_str(), "images": images.collect::<Vec<_>>(), "layers": self.layers,
+        let healed = self.healed.iter().map(|healed| {
+            json!({"name": healed.name, "imageID": healed.id, "removed": healed.kept.is_empty(),
+                "message": healed.kept})
+        });
+        json!({"outcome": self.outcome().as_str(), "images": images.collect::<Vec<_>>(), "healed": healed.collect::<Vec<_>>(), "layers": self.layers,
             "bytes": self.bytes(), "seconds": self.took.as_secs_f64()})
     }
 

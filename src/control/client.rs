@@ -100,6 +100,15 @@ impl Control {
         }
     }
 
+    /// Tells that an image is about to be removed. When this returns, no container is made of it before it was there again for a while.
+    ///
+    /// # Errors
+    /// It must not be removed.
+    pub async fn healing(&mut self, id: &str) -> Result<(), ControlError> {
+        let report = ContentReport { to_be_removed: vec![id.to_owned()], ..Default::default() };
+        self.content(report).await.map(drop)
+    }
+
     async fn ask(&mut self, body: request::Body, within: Duration) -> Result<answer::Body, ControlError> {
         let asked = async {
             self.link.send(frame(&Request { body: Some(body) })).await?;

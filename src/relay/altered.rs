@@ -358,7 +358,7 @@ mod tests {
     }
 
     fn report(layers: &[CheckedLayer]) -> ContentReport {
-        ContentReport { layers: layers.to_vec(), checked: None }
+        ContentReport { layers: layers.to_vec(), ..Default::default() }
     }
 
     async fn loaded(dir: &Path) -> Altered {

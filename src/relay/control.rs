@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::clients::millis;
-use super::{Relay, altered, listener, look};
+use super::{Relay, altered, healed, listener, look};
 use crate::control::wire::{
     self, Answer, BreakGlass, ContentReport, ContentTaken, Request, Status, answer, link, request,
 };
@@ -94,6 +94,9 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
 }
 
 async fn content(relay: &Relay, report: ContentReport) -> answer::Body {
+    if let Err(error) = healed::about_to_be_removed(relay, &report.to_be_removed).await {
+        return answer::Body::Error(error);
+    }
     match altered::take(relay, report, SystemTime::now()).await {
         Ok(altered) => {
             answer::Body::Content(ContentTaken { altered: u32::try_from(altered).unwrap_or(u32::MAX) })

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, altered, documents, hidden, look, pause, user};
+use super::{Relay, altered, documents, healed, hidden, look, pause, user};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
@@ -63,6 +63,9 @@ pub async fn vet_then_forward(
         // A refusal is a decision too.
         relay.metrics.vetted(vetted);
         let permit = permit?;
+        if vetted == Vetted::CreateContainer {
+            healed::user_was_read_since(relay, &call).await?;
+        }
         if permit.images().first().is_none_or(|image| image.digest.is_none()) {
             user = None;
         }

@@ -15,6 +15,7 @@ pub mod documents;
 pub mod found;
 pub mod gather;
 pub mod govern;
+pub mod healed;
 pub mod hidden;
 pub mod http2;
 pub mod intercept;
@@ -42,6 +43,7 @@ use self::altered::Altered;
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
 use self::found::Found;
+use self::healed::Healed;
 use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::pause::PauseImage;
@@ -120,6 +122,8 @@ pub struct Relay {
     pub hidden: Arc<Hidden>,
     /// Layers that a check of the node's disk found altered.
     pub altered: Altered,
+    /// Images that were removed because of it.
+    pub healed: Healed,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -157,6 +161,7 @@ impl Relay {
             found: Found::default(),
             hidden: Arc::default(),
             altered: Altered::default(),
+            healed: Healed::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })

@@ -13,9 +13,14 @@ use std::time::Duration;
 
 /// Runs the check; its exit code, and what it says as JSON.
 pub fn check(node: &Node) -> (Option<i32>, Value) {
+    check_with(node, &[])
+}
+
+fn check_with(node: &Node, arguments: &[&str]) -> (Option<i32>, Value) {
     let config = crate::support::crivet::Crivet::dir(&node.peers).join("config.yaml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_crivet"));
-    let output = command.args(["content", "check", "-o", "json", "--config"]).arg(config).output().unwrap();
+    command.args(["content", "check", "-o", "json", "--config"]).arg(config);
+    let output = command.args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("it says {said}"));
     assert_eq!(said, "", "nothing to complain about");
@@ -195,4 +200,65 @@ fn what_cannot_be_compared_is_not_called_whole() {
     // It says nothing against it either.
     let pod = node.crictl().sandbox("unchecked").unwrap();
     node.crictl().create("unchecked", &pod, &app).unwrap();
+}
+
+fn altered_images_are_removed_and_pulled_anew(setup: &Setup<'_>) {
+    let Some(mut node) = Node::start(setup) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("runs").unwrap();
+    node.crictl().create("main", &pod, &app).unwrap();
+    fs::write(folders(&node, &app).pop().unwrap().join("new"), "").unwrap();
+
+    // A container that was never started stands on it.
+    let (code, report) = check_with(&node, &["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    let message = healed["message"].as_str().unwrap();
+    assert!(message.starts_with("container main of pod e2e/runs stands on its altered layer"), "{message}");
+    assert_refused(node.crictl().create("again", &pod, &app), DENIED, &["it was altered on this node"]);
+
+    node.crictl().run(["rmp", "-fa"]).unwrap();
+    let (code, report) = check_with(&node, &["--heal"]);
+    assert_eq!((code, &report["healed"][0]["removed"]), (Some(1), &json!(true)), "{report}");
+    assert!(node.crictl().run(["inspecti", "-q", &app.id]).is_err(), "it is still there");
+
+    // Who read the user while it was gone would make it as root; a crash does not change that.
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("healed").unwrap();
+    let refused = node.crictl().create("too-soon", &pod, &app);
+    assert_refused(
+        refused,
+        "SignatureValidationFailed: undecided: ",
+        &["has to read once more as which user"],
+    );
+    wait_for("the image to be one like any other", Duration::from_secs(90), || {
+        node.crictl().create("healed", &pod, &app).ok()
+    });
+    assert_eq!(check(&node).0, Some(0));
+}
+
+#[test]
+fn altered_images_are_removed_and_pulled_anew_on_containerd_1_6() {
+    altered_images_are_removed_and_pulled_anew(&Setup::default());
+}
+
+#[test]
+fn altered_images_are_removed_and_pulled_anew_on_containerd_2() {
+    altered_images_are_removed_and_pulled_anew(&Setup::on_containerd_2());
+}
+
+#[test]
+fn nothing_is_removed_where_nothing_is_enforced() {
+    let Some(node) = Node::start(&Setup { mode: "audit", ..Setup::default() }) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    fs::write(folders(&node, &app).pop().unwrap().join("new"), "").unwrap();
+    let (code, report) = check_with(&node, &["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    assert!(healed["message"].as_str().unwrap().contains("expected enforce mode"), "{report}");
+    node.crictl().run(["inspecti", "-q", &app.id]).unwrap();
 }

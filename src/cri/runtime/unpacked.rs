@@ -10,10 +10,13 @@ use tonic::metadata::MetadataValue;
 use super::super::containerd::content::{InfoRequest, ReadContentResponse};
 use super::super::containerd::images::{ListImagesRequest, images_client::ImagesClient};
 use super::super::containerd::leases::{CreateRequest, DeleteRequest, leases_client::LeasesClient};
-use super::super::containerd::snapshots::{RemoveSnapshotRequest, ViewSnapshotRequest};
+use super::super::containerd::snapshots::{
+    Info, Kind, ListSnapshotsRequest, RemoveSnapshotRequest, ViewSnapshotRequest,
+};
+use super::super::v1::{ImageSpec, RemoveImageRequest};
 use super::{
     ContentClient, ReadContentRequest, RuntimeClient, RuntimeError, SnapshotsClient, StatSnapshotRequest,
-    failed, in_k8s, limits,
+    failed, in_k8s, limits, timed,
 };
 use crate::audit::rfc3339;
 
@@ -29,6 +32,8 @@ pub struct Snapshot {
     pub parent: String,
     /// When the runtime made it: tells it from one of the same name that is made later.
     pub created: String,
+    /// An unpacked layer; else something is or was run on it, or looks at it.
+    pub committed: bool,
 }
 
 /// What a mount would be made of.
@@ -40,6 +45,15 @@ pub struct Mount {
     pub source: String,
     /// With which options.
     pub options: Vec<String>,
+}
+
+impl Snapshot {
+    fn of(info: Info) -> (String, Snapshot) {
+        let committed = info.kind() == Kind::Committed;
+        let created = info.created_at.unwrap_or_default();
+        let created = format!("{}.{:09}", created.seconds, created.nanos);
+        (info.name, Snapshot { parent: info.parent, created, committed })
+    }
 }
 
 /// A blob that is being read.
@@ -94,8 +108,27 @@ impl RuntimeClient {
         let response = SnapshotsClient::new(self.image.clone()).stat(request).await;
         let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
         let info = info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))?;
-        let created = info.created_at.unwrap_or_default();
-        Ok(Snapshot { parent: info.parent, created: format!("{}.{:09}", created.seconds, created.nanos) })
+        Ok(Snapshot::of(info).1)
+    }
+
+    /// All snapshots of a snapshotter, by name.
+    pub async fn snapshots(&self, snapshotter: &str) -> Result<BTreeMap<String, Snapshot>, RuntimeError> {
+        let request = in_k8s(ListSnapshotsRequest { snapshotter: snapshotter.to_owned() });
+        let response = SnapshotsClient::new(self.image.clone()).list(request).await;
+        let mut stream = response.map_err(|s| failed("snapshots.List", s))?.into_inner();
+        let mut all = BTreeMap::new();
+        while let Some(some) = stream.message().await.map_err(|s| failed("snapshots.List", s))? {
+            all.extend(some.info.into_iter().map(Snapshot::of));
+        }
+        Ok(all)
+    }
+
+    /// Removes an image under all its names, and waits until what only it had is collected.
+    pub async fn remove_image(&self, id: &str) -> Result<(), RuntimeError> {
+        let image = Some(ImageSpec { image: id.to_owned(), ..Default::default() });
+        let request = timed(RemoveImageRequest { image });
+        self.images().remove_image(request).await.map_err(|s| failed("RemoveImage", s))?;
+        Ok(())
     }
 
     /// A lease: what is made under it is kept until it ends.
