@@ -6,8 +6,8 @@ use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cri = protox::compile(["cri.proto"], ["proto"])?;
-    let containerd =
-        protox::compile(["containers.proto", "snapshots.proto", "content.proto"], ["proto/containerd"])?;
+    let services = ["containers.proto", "snapshots.proto", "content.proto", "images.proto", "leases.proto"];
+    let containerd = protox::compile(services, ["proto/containerd"])?;
     let vetter = protox::compile(["vetter.proto"], ["proto"])?;
     let control = protox::compile(["control.proto"], ["proto"])?;
     let otlp = protox::compile(["otlp.proto"], ["proto"])?;
@@ -31,9 +31,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .btree_map(".")
             .bytes(".crivet.vetter")
             .bytes(".crivet.proofs")
+            .bytes(".containerd.services.content.v1")
+            .extern_path(".containerd.types", "crate::cri::containerd::types")
             .skip_debug(secrets)
             .compile_fds(set)?;
     }
+    // After those that import it, and leave an empty file.
+    tonic_prost_build::configure().compile_fds(protox::compile(["types.proto"], ["proto/containerd"])?)?;
     Ok(())
 }
 

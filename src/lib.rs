@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod content;
 pub mod control;
 pub mod cri;
 pub mod decision;

@@ -665,3 +665,25 @@ pub const CONDITIONS_AT_ONCE: usize = 2;
 
 /// Bytes of predicates in what is remembered of verifying ([`VERIFICATIONS`]): SBOMs have megabytes.
 pub const VERIFICATION_BYTES: usize = 32 * 1024 * 1024;
+
+/// Memory for what a check of the node's layers knows of those below the one it is at, bytes. Some 600,000 folders and links.
+pub const CONTENT_TREES_BYTES: u64 = 128 * 1024 * 1024;
+
+/// How long a check of the node's layers that was killed keeps what it looked at from being collected, seconds.
+pub const CONTENT_LEASE_SECONDS: u64 = 6 * 3600;
+
+/// Layers that are known to be altered. A node has some thousand in all.
+pub const CONTENT_ALTERED: usize = 4096;
+
+/// Most characters of what the daemon keeps of an altered layer: a path, what was expected and what was found.
+pub const CONTENT_FOUND_CHARS: usize = 600;
+
+/// Layers that a check tells the daemon of at once: one image's. With what was found they have to fit into a frame of the control socket.
+pub const CONTENT_TOLD: usize = 200;
+
+/// Images that were removed because they were altered, and are not known to be back. A node has some hundred in all.
+pub const HEALED_IMAGES: usize = 1000;
+
+/// How long an image that was removed has to have been back before a container is made of it, seconds. Between reading as which
+/// user it runs and asking for it the kubelet takes some milliseconds; it tries again every ten seconds or so.
+pub const HEALED_SECONDS: u64 = 20;

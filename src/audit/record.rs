@@ -56,6 +56,8 @@ named! {
         RestorePod = "RestorePod",
         /// No call: a container that did not come through crivet.
         FoundContainer = "FoundContainer",
+        /// No call: a check of the node's disk found an image altered.
+        ContentCheck = "ContentCheck",
         /// An RPC that crivet's method table does not know; the message names it.
         Other = "Other",
     }

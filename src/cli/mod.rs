@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod break_glass;
+pub mod content;
 pub mod doctor;
 pub mod inventory;
 mod logs;
@@ -51,6 +52,9 @@ enum Command {
     ///
     /// Exit code 0: all allowed. 1: some denied. 2: some undecided, none denied. 78: bad configuration or policies.
     Inventory(inventory::Arguments),
+    /// Hold what is on the node's disk to what its images say
+    #[command(subcommand)]
+    Content(content::Command),
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -80,6 +84,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Inventory(arguments) => inventory::inventory(&arguments),
+        Command::Content(command) => content::run(&command),
         Command::Policy(command) => policy::run(&command),
         Command::Report(arguments) => report::report(&arguments),
         Command::Node(command) => node::run(&command),

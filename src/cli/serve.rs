@@ -17,7 +17,7 @@ use crate::relay::govern::{Governor, Told};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
-use crate::relay::{Members, Relay, descriptors, found, listener, serve as accept};
+use crate::relay::{Members, Relay, altered, descriptors, found, listener, serve as accept};
 use crate::users;
 use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
@@ -101,6 +101,12 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
         metrics,
         pause_image: pause,
     });
+    // Before the first call, and before a check can tell more.
+    if let Some(state) = &state {
+        relay.altered.load(state).await;
+        relay.healed.load(state).await;
+        altered::tell(&relay);
+    }
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
         let started =
             Started { at: SystemTime::now(), listen: listen.to_string(), configuration: governor.running() };

@@ -9,11 +9,15 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use super::wire::{Answer, Request, Status, StatusRequest, answer, link, request};
+use super::wire::{
+    Answer, ContentReport, ContentTaken, Request, Status, StatusRequest, answer, link, request,
+};
 use crate::vetter::wire::{Call, Kind, Verdict, frame};
 
 /// Longest the daemon may take to say how it is.
 const STATUS: Duration = Duration::from_secs(5);
+/// Longest the daemon may take to write down what it is told.
+const TAKEN: Duration = Duration::from_secs(60);
 /// Time for an answer's way, beyond what the daemon may take for it.
 const LEFT_FOR_THE_ANSWER: Duration = Duration::from_secs(5);
 
@@ -83,6 +87,26 @@ impl Control {
             answer::Body::Judged(verdict) if verdict.judged.len() == images => Ok(verdict),
             _ => Err(ControlError::Unknown),
         }
+    }
+
+    /// Tells what a check of the node's disk found. When this returns, it counts, and outlives the daemon.
+    ///
+    /// # Errors
+    /// It goes away, is another version, or could not keep all of it.
+    pub async fn content(&mut self, report: ContentReport) -> Result<ContentTaken, ControlError> {
+        match self.ask(request::Body::Content(report), TAKEN).await? {
+            answer::Body::Content(taken) => Ok(taken),
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    /// Tells that an image is about to be removed. When this returns, no container is made of it before it was there again for a while.
+    ///
+    /// # Errors
+    /// It must not be removed.
+    pub async fn healing(&mut self, id: &str) -> Result<(), ControlError> {
+        let report = ContentReport { to_be_removed: vec![id.to_owned()], ..Default::default() };
+        self.content(report).await.map(drop)
     }
 
     async fn ask(&mut self, body: request::Body, within: Duration) -> Result<answer::Body, ControlError> {

@@ -24,6 +24,10 @@ pub mod v1 {
 /// The few services of containerd that crivet reads, generated from `proto/containerd/`.
 #[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod containerd {
+    /// `containerd.types`
+    pub mod types {
+        tonic::include_proto!("containerd.types");
+    }
     /// `containerd.services.containers.v1`
     pub mod containers {
         tonic::include_proto!("containerd.services.containers.v1");
@@ -35,5 +39,13 @@ pub mod containerd {
     /// `containerd.services.content.v1`
     pub mod content {
         tonic::include_proto!("containerd.services.content.v1");
+    }
+    /// `containerd.services.images.v1`
+    pub mod images {
+        tonic::include_proto!("containerd.services.images.v1");
+    }
+    /// `containerd.services.leases.v1`
+    pub mod leases {
+        tonic::include_proto!("containerd.services.leases.v1");
     }
 }

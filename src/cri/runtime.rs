@@ -1,6 +1,8 @@
 //! crivet's own calls to the runtime: what it reads to know an image and a container, and the few things it
 //! does (remove what it did not vouch for, pull the pause image). The kubelet's calls never come through here.
 
+pub mod unpacked;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

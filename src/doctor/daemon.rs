@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::{Findings, age};
 use crate::config::Unmatched;
 use crate::control::wire::{FoundContainer, Status};
+use crate::image::quoted_name;
 
 /// Files of the audit log's size that should fit on its disk: the one that is written, and the one it is rotated to.
 const FREE_ENOUGH: u64 = 2;
@@ -107,6 +108,48 @@ pub(super) fn running(facts: &Facts, status: &Status, findings: &mut Findings) {
             ),
             "look in crivet's log for which: somebody moves image names on this node",
         );
+    }
+}
+
+pub(super) fn layers(facts: &Facts, status: &Status, findings: &mut Findings) {
+    if let Some(first) = status.altered_layers.first() {
+        findings.failure(
+            "layers-altered",
+            format!(
+                "{} layers are altered on this node's disk; of {}: {}",
+                status.altered_layers_count,
+                quoted_name(&first.image),
+                quoted_name(&first.found)
+            ),
+            "find out who writes to the runtime's folder; remove the images that crivet content check names with all their containers, and they are pulled again",
+        );
+    }
+    match &status.content_checked {
+        // Where crivet cannot compare them there is nothing to be told to do.
+        None if status.runtime.as_ref().is_none_or(|runtime| runtime.name != "containerd") => {}
+        None => findings.note(
+            "layers-never-checked",
+            "the layers on this node's disk were never held to their images",
+            "run crivet content check, or have it run: systemctl enable --now crivet-content.timer (docs/content.md)",
+        ),
+        Some(checked) if checked.unchecked > 0 => findings.warning(
+            "layers-unchecked",
+            format!(
+                "{} of {} images could not be held to their layers; {}",
+                checked.unchecked,
+                checked.images,
+                quoted_name(&checked.unchecked_because)
+            ),
+            "crivet content check says of each why; an altered file in them is not noticed (docs/content.md)",
+        ),
+        Some(checked) => findings.ok(
+            "layers",
+            format!(
+                "{} images were held to their layers {} ago",
+                checked.images,
+                age(facts.now.saturating_sub(status.content_checked_at))
+            ),
+        ),
     }
 }
 

@@ -90,6 +90,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             daemon::policies(facts, status, &mut findings);
             daemon::vetter(facts, status, &mut findings);
             trust::trust(facts, status, &mut findings);
+            daemon::layers(facts, status, &mut findings);
             daemon::repulls(status, &mut findings);
             daemon::audit_log(status, &mut findings);
             daemon::proofs(status, &mut findings);

@@ -70,6 +70,8 @@ fn status() -> Status {
             pause_image: "r.test/pause:3".into(),
             ..Default::default()
         }),
+        content_checked: Some(wire::ContentChecked { images: 3, layers: 9, ..Default::default() }),
+        content_checked_at: NOW - 3_600_000,
         last_call: NOW - 500,
         watching: "events".into(),
         ..Default::default()
@@ -189,6 +191,15 @@ const CASES: &[Case] = {
         ("runtime-away", Failure, |f| runtime(f).error = "it cannot be reached".into()),
         ("runtime-not-looked-at", Failure, |f| runtime(f).not_looked_at = "no store".into()),
         ("content-altered", Failure, |f| daemon(f).content_altered = 1),
+        ("layers-altered", Failure, |f| {
+            daemon(f).altered_layers =
+                vec![wire::CheckedLayer { found: "a file".into(), ..Default::default() }];
+        }),
+        ("layers-unchecked", Warning, |f| {
+            let checked = wire::ContentChecked { images: 3, unchecked: 1, ..Default::default() };
+            daemon(f).content_checked = Some(checked);
+        }),
+        ("layers-never-checked", Note, |f| daemon(f).content_checked = None),
         ("removed-after-look", Warning, |f| daemon(f).removed_after_look = 1),
         ("mode-audit", Failure, |f| daemon(f).mode = "audit".into()),
         ("mode-overridden", Failure, |f| {

@@ -4,6 +4,7 @@
 //! Labels hold values from fixed lists only, or the names of the configuration's trusted roots: nothing from outside can
 //! make new series.
 
+mod content;
 mod exemptions;
 mod layouts;
 mod recheck;
@@ -14,6 +15,7 @@ pub use serve::serve;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use content::ContentMetrics;
 use exemptions::ExemptionMetrics;
 use layouts::LayoutMetrics;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -167,6 +169,7 @@ pub struct RelayMetrics {
     break_glass_uses: Counter,
     break_glass_rejected: Gauge,
     hidden: HiddenMetrics,
+    content: ContentMetrics,
 }
 
 impl Default for RelayMetrics {
@@ -276,6 +279,7 @@ impl Default for RelayMetrics {
             break_glass_rejected.clone(),
         );
         let hidden = HiddenMetrics::new(&mut registry);
+        let content = ContentMetrics::new(&mut registry);
         Self {
             registry,
             calls,
@@ -298,6 +302,7 @@ impl Default for RelayMetrics {
             break_glass_uses,
             break_glass_rejected,
             hidden,
+            content,
         }
     }
 }
@@ -378,6 +383,12 @@ impl RelayMetrics {
     /// A create's image was found altered on the disk.
     pub fn content_altered(&self) {
         self.content_altered.inc();
+    }
+
+    /// What checks of the node's disk came to: layers known to be altered, images that could not be checked, and when the last
+    /// one ended (Unix seconds).
+    pub fn content_checked(&self, altered: usize, unchecked: u32, at: u64) {
+        self.content.set(altered, unchecked, at);
     }
 
     /// A call was forwarded on a permit that was held.

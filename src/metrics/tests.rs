@@ -34,6 +34,7 @@ fn page() -> String {
     relay.not_vetted();
     relay.removed_after_look();
     relay.content_altered();
+    relay.content_checked(2, 1, 1_785_585_600);
     relay.hidden(2);
     relay.repulled(Ended::TimedOut, 1);
     relay.permit_used();
@@ -222,7 +223,10 @@ fn values_are_told_as_they_were_set() {
         "crivet_audit_log_free_bytes 1024",
         "crivet_calls_to_vet_total{method=\"PullImage\"} 2",
         "crivet_calls_vetted_total{method=\"PullImage\"} 1",
-        "crivet_vetting_duration_seconds_count 9",
+        "crivet_vetting_duration_seconds_count 10",
+        "crivet_content_altered_layers 2",
+        "crivet_content_unchecked_images 1",
+        "crivet_content_last_check_seconds 1785585600",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");

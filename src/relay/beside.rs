@@ -11,7 +11,7 @@ use super::ask::Refusal;
 use super::body::{Passing, Relayed, ResponseBody};
 use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
-use super::{Relay, documents, look, pause};
+use super::{Relay, altered, documents, look, pause};
 use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
@@ -106,6 +106,12 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             }
             let documents = verdict.images.iter().map(|image| image.documents.clone()).collect();
             if let Err(Refusal { reply, unrecorded }) = documents::are_whole(relay, &call, documents).await {
+                told(relay, &call, &reply, unrecorded);
+            }
+            let chain_ids = verdict.images.iter().map(|image| Some(image.chain_id.as_str()));
+            let chain_ids = chain_ids.map(|chain_id| chain_id.filter(|chain_id| !chain_id.is_empty()));
+            let stands = altered::stand_on_whole_layers(relay, &call, chain_ids).await;
+            if let Err(Refusal { reply, unrecorded }) = stands {
                 told(relay, &call, &reply, unrecorded);
             }
             if let Err(text) = look::look(relay, &made, chain_id).await {

@@ -11,8 +11,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::clients::millis;
-use super::{Relay, listener, look};
-use crate::control::wire::{self, Answer, BreakGlass, Request, Status, answer, link, request};
+use super::{Relay, altered, healed, listener, look};
+use crate::control::wire::{
+    self, Answer, BreakGlass, ContentReport, ContentTaken, Request, Status, answer, link, request,
+};
 use crate::limits;
 use crate::metrics::Counted;
 use crate::vetter::wire::{Call, Kind, frame};
@@ -70,6 +72,7 @@ async fn connection(relay: &Relay, started: &Started, stream: UnixStream) {
         let body = match request.body {
             Some(request::Body::Status(_)) => answer::Body::Status(status(relay, started).await),
             Some(request::Body::Judge(call)) => judge(relay, call).await,
+            Some(request::Body::Content(report)) => content(relay, report).await,
             None => answer::Body::Error(format!(
                 "a question that crivet {} does not know; is the command newer than the daemon? restart the daemon",
                 env!("CARGO_PKG_VERSION")
@@ -90,6 +93,18 @@ async fn judge(relay: &Relay, call: Call) -> answer::Body {
     }
 }
 
+async fn content(relay: &Relay, report: ContentReport) -> answer::Body {
+    if let Err(error) = healed::about_to_be_removed(relay, &report.to_be_removed).await {
+        return answer::Body::Error(error);
+    }
+    match altered::take(relay, report, SystemTime::now()).await {
+        Ok(altered) => {
+            answer::Body::Content(ContentTaken { altered: u32::try_from(altered).unwrap_or(u32::MAX) })
+        }
+        Err(error) => answer::Body::Error(error),
+    }
+}
+
 fn not_pulled(relay: &Relay) -> Vec<wire::NotPulled> {
     let all = relay.hidden.not_pulled(Instant::now()).into_iter().take(limits::FOUND_SHOWN);
     all.map(|(image, ended)| wire::NotPulled { image, ended: ended.as_str().to_owned() }).collect()
@@ -100,6 +115,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
     let (about, counted) = (relay.vetter.about(), relay.metrics.counted());
     let live = relay.live.borrow();
     let (found, found_count, watching) = relay.found.status();
+    let (altered_layers, content_checked, content_checked_at) = relay.altered.status();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -131,6 +147,10 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         break_glass_rejected: live.break_glass_rejected.clone(),
         hidden: u32::try_from(relay.hidden.count()).unwrap_or(u32::MAX),
         not_pulled: not_pulled(relay),
+        altered_layers,
+        altered_layers_count: u32::try_from(relay.altered.count()).unwrap_or(u32::MAX),
+        content_checked,
+        content_checked_at,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, documents, hidden, look, pause, user};
+use super::{Relay, altered, documents, healed, hidden, look, pause, user};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
@@ -66,6 +66,9 @@ pub async fn vet_then_forward(
         // A refusal is a decision too.
         relay.metrics.vetted(vetted);
         let permit = permit?;
+        if vetted == Vetted::CreateContainer {
+            healed::user_was_read_since(relay, &call).await?;
+        }
         if permit.images().first().is_none_or(|image| image.digest.is_none()) {
             user = None;
         }
@@ -139,11 +142,16 @@ async fn sandbox_permit(
     Ok(permit)
 }
 
-/// Whether the runtime's documents of the images are what was vetted.
+/// Whether the runtime's documents of the images are what was vetted, and nothing says that their layers are not.
 async fn are_whole(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) -> Result<(), Refusal> {
     let documents = permit.images().iter().map(|image| image.documents.clone()).collect();
+    let chain_ids = permit.images().iter().map(|image| image.chain_id.as_deref());
     let left = budget.left(std::time::Instant::now());
-    let whole = timeout(left, documents::are_whole(relay, call, documents)).await;
+    let whole = timeout(left, async {
+        documents::are_whole(relay, call, documents).await?;
+        altered::stand_on_whole_layers(relay, call, chain_ids).await
+    });
+    let whole = whole.await;
     whole.unwrap_or_else(|_| Err(documents::not_read()))
 }
 

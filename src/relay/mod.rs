@@ -3,6 +3,7 @@
 //! A request's way: [`serve`] accepts its connection, [`Relay::call`] finds its class in the method table, and
 //! it is relayed undecoded, vetted first ([`intercept`]) or vetted beside ([`beside`]).
 
+pub mod altered;
 pub mod ask;
 pub mod beside;
 pub mod body;
@@ -14,6 +15,7 @@ pub mod documents;
 pub mod found;
 pub mod gather;
 pub mod govern;
+pub mod healed;
 pub mod hidden;
 pub mod http2;
 pub mod intercept;
@@ -26,7 +28,6 @@ pub mod permits;
 pub mod presence;
 pub mod serve;
 pub mod switch;
-pub mod unpacked;
 pub mod upstream;
 pub mod user;
 
@@ -38,10 +39,12 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::{Semaphore, watch};
 
+use self::altered::Altered;
 use self::body::{Passing, Relayed, ResponseBody};
 use self::clients::Clients;
 use self::documents::Documents;
 use self::found::Found;
+use self::healed::Healed;
 use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::pause::PauseImage;
@@ -123,6 +126,10 @@ pub struct Relay {
     pub documents: Documents,
     /// What was said of the names that the kubelet reads users by.
     pub user_answers: Answers,
+    /// Layers that a check of the node's disk found altered.
+    pub altered: Altered,
+    /// Images that were removed because of it.
+    pub healed: Healed,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -161,6 +168,8 @@ impl Relay {
             hidden: Arc::default(),
             documents: Documents::default(),
             user_answers: Answers::default(),
+            altered: Altered::default(),
+            healed: Healed::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })

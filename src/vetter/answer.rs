@@ -244,6 +244,7 @@ pub fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::RunPodSandbox => crate::audit::Kind::RunPodSandbox,
         Kind::RestorePod => crate::audit::Kind::RestorePod,
         Kind::FoundContainer => crate::audit::Kind::FoundContainer,
+        Kind::ContentCheck => crate::audit::Kind::ContentCheck,
         Kind::Other | Kind::Inventory | Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }

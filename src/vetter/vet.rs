@@ -201,7 +201,7 @@ impl Vetter {
             Kind::CreateContainer | Kind::RunPodSandbox | Kind::Inventory | Kind::FoundContainer => {
                 self.created(case, image).await
             }
-            Kind::RestorePod | Kind::Other | Kind::UnknownKind => {
+            Kind::RestorePod | Kind::ContentCheck | Kind::Other | Kind::UnknownKind => {
                 Err(Trouble::Call("a call of this kind cannot be vetted".to_owned()))
             }
         };

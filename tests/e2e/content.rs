@@ -7,9 +7,9 @@ use crate::support::node::{DENIED, Node, Setup, assert_refused};
 use crate::support::peers::Peers;
 use crate::support::registry::{Registry, digest};
 use crate::support::wait_for;
+use crivet::content::unpacked::Unpacked;
 use crivet::image::layer::{Comparison, Kind, Tree, unpack};
 use crivet::limits;
-use crivet::relay::unpacked::Unpacked;
 use rustix::fs::{XattrFlags, removexattr, setxattr};
 use serde_json::json;
 use std::fs;
@@ -62,14 +62,14 @@ echo file > var/old; mkdir -m 0711 var/farther
 "#;
 
 /// A layer as it is in the registry.
-struct Layer {
-    blob: Vec<u8>,
+pub struct Layer {
+    pub blob: Vec<u8>,
     diff_id: String,
     media_type: &'static str,
 }
 
 impl Layer {
-    fn new(archive: Vec<u8>, compression: &str) -> Layer {
+    pub fn new(archive: Vec<u8>, compression: &str) -> Layer {
         let diff_id = digest(&archive);
         let (blob, media_type) = match compression {
             "gzip" => {
@@ -98,7 +98,7 @@ fn folder(peers: &Peers, name: &str, script: &str) -> PathBuf {
     folder
 }
 
-fn tar(folder: &Path, arguments: &[&str]) -> Vec<u8> {
+pub fn tar(folder: &Path, arguments: &[&str]) -> Vec<u8> {
     let mut command = Command::new("tar");
     command.arg("-C").arg(folder).args(["--numeric-owner", "--sort=name"]).args(arguments);
     let output = command.output().unwrap();
@@ -125,7 +125,7 @@ fn layers(peers: &Peers) -> Vec<Layer> {
 }
 
 /// Pushes an image of these layers; its name, and its chain ID.
-fn push(registry: &Registry, layers: &[Layer]) -> (String, String) {
+pub fn push(registry: &Registry, layers: &[Layer]) -> (String, String) {
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
     let config = json!({"architecture": crate::support::image::architecture(), "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": diff_ids}});
@@ -185,7 +185,7 @@ fn differences(folder: &Path, tree: Tree) -> Vec<String> {
 }
 
 /// The folders that containerd unpacked the layers of a chain into, lowest first.
-fn unpacked(containerd: &Containerd, chain: &str) -> Vec<PathBuf> {
+pub fn unpacked(containerd: &Containerd, chain: &str) -> Vec<PathBuf> {
     // Not a view: that has no label of its own, and is collected as garbage at the next opportunity.
     containerd.ctr(&["snapshots", "prepare", "to-be-looked-at", chain]);
     let info = containerd.ctr(&["snapshots", "info", "to-be-looked-at"]);
@@ -287,14 +287,14 @@ fn what_containerd_2_unpacked_is_as_its_layers_say() {
 }
 
 /// Where containerd keeps a blob.
-fn blob(node: &Node, digest: &str) -> PathBuf {
+pub fn blob(node: &Node, digest: &str) -> PathBuf {
     let root = node.containerd.socket().parent().unwrap().join("root");
     let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
     blobs.join(digest.strip_prefix("sha256:").unwrap())
 }
 
 /// Changes one byte of a file in place.
-fn alter(path: &Path) {
+pub fn alter(path: &Path) {
     not_hashed_a_moment_ago();
     let mut content = fs::read(path).unwrap();
     let middle = content.len() / 2;

@@ -1,5 +1,6 @@
 //! How much a vetting costs, in counts that do not depend on the machine. The times are printed, never asserted.
 
+use crate::content::{Layer, blob, push, tar, unpacked};
 use crate::support::cri::Cri;
 use crate::support::node::Node;
 use crivet::cri::runtime::RuntimeClient;
@@ -133,4 +134,54 @@ fn what_it_costs_to_hash_documents_again_before_each_create() {
             "the name alone {alone:?}, with manifest and config hashed again {beside:?} (medians)"
         ));
     });
+}
+
+/// Bytes of files in all layers together.
+const LAYERS_BYTES: usize = if cfg!(debug_assertions) { 8 << 20 } else { 128 << 20 };
+
+/// So many layers of files like programs, none of which is another's.
+fn layers(node: &Node, count: usize, compression: &str) -> Vec<Layer> {
+    let program = std::fs::read(node.peers.program("busybox")).unwrap();
+    let chunk = &program[..256 << 10];
+    let files = LAYERS_BYTES / chunk.len() / count;
+    let layer = |number| {
+        let folder = node.peers.path().join(format!("figures-{count}-{compression}-{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in 0..files.max(1) {
+            let own = format!("{compression} {count} {number} {file}");
+            std::fs::write(folder.join(format!("{number}-{file}")), [own.as_bytes(), chunk].concat())
+                .unwrap();
+        }
+        let archive = tar(&folder, &["--owner=0", "--group=0", "-c", "."]);
+        std::fs::remove_dir_all(&folder).unwrap();
+        Layer::new(archive, compression)
+    };
+    (0..count).map(layer).collect()
+}
+
+#[test]
+fn what_it_costs_to_check_layers() {
+    let Some(node) = Node::enforcing() else { return };
+    for (count, compression) in [(1, "gzip"), (10, "gzip"), (100, "gzip"), (10, "zstd"), (10, "none")] {
+        let layers = layers(&node, count, compression);
+        let (name, chain) = push(&node.registry, &layers);
+        node.preload(&name);
+        let blobs: Vec<_> =
+            layers.iter().map(|layer| blob(&node, &crate::support::registry::digest(&layer.blob))).collect();
+        let folders = unpacked(&node.containerd, &chain);
+        let began = Instant::now();
+        let mut by_hand = std::process::Command::new("sh");
+        by_hand.args(["-c", "find \"$@\" -type f -print0 | xargs -0 sha256sum > /dev/null", "sh"]);
+        assert!(by_hand.args(&blobs).args(&folders).status().unwrap().success());
+        let by_hand = began.elapsed().as_secs_f64();
+        let (_, report) = crate::layers::check(&node);
+        let (bytes, seconds) = (report["bytes"].as_f64().unwrap(), report["seconds"].as_f64().unwrap());
+        print(&format!(
+            "{count} layers, {compression}: {:.0} MB on the disk checked in {seconds:.2} s, {:.0} MB/s; sha256sum {by_hand:.2} s",
+            bytes / 1e6,
+            bytes / 1e6 / seconds,
+        ));
+        node.containerd.ctr(&["snapshots", "rm", "to-be-looked-at"]);
+        node.containerd.crictl().run(["rmi", &name]).unwrap();
+    }
 }

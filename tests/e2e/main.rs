@@ -23,6 +23,7 @@ mod identity;
 mod inventory;
 mod journal;
 mod killing;
+mod layers;
 mod layout;
 mod metrics;
 mod modes;

@@ -39,6 +39,11 @@ fn units() -> tempfile::TempDir {
     let service = service.replace("/usr/bin/crivet", env!("CARGO_BIN_EXE_crivet"));
     fs::write(dir.path().join("crivet.service"), service).unwrap();
     fs::copy(shipped().join("crivet.socket"), dir.path().join("crivet.socket")).unwrap();
+    let check = fs::read_to_string(shipped().join("crivet-content.service")).unwrap();
+    assert!(check.contains("\nExecStart=/usr/bin/crivet content check --config /etc/crivet/config.yaml\n"));
+    let check = check.replace("/usr/bin/crivet", env!("CARGO_BIN_EXE_crivet"));
+    fs::write(dir.path().join("crivet-content.service"), check).unwrap();
+    fs::copy(shipped().join("crivet-content.timer"), dir.path().join("crivet-content.timer")).unwrap();
     let kubelet = "[Service]\nExecStart=/bin/true $KUBELET_EXTRA_ARGS\n";
     fs::write(dir.path().join("kubelet.service"), kubelet).unwrap();
     let drop_in = dir.path().join("kubelet.service.d");
@@ -62,7 +67,13 @@ fn kubelets_drop_in() -> String {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let dir = units();
-    for unit in ["crivet.service", "crivet.socket", "kubelet.service"] {
+    for unit in [
+        "crivet.service",
+        "crivet.socket",
+        "crivet-content.service",
+        "crivet-content.timer",
+        "kubelet.service",
+    ] {
         let mut verify = Command::new("systemd-analyze");
         verify.args(["verify", "--man=no"]).arg(dir.path().join(unit));
         let Some(output) = run(&mut verify) else { return };
@@ -76,13 +87,15 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 }
 
 #[test]
-fn the_service_is_exposed_no_more_than_it_must_be() {
+fn the_services_are_exposed_no_more_than_they_must_be() {
     let dir = units();
-    let mut security = Command::new("systemd-analyze");
     // In tenths. 2.1 with the vetter's drop to its user and the network, on systemd 252; versions differ a little.
-    security.args(["security", "--offline=yes", "--threshold=24"]).arg(dir.path().join("crivet.service"));
-    let Some(output) = run(&mut security) else { return };
-    assert!(output.status.success(), "{}", said(&output));
+    for (unit, threshold) in [("crivet.service", "24"), ("crivet-content.service", "24")] {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=yes", "--threshold", threshold]).arg(dir.path().join(unit));
+        let Some(output) = run(&mut security) else { return };
+        assert!(output.status.success(), "{}", said(&output));
+    }
 }
 
 #[test]

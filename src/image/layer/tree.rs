@@ -16,6 +16,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &[u8] = b"trusted.overlay.opaque";
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// Memory that an entry takes beside its name, about.
+const ENTRY_BYTES: u64 = 200;
+
 /// What something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -134,12 +137,21 @@ impl Tree {
     }
 
     /// What the layers above have to know of it: all but its regular files.
-    pub fn without_files(mut self) -> Tree {
-        let is_file = |inode: &usize| {
-            matches!(self.inodes.get(*inode).map(|inode| &inode.attributes.kind), Some(Kind::File { .. }))
-        };
-        self.names.retain(|_, name| !is_file(&name.inode));
-        self
+    pub fn without_files(&self) -> Tree {
+        let mut kept = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, lowest: self.lowest };
+        for (path, name) in &self.names {
+            let Some(Inode { attributes, content: None }) = self.inodes.get(name.inode) else { continue };
+            let target = if let Kind::Symlink { target } = &attributes.kind { target.len() } else { 0 };
+            kept.bytes += (path.len() + target) as u64;
+            kept.names.insert(path.clone(), Name { inode: kept.inodes.len(), ..*name });
+            kept.inodes.push(Inode { attributes: attributes.clone(), content: None });
+        }
+        kept
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> u64 {
+        self.bytes + ENTRY_BYTES * self.names.len().max(self.inodes.len()) as u64
     }
 
     /// Every path with what is there, sorted.

@@ -322,13 +322,13 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             let key = snapshots::StatSnapshotRequest::decode(body).ok()?.key;
             let image = state.containers.get(&key)?;
             let parent = state.parent.clone().or_else(|| state.chains.get(image).cloned())?;
-            let info = snapshots::Info { name: key, parent };
+            let info = snapshots::Info { name: key, parent, ..Default::default() };
             snapshots::StatSnapshotResponse { info: Some(info) }.encode_to_vec()
         }
         CONTENT => {
             let digest = content::ReadContentRequest::decode(body).ok()?.digest;
             let data = state.content.get(&digest)?.clone();
-            content::ReadContentResponse { offset: 0, data }.encode_to_vec()
+            content::ReadContentResponse { offset: 0, data: data.into() }.encode_to_vec()
         }
         _ => body.to_vec(),
     })

@@ -1,0 +1,173 @@
+//! `crivet content check`: holds what is on the node's disk to what the images' IDs say.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
+use crate::config::{self, Endpoint, Settings};
+use crate::content::heal::heal;
+use crate::content::report::{Report, told};
+use crate::content::{Checker, Outcome, held};
+use crate::control::wire::{CheckedLayer, ContentReport};
+use crate::control::{self, Control};
+use crate::cri::runtime::{Content, RuntimeClient};
+use crate::limits;
+
+/// What to do with the content of the node's images.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Compare every image's layers, and what they were unpacked into, with what its ID says
+    ///
+    /// The running daemon is told: it denies what stands on an altered layer until a check finds it whole, or it was removed.
+    /// Exit code 0: all is whole. 1: something was altered. 2: something could not be compared, nothing was altered. 78: bad
+    /// configuration.
+    Check(Arguments),
+}
+
+/// The command's arguments.
+#[derive(Args)]
+pub struct Arguments {
+    /// The daemon's configuration
+    #[arg(long, value_name = "FILE", default_value = super::CONFIG)]
+    config: PathBuf,
+    /// Remove the images that are altered and that nothing stands on, so that they are pulled anew
+    #[arg(long)]
+    heal: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Runs the command.
+pub fn run(command: &Command) -> ExitCode {
+    crate::logging::to_stderr();
+    let Command::Check(arguments) = command;
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::from(UNDECIDED);
+        }
+    };
+    let checked = runtime.block_on(check(arguments));
+    // A folder that is being read is not waited for.
+    runtime.shutdown_background();
+    let report = match checked {
+        Ok(report) => report,
+        Err((code, error)) => {
+            tracing::error!("{error}");
+            return ExitCode::from(code);
+        }
+    };
+    // Whoever reads may have gone, as `head` does.
+    let mut out = io::stdout().lock();
+    let _ = match arguments.output {
+        Output::Text => out.write_all(report.text().as_bytes()),
+        Output::Json => serde_json::to_writer_pretty(&mut out, &report.json())
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+    };
+    match report.outcome() {
+        Outcome::Whole => ExitCode::SUCCESS,
+        Outcome::Altered(_) => ExitCode::from(DENIED),
+        Outcome::Unchecked(_) => ExitCode::from(UNDECIDED),
+    }
+}
+
+async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
+    let loaded = config::load(&arguments.config).map_err(|error| (EX_CONFIG, error.to_string()))?;
+    let (listen, runtime, image) = match loaded.settings {
+        Settings::Whole(whole) => (whole.listen, whole.runtime_endpoint, whole.image_endpoint),
+        Settings::Salvaged(salvage) => (salvage.listen, salvage.runtime_endpoint, salvage.image_endpoint),
+    };
+    let runtime = RuntimeClient::new(runtime.path(), image.path());
+    let not_done = |error: String| (UNDECIDED, error);
+    match runtime.content().await.map_err(|error| not_done(error.to_string()))? {
+        Content::Services => {}
+        Content::Storage(_) => {
+            let text = "CRI-O does not keep the layers that it has unpacked: there is nothing to compare its folders with";
+            return Err(not_done(text.to_owned()));
+        }
+    }
+    let mut daemon = Daemon::of(&listen).await;
+    let mut checker = Checker::begin(runtime.clone(), SystemTime::now())
+        .await
+        .map_err(|error| not_done(error.to_string()))?;
+    let checked = tokio::select! {
+        checked = all(&runtime, &mut checker, &mut daemon) => checked,
+        () = stopped() => Err("stopped before everything was compared".to_owned()),
+    };
+    if let Err(error) = checker.end().await {
+        tracing::warn!(%error, "what was looked at is kept by the runtime for some hours");
+    }
+    let mut report = checked.map_err(not_done)?;
+    if arguments.heal && matches!(report.outcome(), Outcome::Altered(_)) {
+        let Some(control) = &mut daemon.0 else {
+            return Err(not_done("images are removed only with the daemon's knowledge".to_owned()));
+        };
+        report.healed =
+            heal(&runtime, control, &report).await.map_err(|error| not_done(error.to_string()))?;
+    }
+    Ok(report)
+}
+
+async fn all(runtime: &RuntimeClient, checker: &mut Checker, daemon: &mut Daemon) -> Result<Report, String> {
+    let started = Instant::now();
+    let mut report = Report::default();
+    for held in held(runtime).await.map_err(|error| error.to_string())? {
+        let images = checker.image(&held).await;
+        // At once: what comes later may end this process.
+        for image in &images {
+            daemon.tell(told(image)).await;
+        }
+        report.images.extend(images);
+    }
+    report.layers = checker.layers();
+    report.took = started.elapsed();
+    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
+    Ok(report)
+}
+
+async fn stopped() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// The running daemon, if there is one.
+struct Daemon(Option<Control>);
+
+impl Daemon {
+    async fn of(listen: &Endpoint) -> Daemon {
+        let connected = Control::connect(&control::socket(listen.runtime_dir())).await;
+        if let Err(error) = &connected {
+            tracing::warn!(%error, "nobody is told, and nothing is denied by what is found");
+        }
+        Daemon(connected.ok())
+    }
+
+    async fn tell(&mut self, layers: Vec<CheckedLayer>) {
+        for layers in layers.chunks(limits::CONTENT_TOLD) {
+            self.send(ContentReport { layers: layers.to_vec(), ..Default::default() }).await;
+        }
+    }
+
+    async fn send(&mut self, report: ContentReport) {
+        let Some(control) = &mut self.0 else { return };
+        if let Err(error) = control.content(report).await {
+            tracing::error!(%error, "the daemon does not take what was found");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What a check came to, for people, for machines, and for the daemon. Pure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::heal::Healed;
+use super::{Image, Layer, Outcome};
+use crate::control::wire::{CheckedLayer, ContentChecked};
+use crate::image::quoted_name;
+use crate::limits;
+
+/// What to do about what was altered.
+const TODO: &str = "Find out who wrote to the runtime's folder. Then remove these images with all containers of them (crictl rmp, crictl rmi): \
+    the next pull fetches and unpacks them anew.";
+
+/// A whole check.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Image by image.
+    pub images: Vec<Image>,
+    /// Different layers.
+    pub layers: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// What became of the images that are altered; none where nothing was to be removed.
+    pub healed: Vec<Healed>,
+}
+
+impl Report {
+    /// The worst of all.
+    pub fn outcome(&self) -> Outcome {
+        self.images.iter().map(Image::outcome).fold(Outcome::Whole, Outcome::and)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for image in &self.images {
+            let outcome = image.outcome();
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{:<9}  {}", outcome.as_str(), shown(image.name()));
+            if !image.id.is_empty() {
+                let _ = write!(text, "  {}", image.id);
+            }
+            text.push('\n');
+            let mut told = Vec::new();
+            if image.documents != Outcome::Whole {
+                told.push(image.documents.text().to_owned());
+            }
+            told.extend(image.layers.iter().filter_map(said));
+            for line in told {
+                let _ = writeln!(text, "           {line}");
+            }
+        }
+        let count = |word| self.images.iter().filter(|image| image.outcome().as_str() == word).count();
+        let _ = writeln!(
+            text,
+            "{} images: {} whole, {} altered, {} unchecked; {} layers, {:.1} MB read in {:.1} s",
+            self.images.len(),
+            count("whole"),
+            count("altered"),
+            count("unchecked"),
+            self.layers,
+            self.bytes() as f64 / 1e6,
+            self.took.as_secs_f64(),
+        );
+        for healed in &self.healed {
+            let became = match healed.kept.as_str() {
+                "" => "removed; the next pull fetches and unpacks it anew",
+                kept => kept,
+            };
+            let _ = writeln!(text, "{}  {}: {became}", shown(&healed.name), healed.id);
+        }
+        let is_mended = !self.healed.is_empty() && self.healed.iter().all(|healed| healed.kept.is_empty());
+        if matches!(self.outcome(), Outcome::Altered(_)) && !is_mended {
+            let _ = writeln!(text, "{TODO}");
+        }
+        text
+    }
+
+    /// For machines.
+    pub fn json(&self) -> Value {
+        let images = self.images.iter().map(|image| {
+            let layers = image.layers.iter().map(|layer| {
+                let outcome = layer.outcome();
+                json!({"digest": layer.digest.to_string(), "chainID": layer.chain_id.to_string(),
+                    "outcome": outcome.as_str(), "message": outcome.text(),
+                    "blob": layer.blob.as_str(),
+                    "snapshots": layer.unpacked.iter().map(|unpacked| {
+                        json!({"snapshotter": unpacked.snapshotter, "outcome": unpacked.outcome.as_str()})
+                    }).collect::<Vec<_>>()})
+            });
+            let outcome = image.outcome();
+            json!({"names": image.names, "imageID": image.id, "outcome": outcome.as_str(), "message": outcome.text(),
+                "layers": layers.collect::<Vec<_>>()})
+        });
+        let healed = self.healed.iter().map(|healed| {
+            json!({"name": healed.name, "imageID": healed.id, "removed": healed.kept.is_empty(),
+                "message": healed.kept})
+        });
+        json!({"outcome": self.outcome().as_str(), "images": images.collect::<Vec<_>>(), "healed": healed.collect::<Vec<_>>(), "layers": self.layers,
+            "bytes": self.bytes(), "seconds": self.took.as_secs_f64()})
+    }
+
+    /// Bytes read: a layer's once, however many images have it.
+    fn bytes(&self) -> u64 {
+        let layers = self.images.iter().flat_map(|image| &image.layers);
+        let by_layer =
+            layers.map(|layer| ((layer.chain_id.to_string(), layer.digest.to_string()), layer.bytes));
+        by_layer.collect::<std::collections::BTreeMap<_, _>>().values().sum()
+    }
+
+    /// The end of what the daemon is told.
+    pub fn checked(&self) -> ContentChecked {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let is_unchecked = |image: &&Image| matches!(image.outcome(), Outcome::Unchecked(_));
+        let because = self.images.iter().find(is_unchecked);
+        let because = because.map(|image| format!("{}: {}", shown(image.name()), image.outcome().text()));
+        ContentChecked {
+            images: number(self.images.len()),
+            layers: number(self.layers),
+            unchecked: number(self.images.iter().filter(is_unchecked).count()),
+            unchecked_because: because
+                .unwrap_or_default()
+                .chars()
+                .take(limits::CONTENT_FOUND_CHARS)
+                .collect(),
+        }
+    }
+}
+
+/// What the daemon is told of an image's layers: what is altered, and what is whole again.
+pub fn told(image: &Image) -> Vec<CheckedLayer> {
+    let layers = image.layers.iter().flat_map(|layer| {
+        layer.unpacked.iter().filter_map(|unpacked| {
+            let found = match layer.blob.clone().and(unpacked.outcome.clone()) {
+                Outcome::Whole => String::new(),
+                Outcome::Altered(_) => said(layer)?.chars().take(limits::CONTENT_FOUND_CHARS).collect(),
+                Outcome::Unchecked(_) => return None,
+            };
+            Some(CheckedLayer {
+                snapshotter: unpacked.snapshotter.clone(),
+                chain_id: layer.chain_id.to_string(),
+                created: unpacked.created.clone(),
+                found,
+                image_id: image.id.clone(),
+                image: image.name().chars().take(limits::CONTENT_FOUND_CHARS).collect(),
+            })
+        })
+    });
+    layers.collect()
+}
+
+fn said(layer: &Layer) -> Option<String> {
+    if let Outcome::Altered(text) | Outcome::Unchecked(text) = &layer.blob {
+        return Some(format!("layer {}: {text}", layer.digest));
+    }
+    match layer.outcome() {
+        Outcome::Whole => None,
+        outcome => Some(format!("layer {}, unpacked: {}", layer.digest, outcome.text())),
+    }
+}
+
+/// A name from outside, as it is where it is harmless.
+fn shown(name: &str) -> String {
+    let harmless = name.len() < limits::QUOTED_CHARS && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if harmless { name.to_owned() } else { quoted_name(name) }
+}

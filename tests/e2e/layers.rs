@@ -1,0 +1,264 @@
+//! `crivet content check` on a real containerd: layers altered on the disk of a node that runs.
+
+use crate::content::{alter, blob, unpacked};
+use crate::support::image::Pushed;
+use crate::support::node::{DENIED, Node, Setup, assert_refused};
+use crate::support::wait_for;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Runs the check; its exit code, and what it says as JSON.
+pub fn check(node: &Node) -> (Option<i32>, Value) {
+    check_with(node, &[])
+}
+
+fn check_with(node: &Node, arguments: &[&str]) -> (Option<i32>, Value) {
+    let config = crate::support::crivet::Crivet::dir(&node.peers).join("config.yaml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crivet"));
+    command.args(["content", "check", "-o", "json", "--config"]).arg(config);
+    let output = command.args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("it says {said}"));
+    assert_eq!(said, "", "nothing to complain about");
+    (output.status.code(), report)
+}
+
+/// What the check says of an image.
+fn of(report: &Value, image: &Pushed) -> (String, String) {
+    let all = report["images"].as_array().unwrap();
+    let is_it = |entry: &&Value| entry["names"].as_array().unwrap().contains(&json!(image.reference));
+    let entry = all.iter().find(is_it).unwrap_or_else(|| panic!("{} is not in {report}", image.reference));
+    let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+    (text("outcome"), text("message"))
+}
+
+/// The folders of the layers of an image, lowest first; nothing keeps them afterwards.
+fn folders(node: &Node, image: &Pushed) -> Vec<PathBuf> {
+    let folders = unpacked(&node.containerd, &image.chain);
+    node.containerd.ctr(&["snapshots", "rm", "to-be-looked-at"]);
+    folders
+}
+
+/// The digest of an image's topmost layer, by its manifest in the content store.
+fn topmost(node: &Node, image: &Pushed) -> String {
+    let manifest: Value = serde_json::from_slice(&fs::read(blob(node, &image.digest)).unwrap()).unwrap();
+    manifest["layers"].as_array().unwrap().last().unwrap()["digest"].as_str().unwrap().to_owned()
+}
+
+/// Something that is done to a blob or a folder, with what undoes it.
+type Change = (&'static str, fn(&Path, &Path), fn(&Path, &Path), &'static str);
+
+const CHANGES: [Change; 5] = [
+    ("blob", |blob, _| alter(blob), |blob, _| alter(blob), "expected bytes that hash to sha256:"),
+    (
+        "file",
+        |_, folder| fs::write(folder.join("greeting"), "hullo").unwrap(),
+        |_, folder| fs::write(folder.join("greeting"), "hello").unwrap(),
+        "\"/greeting\": expected content sha256:",
+    ),
+    (
+        "added",
+        |_, folder| fs::write(folder.join("new"), "").unwrap(),
+        |_, folder| fs::remove_file(folder.join("new")).unwrap(),
+        "\"/new\": expected nothing, found a file",
+    ),
+    (
+        "mode",
+        |_, folder| mode(folder, 0o4644),
+        |_, folder| mode(folder, 0o644),
+        "\"/greeting\": expected mode 0644, found 4644",
+    ),
+    (
+        "gone",
+        |_, folder| fs::rename(folder.join("greeting"), folder.join("../greeting")).unwrap(),
+        |_, folder| fs::rename(folder.join("../greeting"), folder.join("greeting")).unwrap(),
+        "\"/greeting\": expected a file, found nothing",
+    ),
+];
+
+fn mode(folder: &Path, mode: u32) {
+    fs::set_permissions(folder.join("greeting"), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn altered_layers_are_found_and_denied(setup: &Setup<'_>) {
+    let Some(mut node) = Node::start(setup) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    let other = node.push_signed("other", &node.says("vouched for").file("greeting", "good day"));
+    for image in [&app, &other] {
+        node.crictl().pull(&image.reference).unwrap();
+    }
+    let pod = node.crictl().sandbox("altered").unwrap();
+    let (code, report) = check(&node);
+    assert_eq!((code, of(&report, &app)), (Some(0), ("whole".to_owned(), String::new())), "{report}");
+
+    let folder = folders(&node, &app).pop().unwrap();
+    let layer = blob(&node, &topmost(&node, &app));
+    for (name, alter, undo, said) in CHANGES {
+        alter(&layer, &folder);
+        let (code, report) = check(&node);
+        let (outcome, message) = of(&report, &app);
+        assert_eq!((code, outcome.as_str()), (Some(1), "altered"), "{name}: {report}");
+        assert!(message.contains(said), "{name}: {message}");
+        assert_eq!(of(&report, &other).0, "whole", "{name}: {report}");
+        // crictl escapes quotes.
+        let said = said.rsplit("\": ").next().unwrap();
+        let refused = node.crictl().create(name, &pod, &app);
+        assert_refused(refused, DENIED, &[said, "it was altered on this node", &app.reference]);
+        node.crictl().create(&format!("other-{name}"), &pod, &other).unwrap();
+        // A crash forgets nothing.
+        node.crivet.kill();
+        node.crivet.start_again(&node.peers);
+        assert_refused(node.crictl().create(name, &pod, &app), DENIED, &[said]);
+        undo(&layer, &folder);
+        let (code, report) = check(&node);
+        assert_eq!(code, Some(0), "{name}: {report}");
+        node.crictl().create(name, &pod, &app).unwrap();
+    }
+
+    let recorded = || node.crivet.audit().into_iter().find(|record| record["kind"] == "ContentCheck");
+    let record = wait_for("the record", Duration::from_secs(5), recorded);
+    assert_eq!((&record["decision"], &record["reason"]), (&json!("denied"), &json!("ContentAltered")));
+    assert_eq!(record["reference"], json!(app.reference));
+
+    // As the message says: without the image and its containers it is fetched and unpacked anew, and counts as whole at once.
+    alter(&layer);
+    assert_eq!(check(&node).0, Some(1));
+    node.crictl().run(["rmp", "-fa"]).unwrap();
+    node.crictl().run(["rmi", &app.id]).unwrap();
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("healed").unwrap();
+    node.crictl().create("healed", &pod, &app).unwrap();
+    assert_eq!(check(&node).0, Some(0));
+    // Nothing of the checks is left.
+    assert!(!node.containerd.ctr(&["snapshots", "list"]).contains("crivet-content"));
+    assert!(!node.containerd.ctr(&["leases", "list"]).contains("crivet-content"));
+}
+
+#[test]
+fn altered_layers_are_found_and_denied_until_they_are_whole() {
+    altered_layers_are_found_and_denied(&Setup::default());
+}
+
+#[test]
+fn altered_layers_are_found_and_denied_on_containerd_2() {
+    altered_layers_are_found_and_denied(&Setup::on_containerd_2());
+}
+
+#[test]
+fn what_stands_on_an_altered_layer_is_denied_whoever_else_brought_it() {
+    let Some(node) = Node::start(&Setup { pause_is_there: true, ..Setup::default() }) else { return };
+    let before = node.push_signed("before", &node.says("before"));
+    node.crictl().pull(&before.reference).unwrap();
+    let pod = node.crictl().sandbox("before").unwrap();
+    // All images of these tests have it.
+    let base = folders(&node, &before).remove(0);
+    fs::write(base.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nother:x:0:0::/:/bin/sh\n").unwrap();
+    let (code, report) = check(&node);
+    assert_eq!(code, Some(1), "{report}");
+    // Pulled since: the runtime unpacks nothing that it has.
+    let after = node.push_signed("after", &node.says("after").file("other", "file"));
+    node.crictl().pull(&after.reference).unwrap();
+    for image in [&before, &after] {
+        let refused = node.crictl().create("refused", &pod, image);
+        assert_refused(refused, DENIED, &["/etc/passwd", "expected 86 bytes, found ", &image.reference]);
+    }
+    assert_refused(node.crictl().sandbox("after"), DENIED, &["/etc/passwd", "expected 86 bytes, found "]);
+}
+
+#[test]
+fn altered_layers_are_told_in_audit_mode_only() {
+    let Some(node) = Node::start(&Setup { mode: "audit", ..Setup::default() }) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("altered").unwrap();
+    fs::write(folders(&node, &app).pop().unwrap().join("new"), "").unwrap();
+    assert_eq!(check(&node).0, Some(1));
+    node.crictl().create("altered", &pod, &app).unwrap();
+    let is_it = |record: &Value| record["kind"] == "CreateContainer" && record["reason"] == "ContentAltered";
+    let record =
+        wait_for("the record", Duration::from_secs(10), || node.crivet.audit().into_iter().find(is_it));
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("forwarded")));
+}
+
+#[test]
+fn what_cannot_be_compared_is_not_called_whole() {
+    let Some(node) = Node::enforcing() else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    // As with discard_unpacked_layers.
+    node.containerd.ctr(&["content", "rm", &topmost(&node, &app)]);
+    let (code, report) = check(&node);
+    let (outcome, message) = of(&report, &app);
+    assert_eq!((code, outcome.as_str()), (Some(2), "unchecked"), "{report}");
+    assert!(message.contains("does not keep its layer"), "{message}");
+    let (_, doctor) = node.crivet.json("doctor", &[]);
+    assert!(doctor.to_string().contains("layers-unchecked"), "{doctor}");
+    // It says nothing against it either.
+    let pod = node.crictl().sandbox("unchecked").unwrap();
+    node.crictl().create("unchecked", &pod, &app).unwrap();
+}
+
+fn altered_images_are_removed_and_pulled_anew(setup: &Setup<'_>) {
+    let Some(mut node) = Node::start(setup) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("runs").unwrap();
+    node.crictl().create("main", &pod, &app).unwrap();
+    fs::write(folders(&node, &app).pop().unwrap().join("new"), "").unwrap();
+
+    // A container that was never started stands on it.
+    let (code, report) = check_with(&node, &["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    let message = healed["message"].as_str().unwrap();
+    assert!(message.starts_with("container main of pod e2e/runs stands on its altered layer"), "{message}");
+    assert_refused(node.crictl().create("again", &pod, &app), DENIED, &["it was altered on this node"]);
+
+    node.crictl().run(["rmp", "-fa"]).unwrap();
+    let (code, report) = check_with(&node, &["--heal"]);
+    assert_eq!((code, &report["healed"][0]["removed"]), (Some(1), &json!(true)), "{report}");
+    assert!(node.crictl().run(["inspecti", "-q", &app.id]).is_err(), "it is still there");
+
+    // Who read the user while it was gone would make it as root; a crash does not change that.
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("healed").unwrap();
+    let refused = node.crictl().create("too-soon", &pod, &app);
+    assert_refused(
+        refused,
+        "SignatureValidationFailed: undecided: ",
+        &["has to read once more as which user"],
+    );
+    wait_for("the image to be one like any other", Duration::from_secs(90), || {
+        node.crictl().create("healed", &pod, &app).ok()
+    });
+    assert_eq!(check(&node).0, Some(0));
+}
+
+#[test]
+fn altered_images_are_removed_and_pulled_anew_on_containerd_1_6() {
+    altered_images_are_removed_and_pulled_anew(&Setup::default());
+}
+
+#[test]
+fn altered_images_are_removed_and_pulled_anew_on_containerd_2() {
+    altered_images_are_removed_and_pulled_anew(&Setup::on_containerd_2());
+}
+
+#[test]
+fn nothing_is_removed_where_nothing_is_enforced() {
+    let Some(node) = Node::start(&Setup { mode: "audit", ..Setup::default() }) else { return };
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    fs::write(folders(&node, &app).pop().unwrap().join("new"), "").unwrap();
+    let (code, report) = check_with(&node, &["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    assert!(healed["message"].as_str().unwrap().contains("expected enforce mode"), "{report}");
+    node.crictl().run(["inspecti", "-q", &app.id]).unwrap();
+}
