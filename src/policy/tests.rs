@@ -6,6 +6,7 @@ mod containers_policy;
 mod documented;
 mod exemptions;
 mod explain;
+mod figures;
 mod given;
 mod import;
 mod labels;

@@ -4,7 +4,7 @@ use super::*;
 use crate::image::Reference;
 use crate::verify::Authority;
 
-fn sigstore(pem: &str) -> String {
+pub(super) fn sigstore(pem: &str) -> String {
     format!(
         "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: cip, generation: 3}}\nspec:\n  \
          images:\n  - glob: r.io/team/**\n  authorities:\n  - name: a\n    key:\n      hashAlgorithm: sha256\n      data: |\n{}",
