@@ -197,7 +197,7 @@ impl PolicySet {
             best = Some(scope.specificity);
             found.push(scope.policy);
         }
-        found.extend(self.sigstore_matches(subject.name, &key));
+        found.extend(self.sigstore_matches(subject.name, &key).filter(|at| !self.is_for_labels(*at)));
         found.extend(self.scoped.applicable(&self.policies, subject));
         found.sort_unstable();
         found.dedup();
@@ -224,6 +224,7 @@ impl PolicySet {
         };
         let covering = self.labelled.candidates(&key).filter(|scope| scope.pattern.matches(subject.name));
         let mut found: Vec<usize> = covering.map(|scope| scope.policy).collect();
+        found.extend(self.sigstore_matches(subject.name, &key).filter(|at| self.is_for_labels(*at)));
         found.sort_unstable();
         found.dedup();
         let policies = found.into_iter().filter_map(|at| self.policies.get(at));
@@ -258,13 +259,17 @@ impl PolicySet {
         self.native.candidates(key).count()
     }
 
-    fn sigstore_matches(&self, name: &ImageName, key: &str) -> Vec<usize> {
+    fn is_for_labels(&self, at: usize) -> bool {
+        self.policies.get(at).is_some_and(|policy| !policy.pod_labels.is_empty())
+    }
+
+    fn sigstore_matches(&self, name: &ImageName, key: &str) -> impl Iterator<Item = usize> + use<> {
         let mut found = self.sigstore_all.clone();
         for name in &sigstore_names(name, key) {
             let matching = self.sigstore.candidates(name).filter(|scope| scope.glob.matches(name));
             found.extend(matching.map(|scope| scope.policy));
         }
-        found
+        found.into_iter()
     }
 }
 

@@ -13,6 +13,7 @@ mod labels;
 mod lint;
 mod openshift;
 mod recheck;
+mod rego;
 mod signers;
 mod sigstore;
 mod trees;

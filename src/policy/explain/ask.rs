@@ -47,7 +47,7 @@ pub struct Leaf {
     /// How old it may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
-    /// What has to be true of it, in CEL.
+    /// What has to be true of it: in CEL, or the name of a policy in Rego.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<String>,
     /// The commands that make one.
@@ -78,6 +78,12 @@ pub(super) fn words(need: &Need, policy: &Policy, subject: &Subject<'_>) -> Ask 
         }
         Need::All(needs) => Ask::All(needs.iter().map(|need| words(need, policy, subject)).collect()),
         Need::Any(needs) => Ask::Any(needs.iter().map(|need| words(need, policy, subject)).collect()),
+        Need::Reviewed(review) => {
+            let mut ask = words(&Need::Any(review.alternatives()), policy, subject);
+            let holds = format!("{}, of all that is found", review.policy.shown());
+            ask.leaves_mut().for_each(|leaf| leaf.conditions.push(holds.clone()));
+            ask
+        }
         Need::AtLeast { count, of } => {
             Ask::AtLeast { count: *count, of: of.iter().map(|need| words(need, policy, subject)).collect() }
         }
@@ -85,6 +91,15 @@ pub(super) fn words(need: &Need, policy: &Policy, subject: &Subject<'_>) -> Ask 
 }
 
 impl Ask {
+    fn leaves_mut(&mut self) -> Box<dyn Iterator<Item = &mut Leaf> + '_> {
+        match self {
+            Self::One(leaf) => Box::new(std::iter::once(leaf)),
+            Self::All(asks) | Self::Any(asks) | Self::AtLeast { of: asks, .. } => {
+                Box::new(asks.iter_mut().flat_map(Ask::leaves_mut))
+            }
+        }
+    }
+
     /// All leaves, in order.
     pub fn leaves(&self) -> Vec<&Leaf> {
         match self {
