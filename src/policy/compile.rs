@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::containers_policy::{Materials, key_files};
 use super::glob::SigstoreGlob;
-use super::index::PrefixIndex;
+use super::index::PatternIndex;
 use super::model::{Policy, Rule, SourceFile, Subject};
 use super::pattern::{Pattern, Specificity, lookup_key};
 use super::scope::{Scoped, Scopes};
@@ -45,12 +45,12 @@ impl fmt::Display for PolicyError {
 #[derive(Debug, Clone)]
 pub struct PolicySet {
     pub(super) policies: Vec<Policy>,
-    pub(super) native: PrefixIndex<Scope>,
+    pub(super) native: PatternIndex<Scope>,
     /// Of native policies for pods with labels.
-    pub(super) labelled: PrefixIndex<Scope>,
+    pub(super) labelled: PatternIndex<Scope>,
     /// Patterns of deny rules with a digest, by digest.
     pub(super) denied: HashMap<Digest, Vec<Scope>>,
-    pub(super) sigstore: PrefixIndex<SigstoreScope>,
+    pub(super) sigstore: PatternIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
     pub(super) sigstore_all: Vec<usize>,
     pub(super) scoped: Scoped,
@@ -303,10 +303,10 @@ fn hash(files: &[&SourceFile]) -> Digest {
 #[derive(Default)]
 struct Builder {
     policies: Vec<Policy>,
-    native: PrefixIndex<Scope>,
-    labelled: PrefixIndex<Scope>,
+    native: PatternIndex<Scope>,
+    labelled: PatternIndex<Scope>,
     denied: HashMap<Digest, Vec<Scope>>,
-    sigstore: PrefixIndex<SigstoreScope>,
+    sigstore: PatternIndex<SigstoreScope>,
     sigstore_all: Vec<usize>,
     scoped: Scoped,
     errors: Vec<PolicyError>,
@@ -463,11 +463,11 @@ impl Builder {
                 if !self.count(globs.len()) {
                     return Ok(());
                 }
-                for Glob { glob, prefix, covers_all, line } in globs {
+                for Glob { glob, covers_all, line } in globs {
                     if covers_all {
                         self.sigstore_all.push(at);
                     } else {
-                        self.sigstore.insert(prefix, SigstoreScope { glob, policy: at, line });
+                        self.sigstore.insert(&glob.text(), SigstoreScope { glob, policy: at, line });
                     }
                 }
                 Ok(())
@@ -541,7 +541,7 @@ impl Builder {
                 self.denied.entry(digest).or_default().push(scope.clone());
             }
             let index = if adds { &mut self.labelled } else { &mut self.native };
-            index.insert(scope.pattern.literal_prefix(), scope);
+            index.insert(&scope.pattern.to_string(), scope);
         }
         self.policies.push(policy);
         if faults.is_empty() { Ok(()) } else { Err(faults) }

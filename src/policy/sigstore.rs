@@ -588,10 +588,9 @@ fn key(
     )
 }
 
-/// A glob with the literal text that every name it covers begins with.
+/// A glob.
 pub(super) struct Glob {
     pub glob: SigstoreGlob,
-    pub prefix: String,
     pub covers_all: bool,
     /// The line it is written on.
     pub line: u64,
@@ -626,6 +625,5 @@ fn read_glob(written: &str) -> Result<Glob, String> {
             quoted(written)
         ));
     }
-    let prefix = glob.split('*').next().unwrap_or_default().to_owned();
-    Ok(Glob { prefix, covers_all: glob == "**", glob: SigstoreGlob::new(&glob), line: 0 })
+    Ok(Glob { covers_all: glob == "**", glob: SigstoreGlob::new(&glob), line: 0 })
 }
