@@ -202,7 +202,7 @@ fn naming(requirement: &Requirement, subject: &Subject<'_>) -> Option<String> {
     })
 }
 
-/// The cosign command (of cosign 3; 2 knows it, but for what is about bundles).
+/// The command of cosign 3. cosign 2 knows neither `--new-bundle-format` nor `--use-signing-config`, and needs neither.
 fn command(
     requirement: &Requirement,
     authority: &Authority,
@@ -232,11 +232,16 @@ fn command(
         words.push(format!("--attachment-tag-prefix {prefix}"));
     }
     let ClaimedRepository { named, unnamed } = &requirement.repository;
+    // A bundle, cosign 3's default, has no place for a name.
+    let legacy =
+        matches!(requirement.wanted, Wanted::Signature) && !unnamed && !matches!(named, NamedRepository::Any);
+    // cosign's own default is to publish the signature in sigstore's log, which takes a network and nobody asks for here.
+    let Witnesses { logs, timestamps } = authority.witnesses();
+    let unlogged = !matches!(authority, Authority::Keyless(_)) && logs.count == 0 && timestamps.count == 0;
+    words.extend(legacy.then(|| "--new-bundle-format=false".to_owned()));
+    words.extend((legacy || unlogged).then(|| "--use-signing-config=false".to_owned()));
+    words.extend(unlogged.then(|| "--tlog-upload=false".to_owned()));
     if matches!(requirement.wanted, Wanted::Signature) {
-        // A bundle, cosign 3's default, has no place for a name.
-        if !unnamed && !matches!(named, NamedRepository::Any) {
-            words.push("--new-bundle-format=false --use-signing-config=false".to_owned());
-        }
         let own = own_repository(subject);
         let claim = match named {
             NamedRepository::Any | NamedRepository::Same => None,
@@ -247,7 +252,6 @@ fn command(
         };
         words.extend(claim.map(|claim| format!("--sign-container-identity {claim}")));
     }
-    let Witnesses { logs, timestamps } = authority.witnesses();
     let roots = match authority {
         Authority::Keyless(keyless) => Some(keyless.root.as_str()),
         Authority::Key(_) | Authority::Pki(_) => None,
