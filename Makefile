@@ -37,8 +37,9 @@ bench: bench-peers ## relay beside the runtime, socat, HAProxy and nginx; Create
 	cargo bench --profile dist --bench side-by-side --bench create --bench calls
 
 # Without fat LTO, which takes minutes for each of the three test programs and changes little here.
-figures: ## what vetting costs: verifications a second, the proofs' store, time, memory and requests beside cosign's
+figures: ## what vetting costs: verifications a second, policies by the thousand, the proofs' store, time, memory and requests beside cosign's
 	cargo test --release --lib verifications_per_second -- --ignored --nocapture
+	cargo test --release --lib policies_by_the_thousand -- --ignored --nocapture
 	cargo test --release --test integration proofs::figures -- --ignored --nocapture
 	CRIVET_E2E=$$([ $$(id -u) != 0 ] || echo required) cargo test --release --test e2e -- --nocapture signers:: figures::
 

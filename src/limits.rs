@@ -654,6 +654,19 @@ pub const CONDITION_REGEX_BYTES: usize = 32 * 1024;
 /// Longest text that a condition may make, bytes.
 pub const CONDITION_MADE_BYTES: usize = 64 * 1024;
 
+/// Longest policy in Rego, bytes. It is read anew at each evaluation.
+pub const REGO_BYTES: usize = 16 * 1024;
+
+/// Brackets and rules of a policy in Rego within each other, all along the way from a rule to the last one that it needs: each
+/// is some frames of the stack.
+pub const REGO_DEPTH: usize = 48;
+
+/// Longest that a policy in Rego may take, milliseconds. On 10,000 packages simple ones take some tens.
+pub const REGO_MILLISECONDS: u64 = 1_000;
+
+/// Longest text held against a regular expression in Rego, bytes.
+pub const REGO_MATCHED_BYTES: usize = 64 * 1024;
+
 /// Conditions on one signature or attestation of a policy.
 pub const POLICY_CONDITIONS: usize = 16;
 

@@ -59,6 +59,12 @@ pub fn run(command: &Command) -> ExitCode {
 /// # Errors
 /// One line.
 fn configuration(path: &Path) -> Result<ProxyConfiguration, String> {
+    if !path.exists() {
+        return Err(format!(
+            "{}: expected the daemon's configuration, found no such file; name it with --config FILE, or policies alone (check PATH; explain and test with --policy PATH), or an audit log (draft --from-audit FILE)",
+            path.display()
+        ));
+    }
     let loaded = config::load(path).map_err(|error| error.to_string())?;
     match (loaded.settings, loaded.error) {
         (Settings::Whole(whole), None) => Ok(*whole),

@@ -166,7 +166,17 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     let mut left = limits::POLICY_SET_BYTES;
     let mut files = Vec::with_capacity(names.len());
     for name in names {
-        let bytes = read_guarded(&real.join(&name), "POLICY_SET_BYTES", left)?;
+        let bytes =
+            read_guarded(&real.join(&name), "POLICY_SET_BYTES", left).map_err(|error| match error {
+                // Of all files together, however little of it was left for this one.
+                FileError::Limit { limit, .. } => FileError::Limit {
+                    path: dir.to_owned(),
+                    limit,
+                    cap: limits::POLICY_SET_BYTES,
+                    unit: "bytes of policies, all files together",
+                },
+                error => error,
+            })?;
         left -= bytes.len();
         files.push(SourceFile { name, bytes });
     }
@@ -346,6 +356,24 @@ mod tests {
         let files = read_policy_dir(dir.path()).unwrap();
         assert_eq!(files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yml", "c.json"]);
         assert_eq!(files[0].bytes, b"a.yaml");
+    }
+
+    #[test]
+    fn policy_folder_of_a_hundred_megabytes_is_refused_by_the_limit_of_all_files_together() {
+        let folder = folder();
+        for n in 0..4 {
+            let path = folder.path().join(format!("{n}.yaml"));
+            write(&path, "", 0o644);
+            // Holes: nothing of it is on the disk.
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(25_000_000).unwrap();
+        }
+        let error = read_policy_dir(folder.path()).unwrap_err().to_string();
+        let expected = format!(
+            "{}: expected at most {} bytes of policies, all files together (limit POLICY_SET_BYTES); make it smaller",
+            folder.path().display(),
+            limits::POLICY_SET_BYTES
+        );
+        assert_eq!(error, expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::containers_policy::{Materials, key_files};
 use super::glob::SigstoreGlob;
-use super::index::PrefixIndex;
+use super::index::PatternIndex;
 use super::model::{Policy, Rule, SourceFile, Subject};
 use super::pattern::{Pattern, Specificity, lookup_key};
 use super::scope::{Scoped, Scopes};
@@ -45,12 +45,12 @@ impl fmt::Display for PolicyError {
 #[derive(Debug, Clone)]
 pub struct PolicySet {
     pub(super) policies: Vec<Policy>,
-    pub(super) native: PrefixIndex<Scope>,
+    pub(super) native: PatternIndex<Scope>,
     /// Of native policies for pods with labels.
-    pub(super) labelled: PrefixIndex<Scope>,
+    pub(super) labelled: PatternIndex<Scope>,
     /// Patterns of deny rules with a digest, by digest.
     pub(super) denied: HashMap<Digest, Vec<Scope>>,
-    pub(super) sigstore: PrefixIndex<SigstoreScope>,
+    pub(super) sigstore: PatternIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
     pub(super) sigstore_all: Vec<usize>,
     pub(super) scoped: Scoped,
@@ -197,7 +197,7 @@ impl PolicySet {
             best = Some(scope.specificity);
             found.push(scope.policy);
         }
-        found.extend(self.sigstore_matches(subject.name, &key));
+        found.extend(self.sigstore_matches(subject.name, &key).filter(|at| !self.is_for_labels(*at)));
         found.extend(self.scoped.applicable(&self.policies, subject));
         found.sort_unstable();
         found.dedup();
@@ -224,6 +224,7 @@ impl PolicySet {
         };
         let covering = self.labelled.candidates(&key).filter(|scope| scope.pattern.matches(subject.name));
         let mut found: Vec<usize> = covering.map(|scope| scope.policy).collect();
+        found.extend(self.sigstore_matches(subject.name, &key).filter(|at| self.is_for_labels(*at)));
         found.sort_unstable();
         found.dedup();
         let policies = found.into_iter().filter_map(|at| self.policies.get(at));
@@ -258,13 +259,17 @@ impl PolicySet {
         self.native.candidates(key).count()
     }
 
-    fn sigstore_matches(&self, name: &ImageName, key: &str) -> Vec<usize> {
+    fn is_for_labels(&self, at: usize) -> bool {
+        self.policies.get(at).is_some_and(|policy| !policy.pod_labels.is_empty())
+    }
+
+    fn sigstore_matches(&self, name: &ImageName, key: &str) -> impl Iterator<Item = usize> + use<> {
         let mut found = self.sigstore_all.clone();
         for name in &sigstore_names(name, key) {
             let matching = self.sigstore.candidates(name).filter(|scope| scope.glob.matches(name));
             found.extend(matching.map(|scope| scope.policy));
         }
-        found
+        found.into_iter()
     }
 }
 
@@ -298,10 +303,10 @@ fn hash(files: &[&SourceFile]) -> Digest {
 #[derive(Default)]
 struct Builder {
     policies: Vec<Policy>,
-    native: PrefixIndex<Scope>,
-    labelled: PrefixIndex<Scope>,
+    native: PatternIndex<Scope>,
+    labelled: PatternIndex<Scope>,
     denied: HashMap<Digest, Vec<Scope>>,
-    sigstore: PrefixIndex<SigstoreScope>,
+    sigstore: PatternIndex<SigstoreScope>,
     sigstore_all: Vec<usize>,
     scoped: Scoped,
     errors: Vec<PolicyError>,
@@ -458,11 +463,11 @@ impl Builder {
                 if !self.count(globs.len()) {
                     return Ok(());
                 }
-                for Glob { glob, prefix, covers_all, line } in globs {
+                for Glob { glob, covers_all, line } in globs {
                     if covers_all {
                         self.sigstore_all.push(at);
                     } else {
-                        self.sigstore.insert(prefix, SigstoreScope { glob, policy: at, line });
+                        self.sigstore.insert(&glob.text(), SigstoreScope { glob, policy: at, line });
                     }
                 }
                 Ok(())
@@ -536,7 +541,7 @@ impl Builder {
                 self.denied.entry(digest).or_default().push(scope.clone());
             }
             let index = if adds { &mut self.labelled } else { &mut self.native };
-            index.insert(scope.pattern.literal_prefix(), scope);
+            index.insert(&scope.pattern.to_string(), scope);
         }
         self.policies.push(policy);
         if faults.is_empty() { Ok(()) } else { Err(faults) }

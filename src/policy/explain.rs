@@ -116,7 +116,7 @@ impl PolicySet {
         let deciding = self.deciding(subject, unmatched_runs);
         let decides = |policy: &Policy| deciding.iter().any(|other| std::ptr::eq(*other, policy));
         let mut policies = self.explain_native(subject, &decides);
-        policies.extend(self.explain_sigstore(subject));
+        policies.extend(self.explain_sigstore(subject, &decides));
         policies.extend(self.explain_scoped(subject, &decides));
         policies.extend(self.explain_labelled(subject, &decides));
         policies.sort_by_key(|covering| !covering.decides);
@@ -220,24 +220,17 @@ impl PolicySet {
         let covering_ones = of.into_iter().filter_map(|(at, scope)| Some((self.policies.get(at)?, scope)));
         covering_ones
             .map(|(policy, scope)| {
-                let why = match decides(policy) {
-                    true => "the pod has its labels: it has to hold besides".to_owned(),
-                    false if !policy.covers_namespace(subject.namespace) => not_here(policy, subject),
-                    false if !policy.covers_pod(subject) => match subject.labels.is_empty() {
-                        true => "it is for pods with labels; none were given".to_owned(),
-                        false => "it is for pods with labels; those given are others".to_owned(),
-                    },
-                    false => {
-                        "no other policy covers the image; it has to hold where unmatched is allow".to_owned()
-                    }
-                };
+                let why = why_for_labels(policy, subject, decides);
                 covering(policy, subject, scope.pattern.to_string(), decides(policy), why)
             })
             .collect()
     }
 
-    fn explain_sigstore(&self, subject: &Subject<'_>) -> Vec<Covering> {
-        const WHY: &str = "every ClusterImagePolicy that matches has to hold";
+    fn explain_sigstore(&self, subject: &Subject<'_>, decides: &dyn Fn(&Policy) -> bool) -> Vec<Covering> {
+        let why = |policy: &Policy| match policy.pod_labels.is_empty() {
+            true => "every ClusterImagePolicy that matches has to hold".to_owned(),
+            false => why_for_labels(policy, subject, decides),
+        };
         let mut found: BTreeMap<usize, String> =
             self.sigstore_all.iter().map(|at| (*at, "**".to_owned())).collect();
         let key = match subject.name {
@@ -255,7 +248,8 @@ impl PolicySet {
         found
             .into_iter()
             .filter_map(|(at, glob)| {
-                Some(covering(self.policies.get(at)?, subject, glob, true, WHY.to_owned()))
+                let policy = self.policies.get(at)?;
+                Some(covering(policy, subject, glob, decides(policy), why(policy)))
             })
             .collect()
     }
@@ -312,6 +306,19 @@ impl PolicySet {
             }
         }
         found
+    }
+}
+
+/// Why a policy for pods with labels decides, or does not.
+fn why_for_labels(policy: &Policy, subject: &Subject<'_>, decides: &dyn Fn(&Policy) -> bool) -> String {
+    match decides(policy) {
+        true => "the pod has its labels: it has to hold besides".to_owned(),
+        false if !policy.covers_namespace(subject.namespace) => not_here(policy, subject),
+        false if !policy.covers_pod(subject) => match subject.labels.is_empty() {
+            true => "it is for pods with labels; none were given".to_owned(),
+            false => "it is for pods with labels; those given are others".to_owned(),
+        },
+        false => "no other policy covers the image; it has to hold where unmatched is allow".to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use self::node::Node;
+use super::cel::Condition;
 use super::compile::PolicySet;
 use super::model::{
     ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, SourceFile,
@@ -133,6 +134,9 @@ fn document(policy: &Policy, name: String, patterns: &[String], spec: Vec<(&'sta
     if let Some(namespaces) = &policy.namespaces {
         all.push(("namespaces", Node::List(namespaces.iter().cloned().map(Node::Text).collect())));
     }
+    if !policy.pod_labels.is_empty() {
+        all.push(("podLabels", Node::Labels(policy.pod_labels.clone().into_iter().collect())));
+    }
     match policy.mode {
         None => {}
         Some(Mode::Audit) => all.push(("mode", Node::Text("audit".to_owned()))),
@@ -216,6 +220,7 @@ fn need(wanted: &Need) -> Result<Vec<(&'static str, Node)>, String> {
         Need::All(needs) => Ok(vec![("allOf", Node::List(branches(needs)?))]),
         Need::Any(needs) => Ok(vec![("anyOf", Node::List(branches(needs)?))]),
         Need::AtLeast { .. } => Err("no other dialect asks for at least so many".to_owned()),
+        Need::Reviewed(_) => Err(format!("spec.policy: {REGO}")),
     }
 }
 
@@ -232,7 +237,13 @@ fn is_plain(needs: &[Need]) -> bool {
     }
 }
 
+/// Why a policy in Rego is not imported.
+const REGO: &str = "an ImagePolicy has no policies in Rego; write what it checks as conditions in CEL (docs/conditions.md), or keep the file as it is";
+
 fn one(requirement: &Requirement) -> Result<Vec<(&'static str, Node)>, String> {
+    if requirement.conditions.iter().any(Condition::is_rego) {
+        return Err(format!("spec.authorities.attestations.policy: {REGO}"));
+    }
     let by = signers(requirement)?;
     match &requirement.wanted {
         Wanted::Signature => {

@@ -1,5 +1,6 @@
 //! Whether what is known about an image satisfies a policy.
 
+mod review;
 mod tree;
 
 use std::fmt;

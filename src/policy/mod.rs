@@ -17,6 +17,7 @@ mod native;
 mod openshift;
 mod pattern;
 mod recheck;
+mod rego;
 mod scope;
 mod signed_identity;
 mod signers;

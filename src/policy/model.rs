@@ -116,6 +116,34 @@ pub(super) enum Need {
     Any(Vec<Need>),
     /// So many of these, by different signers: see [`super::judge`]'s `tree`.
     AtLeast { count: usize, of: Vec<Need> },
+    /// A policy on what authorities found.
+    Reviewed(Review),
+}
+
+/// A ClusterImagePolicy's own policy: at least one of the authorities has to hold, and the policy of all that they found.
+#[derive(Debug, Clone)]
+pub(super) struct Review {
+    pub authorities: Vec<Reviewed>,
+    pub policy: Condition,
+}
+
+/// One authority.
+#[derive(Debug, Clone)]
+pub(super) struct Reviewed {
+    pub name: String,
+    /// A signature; or attestations, each with its name.
+    pub wanted: Vec<(Option<String>, Requirement)>,
+}
+
+impl Review {
+    /// What each authority asks for, as alternatives.
+    pub fn alternatives(&self) -> Vec<Need> {
+        let one = |(_, requirement): &(_, Requirement)| Need::One(requirement.clone());
+        self.authorities
+            .iter()
+            .map(|authority| Need::All(authority.wanted.iter().map(one).collect()))
+            .collect()
+    }
 }
 
 impl Need {
@@ -125,6 +153,7 @@ impl Need {
             Self::One(_) => false,
             Self::All(needs) | Self::Any(needs) => needs.iter().any(Self::counts),
             Self::AtLeast { .. } => true,
+            Self::Reviewed(_) => false,
         }
     }
 }
@@ -233,6 +262,11 @@ impl Policy {
         matches!(self.rule, Rule::Requires(_))
     }
 
+    /// Whether it has to see all evidence there is before it says anything: more may make it say no.
+    pub fn needs_all_evidence(&self) -> bool {
+        matches!(self.rule, Rule::Requires(Need::Reviewed(_)))
+    }
+
     /// Whether evidence decides about an image with this name and these digests: not where it is exempted.
     pub fn asks(&self, subject: &Subject<'_>, digests: &[Digest], now: SystemTime) -> bool {
         self.needs_evidence() && self.exemption(subject, digests, now).is_none()
@@ -260,6 +294,10 @@ impl Policy {
                 Need::One(requirement) => found.push(requirement),
                 Need::All(needs) | Need::Any(needs) | Need::AtLeast { of: needs, .. } => {
                     left.extend(needs.iter().rev());
+                }
+                Need::Reviewed(Review { authorities, .. }) => {
+                    let wanted = authorities.iter().flat_map(|authority| &authority.wanted);
+                    found.extend(wanted.map(|(_, requirement)| requirement));
                 }
             }
         }

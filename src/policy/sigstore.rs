@@ -1,18 +1,26 @@
 //! `policy.sigstore.dev ClusterImagePolicy`, as policy-controller reads it.
 
+mod matching;
+mod policy;
+
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_saphyr::Spanned;
 
+use self::matching::MatchResource;
+use self::policy::WrittenPolicy;
+use super::cel::Condition;
 use super::compile::Compiled;
 use super::glob::SigstoreGlob;
 use super::model::{
-    ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
-    Wanted,
+    ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Review, Reviewed, Rule,
+    Signer, Wanted,
 };
 use super::native::{is_tag_prefix, not_a_repository, repository_named};
 use super::signers::{PUBLIC_GOOD, Reader, Text, predicate_type_of, shown};
-use crate::image::quoted;
+use crate::image::{quoted, quoted_name};
 use crate::limits;
 use crate::verify::{Authority as Signs, KeylessAuthority, Witness, Witnesses};
 use crate::yaml::{Document, Fault};
@@ -47,8 +55,8 @@ struct Spec {
     #[serde(default)]
     authorities: Vec<Authority>,
     mode: Option<WrittenMode>,
-    policy: Unsupported,
-    r#match: Unsupported,
+    policy: Option<WrittenPolicy>,
+    r#match: Option<Spanned<Vec<MatchResource>>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -120,10 +128,9 @@ struct Ctlog {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Attestation {
-    #[serde(rename = "name")]
-    _name: Option<String>,
+    name: Option<String>,
     predicate_type: Text,
-    policy: Unsupported,
+    policy: Option<WrittenPolicy>,
 }
 
 #[derive(Deserialize)]
@@ -159,9 +166,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
     let written: Written = document.read().map_err(|fault| vec![fault])?;
     let spec = &written.spec;
     let mut faults = Vec::new();
-    unsupported(document, "spec.policy", &spec.policy, "write what it checks as an ImagePolicy", &mut faults);
-    let instead = "a node does not see the resource; use ImagePolicy's namespaces or leave match out";
-    unsupported(document, "spec.match", &spec.r#match, instead, &mut faults);
+    let pod_labels = matching::read(document, spec.r#match.as_ref(), &mut faults);
     let mut globs = Vec::with_capacity(spec.images.len());
     for image in &spec.images {
         match read_glob(&image.glob.value) {
@@ -173,7 +178,14 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         let text = "spec.images: expected at least one glob, found none; write ** for all images";
         faults.push(document.fault_at_start(text.to_owned()));
     }
-    let rule = rule(document, &spec.authorities, &mut faults);
+    let rule = match &spec.policy {
+        None => rule(document, &spec.authorities, &mut faults),
+        Some(written) => reviewed(document, &spec.authorities, written, &mut faults),
+    };
+    if !pod_labels.is_empty() && matches!(rule, Rule::Accept { .. }) {
+        let text = "spec.match.selector: expected a policy that asks for something, found static: pass; a policy for labels only adds to what is asked, because the pod's author writes them";
+        faults.push(document.fault_at_start(text.to_owned()));
+    }
     let places = places(document, &spec.authorities, &mut faults);
     if !faults.is_empty() {
         return Err(faults);
@@ -192,7 +204,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         rule,
         recheck: None,
         exemptions: Vec::new(),
-        pod_labels: Labels::new(),
+        pod_labels,
     };
     Ok((Compiled::Sigstore { policy, globs }, written.metadata.name))
 }
@@ -215,53 +227,29 @@ fn unsupported(
 /// adds nothing beside others.
 fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fault>) -> Rule {
     let (mut signers, mut alternatives, mut passes, mut message) = (Vec::new(), Vec::new(), false, None);
+    counted(document, authorities, faults);
     for authority in authorities {
-        let format = authority.signature_format.as_ref();
-        if let Some(format) = format.filter(|format| !["legacy", "bundle"].contains(&format.value.as_str())) {
-            let text = format!(
-                "spec.authorities.signatureFormat: expected legacy or bundle, found {}",
-                quoted(&format.value)
-            );
-            faults.push(document.fault_at(format, text));
-        }
-        let signer = match (&authority.key, &authority.keyless, &authority.r#static) {
-            (Some(written), None, None) => key(document, authority, written, faults),
-            (None, Some(written), None) => keyless(document, authority, written, faults),
-            (None, None, Some(Static { action: Action::Pass, .. })) => {
+        let signer = match signs(document, authority, faults) {
+            Some(By::Signer(signer)) => *signer,
+            Some(By::Static(Static { action: Action::Pass, .. })) => {
                 passes = true;
                 continue;
             }
-            (None, None, Some(Static { action: Action::Fail, message: said })) => {
+            Some(By::Static(Static { action: Action::Fail, message: said })) => {
                 message = Some(said.clone().unwrap_or_default());
                 continue;
             }
-            _ => {
-                let text = "spec.authorities: expected exactly one of key, keyless and static in each, found none or several; keep one";
-                faults.push(document.fault_at_start(text.to_owned()));
-                continue;
-            }
+            None => continue,
         };
-        let Some(signer) = signer.map(Signer::new) else { continue };
-        let signer = signer.at(written_at(document, authority));
         if authority.attestations.is_empty() {
             signers.push(signer);
         } else {
-            alternatives.push(attestations(document, authority, &signer, faults));
+            let wanted = attestations(document, authority, &signer, faults);
+            alternatives.push(Need::All(wanted.into_iter().map(|(_, one)| Need::One(one)).collect()));
         }
     }
-    if authorities.is_empty() || authorities.len() > limits::POLICY_KEYS {
-        let text = format!(
-            "spec.authorities: expected one to {} authorities (limit POLICY_KEYS), found {}; add a key, or split the policy",
-            limits::POLICY_KEYS,
-            authorities.len()
-        );
-        faults.push(document.fault_at_start(text));
-    }
     if !signers.is_empty() {
-        let repository = any_repository();
-        let (wanted, conditions) = (Wanted::Signature, Vec::new());
-        let max_age = None;
-        alternatives.insert(0, Need::One(Requirement { wanted, signers, repository, max_age, conditions }));
+        alternatives.insert(0, Need::One(signature(signers)));
     }
     match message {
         _ if passes => Rule::Accept { reason: "static action: pass".to_owned() },
@@ -272,6 +260,105 @@ fn rule(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fau
         }
         _ => Rule::Requires(Need::Any(alternatives)),
     }
+}
+
+/// What a policy of the whole looks at: each authority by itself, by its name.
+fn reviewed(
+    document: &Document<'_>,
+    authorities: &[Authority],
+    written: &WrittenPolicy,
+    faults: &mut Vec<Fault>,
+) -> Rule {
+    let policy = policy::read(document, "spec.policy", written, "the Rego of spec.policy".to_owned(), faults);
+    let (mut all, mut names) = (Vec::new(), BTreeSet::new());
+    counted(document, authorities, faults);
+    for (at, authority) in authorities.iter().enumerate() {
+        // As policy-controller names those without one.
+        let name = authority.name.clone().unwrap_or_else(|| format!("authority-{at}"));
+        let mut fault = |text: String| faults.push(Fault { line: written_at(document, authority), text });
+        if !names.insert(name.clone()) {
+            fault(format!(
+                "spec.authorities.name: expected one of its own beside spec.policy, found {} twice",
+                quoted(&name)
+            ));
+        }
+        if authority.attestations.iter().any(|attestation| attestation.name.is_none()) {
+            fault(
+                "spec.authorities.attestations.name: expected one beside spec.policy, found none; add it"
+                    .to_owned(),
+            );
+        }
+        let signer = match signs(document, authority, faults) {
+            Some(By::Signer(signer)) => *signer,
+            // It finds nothing that a policy could look at.
+            Some(By::Static(Static { action: Action::Fail, .. })) => continue,
+            Some(By::Static(Static { action: Action::Pass, .. })) => {
+                let text = "spec.authorities.static: expected a key or keyless beside spec.policy, found pass; crivet gives a policy what authorities found, and this one finds nothing: leave the policy out";
+                faults.push(document.fault_at_start(text.to_owned()));
+                continue;
+            }
+            None => continue,
+        };
+        let wanted = match authority.attestations.is_empty() {
+            true => vec![(None, signature(vec![signer]))],
+            false => attestations(document, authority, &signer, faults)
+                .into_iter()
+                .map(|(name, one)| (Some(name.unwrap_or_default()), one))
+                .collect(),
+        };
+        all.push(Reviewed { name, wanted });
+    }
+    match policy {
+        Some(_) if all.is_empty() => Rule::Deny { reason: "static action: fail".to_owned() },
+        Some(policy) => Rule::Requires(Need::Reviewed(Review { authorities: all, policy })),
+        // Refused by now.
+        None => Rule::Deny { reason: String::new() },
+    }
+}
+
+fn counted(document: &Document<'_>, authorities: &[Authority], faults: &mut Vec<Fault>) {
+    if authorities.is_empty() || authorities.len() > limits::POLICY_KEYS {
+        let text = format!(
+            "spec.authorities: expected one to {} authorities (limit POLICY_KEYS), found {}; add a key, or split the policy",
+            limits::POLICY_KEYS,
+            authorities.len()
+        );
+        faults.push(document.fault_at_start(text));
+    }
+}
+
+/// By what an authority decides.
+enum By<'a> {
+    Signer(Box<Signer>),
+    Static(&'a Static),
+}
+
+fn signs<'a>(document: &Document<'_>, authority: &'a Authority, faults: &mut Vec<Fault>) -> Option<By<'a>> {
+    let format = authority.signature_format.as_ref();
+    if let Some(format) = format.filter(|format| !["legacy", "bundle"].contains(&format.value.as_str())) {
+        let text = format!(
+            "spec.authorities.signatureFormat: expected legacy or bundle, found {}",
+            quoted(&format.value)
+        );
+        faults.push(document.fault_at(format, text));
+    }
+    let signer = match (&authority.key, &authority.keyless, &authority.r#static) {
+        (Some(written), None, None) => key(document, authority, written, faults),
+        (None, Some(written), None) => keyless(document, authority, written, faults),
+        (None, None, Some(action)) => return Some(By::Static(action)),
+        _ => {
+            let text = "spec.authorities: expected exactly one of key, keyless and static in each, found none or several; keep one";
+            faults.push(document.fault_at_start(text.to_owned()));
+            return None;
+        }
+    };
+    let signer = Signer::new(signer?).at(written_at(document, authority));
+    Some(By::Signer(Box::new(signer)))
+}
+
+fn signature(signers: Vec<Signer>) -> Requirement {
+    let (wanted, conditions) = (Wanted::Signature, Vec::new());
+    Requirement { wanted, signers, repository: any_repository(), max_age: None, conditions }
 }
 
 /// The line of an authority: that of its key, or of its first identity.
@@ -290,13 +377,13 @@ fn any_repository() -> ClaimedRepository {
     ClaimedRepository { named: NamedRepository::Any, unnamed: true }
 }
 
-/// Each of the attestations, and no signature.
+/// Each of the attestations, by its name, and no signature.
 fn attestations(
     document: &Document<'_>,
     authority: &Authority,
     signer: &Signer,
     faults: &mut Vec<Fault>,
-) -> Need {
+) -> Vec<(Option<String>, Requirement)> {
     const AT: &str = "spec.authorities.attestations";
     if authority.attestations.len() > limits::POLICY_ATTESTATIONS {
         let text = format!(
@@ -306,22 +393,26 @@ fn attestations(
         );
         faults.push(document.fault_at_start(text));
     }
-    let one = |attestation: &Attestation| {
+    let mut one = |attestation: &Attestation| {
         let written = attestation.predicate_type.value.as_str();
-        let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
-        let wanted = Wanted::Attestation(vec![predicate_type]);
-        let (signers, repository) = (vec![signer.clone()], any_repository());
-        Need::One(Requirement { wanted, signers, repository, max_age: None, conditions: Vec::new() })
-    };
-    for attestation in &authority.attestations {
-        let instead = "ask for the predicate type alone, or leave the attestation out";
-        unsupported(document, &format!("{AT}.policy"), &attestation.policy, instead, faults);
-        if attestation.predicate_type.value.is_empty() {
+        if written.is_empty() {
             let text = format!("{AT}.predicateType: expected a type, found an empty text");
             faults.push(document.fault_at(&attestation.predicate_type, text));
         }
-    }
-    Need::All(authority.attestations.iter().take(limits::POLICY_ATTESTATIONS).map(one).collect())
+        let predicate_type = predicate_type_of(written).unwrap_or(written).to_owned();
+        let name = attestation.name.as_deref().unwrap_or(written);
+        let called = format!("the Rego of attestation {}", quoted_name(name));
+        let policy = attestation.policy.as_ref();
+        let conditions: Vec<Condition> = policy
+            .and_then(|policy| policy::read(document, &format!("{AT}.policy"), policy, called, faults))
+            .into_iter()
+            .collect();
+        let wanted = Wanted::Attestation(vec![predicate_type]);
+        let (signers, repository) = (vec![signer.clone()], any_repository());
+        let requirement = Requirement { wanted, signers, repository, max_age: None, conditions };
+        (attestation.name.clone(), requirement)
+    };
+    authority.attestations.iter().take(limits::POLICY_ATTESTATIONS).map(&mut one).collect()
 }
 
 /// Where the policy's evidence is. Wherever one authority looks the others look too: a signature is the same anywhere.
@@ -497,10 +588,9 @@ fn key(
     )
 }
 
-/// A glob with the literal text that every name it covers begins with.
+/// A glob.
 pub(super) struct Glob {
     pub glob: SigstoreGlob,
-    pub prefix: String,
     pub covers_all: bool,
     /// The line it is written on.
     pub line: u64,
@@ -535,6 +625,5 @@ fn read_glob(written: &str) -> Result<Glob, String> {
             quoted(written)
         ));
     }
-    let prefix = glob.split('*').next().unwrap_or_default().to_owned();
-    Ok(Glob { prefix, covers_all: glob == "**", glob: SigstoreGlob::new(&glob), line: 0 })
+    Ok(Glob { covers_all: glob == "**", glob: SigstoreGlob::new(&glob), line: 0 })
 }

@@ -6,12 +6,14 @@ mod containers_policy;
 mod documented;
 mod exemptions;
 mod explain;
+mod figures;
 mod given;
 mod import;
 mod labels;
 mod lint;
 mod openshift;
 mod recheck;
+mod rego;
 mod signers;
 mod sigstore;
 mod trees;
@@ -485,7 +487,8 @@ fn look_up_tries_few_patterns_however_many_there_are() {
     let set = |n: usize| {
         let documents: String = (0..n)
             .map(|n| {
-                denying(&format!("p{n}"), &format!("images: ['r{}.io/team{n}/*', 'r.io/app{n}']", n % 7))
+                let images = format!("images: ['r{}.io/team{n}/*', 'r.io/app{n}', '*/squad{n}/**']", n % 7);
+                denying(&format!("p{n}"), &images)
             })
             .collect();
         compile(&documents).unwrap()
@@ -493,6 +496,7 @@ fn look_up_tries_few_patterns_however_many_there_are() {
     let (few, many) = (set(10), set(3_000));
     for image in [
         "r1.io/team1/app:v1",
+        "x.io/squad7/some/app:v1",
         "r.io/app7@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ] {
         assert_eq!(applicable(&few, image, None), applicable(&many, image, None));

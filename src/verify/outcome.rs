@@ -201,6 +201,8 @@ pub struct Predicate {
     pub predicate_type: String,
     /// `predicate`, JSON; at most [`crate::limits::BUNDLE_BYTES`].
     pub bytes: Bytes,
+    /// The whole statement, JSON, of which `bytes` are a part.
+    pub statement: Bytes,
 }
 
 /// A signature or attestation that holds.

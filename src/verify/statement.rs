@@ -68,13 +68,14 @@ impl Statement {
         for subject in subjects {
             found.extend(read_subject(subject).map_err(wrong)?);
         }
-        let raw: Raw<'_> = serde_json::from_slice(payload)
+        let statement = Bytes::copy_from_slice(payload);
+        let raw: Raw<'_> = serde_json::from_slice(&statement)
             .map_err(|error| claim(format!("in-toto statement: {}", quoted(&error.to_string()))))?;
-        let bytes = raw.predicate.map_or("null", RawValue::get).as_bytes();
-        Ok(Self {
-            subjects: found,
-            predicate: Predicate { predicate_type, bytes: Bytes::copy_from_slice(bytes) },
-        })
+        let bytes = match raw.predicate {
+            Some(predicate) => statement.slice_ref(predicate.get().as_bytes()),
+            None => Bytes::from_static(b"null"),
+        };
+        Ok(Self { subjects: found, predicate: Predicate { predicate_type, bytes, statement } })
     }
 
     /// The one of `digests` that it is about, and the annotations that its signer gave that.

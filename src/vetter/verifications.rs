@@ -55,7 +55,7 @@ impl Held {
 
 fn predicate_bytes(outcome: &Outcome) -> usize {
     let predicate = outcome.as_ref().as_ref().ok().and_then(|verified| verified.predicate.as_ref());
-    predicate.map_or(0, |predicate| predicate.bytes.len())
+    predicate.map_or(0, |predicate| predicate.statement.len())
 }
 
 /// Verifies for one image, by the trusted roots of one moment.
@@ -181,7 +181,8 @@ mod tests {
             timestamp_authorities: Vec::new(),
             predicate: Some(Predicate {
                 predicate_type: "https://example.com/p".to_owned(),
-                bytes: vec![b' '; predicate].into(),
+                bytes: Default::default(),
+                statement: vec![b' '; predicate].into(),
             }),
             checks: Vec::new(),
             until: None,

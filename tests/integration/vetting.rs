@@ -19,6 +19,7 @@ mod node;
 mod pull;
 mod recheck;
 mod registry;
+mod rego;
 mod reload;
 mod runtime;
 mod sandbox;

@@ -4,6 +4,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::{About, Answer, Condition, Facts, answer};
 use crate::image::Digest;
 use crate::limits;
@@ -85,7 +87,17 @@ impl Conditions {
         verified: &Verified,
     ) -> Vec<Answer> {
         let facts = Facts::new(about, subject, digests, verified, self.now);
-        let question = Question { conditions: conditions.to_vec(), facts };
+        self.put(Question { conditions: conditions.to_vec(), facts })
+    }
+
+    /// What a policy in Rego comes to on what authorities found, JSON.
+    pub(in crate::policy) fn review(&self, policy: &Condition, found: Bytes) -> Answer {
+        let facts = Facts::of_matches(found, self.now);
+        let mut answers = self.put(Question { conditions: vec![policy.clone()], facts });
+        answers.pop().unwrap_or_else(|| Answer::Unknown("it was not asked".to_owned()))
+    }
+
+    fn put(&self, question: Question) -> Vec<Answer> {
         let mut state = self.state();
         if let Some((_, answers)) = state.known.iter().find(|(known, _)| *known == question) {
             return answers.clone();

@@ -96,7 +96,7 @@ impl Fact {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     about: About,
-    now: SystemTime,
+    pub(super) now: SystemTime,
     registry: String,
     repository: String,
     tag: String,
@@ -113,6 +113,8 @@ pub struct Facts {
     subjects: Json,
     claims: Json,
     time: Option<SystemTime>,
+    /// What policies in Rego look at, JSON: the statement of an attestation, or what a policy's authorities found.
+    pub(super) input: Bytes,
 }
 
 impl Facts {
@@ -165,6 +167,32 @@ impl Facts {
             subjects: Json::Array(subjects),
             claims: Json::Object(claims),
             time: vouched.map(|known| known.time).min(),
+            input: predicate.map_or(Bytes::from_static(b"null"), |predicate| predicate.statement.clone()),
+        }
+    }
+
+    /// What is the case for all that a policy's authorities found, which Rego alone looks at.
+    pub(in crate::policy) fn of_matches(input: Bytes, now: SystemTime) -> Self {
+        let none = String::new;
+        Self {
+            about: About::Signature,
+            now,
+            registry: none(),
+            repository: none(),
+            tag: none(),
+            digest: none(),
+            namespace: none(),
+            predicate_type: none(),
+            predicate: Bytes::from_static(b"null"),
+            subject_digest: none(),
+            annotations: Json::Null,
+            claimed_repository: none(),
+            key: none(),
+            issuer: none(),
+            subjects: Json::Null,
+            claims: Json::Null,
+            time: None,
+            input,
         }
     }
 
@@ -198,7 +226,7 @@ impl Facts {
 }
 
 /// Nanoseconds since 1970.
-fn since_1970(time: SystemTime) -> i128 {
+pub(in crate::policy) fn since_1970(time: SystemTime) -> i128 {
     let nanos = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => nanos(since),

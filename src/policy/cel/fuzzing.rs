@@ -42,6 +42,7 @@ pub(super) fn facts(about: About, predicate: &[u8]) -> Facts {
         predicate: Some(Predicate {
             predicate_type: "https://example.com/p".to_owned(),
             bytes: Bytes::copy_from_slice(predicate),
+            statement: Bytes::new(),
         }),
         checks: Vec::new(),
         until: None,
@@ -92,7 +93,7 @@ fn not_both(text: &str, about: About, predicate: &str) {
     let one = Condition::compile(text, None, about).unwrap();
     let facts = facts(about, predicate.as_bytes());
     let value = |condition: &Condition| {
-        let outcome = Run::new(&facts, &predicate_value).bool(&condition.inner.code);
+        let outcome = Run::new(&facts, &predicate_value).bool(condition.code().unwrap());
         outcome.map_err(|stop| matches!(stop, Stop::Limit(_)))
     };
     match (value(&one), value(&opposite)) {

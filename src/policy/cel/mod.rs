@@ -26,8 +26,10 @@ use serde_json::Value as Json;
 pub use asked::{Conditions, Question};
 pub use facts::Facts;
 
-pub(super) use facts::About;
+pub(super) use facts::{About, since_1970};
+pub(super) use value::{span, time};
 
+use super::rego::Module;
 use crate::image::{quoted, quoted_name};
 use check::Code;
 use eval::{Run, Stop};
@@ -45,8 +47,14 @@ pub struct Condition {
 struct Inner {
     text: String,
     message: Option<String>,
-    code: Code,
+    language: Language,
     by_time: bool,
+}
+
+#[derive(Debug)]
+enum Language {
+    Cel(Code),
+    Rego(Module),
 }
 
 /// What is wrong with a condition, and where in its text.
@@ -70,8 +78,15 @@ pub enum Answer {
 
 impl PartialEq for Condition {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-            || (self.inner.text == other.inner.text && self.inner.message == other.inner.message)
+        let same = |one: &Inner, other: &Inner| {
+            let language = match (&one.language, &other.language) {
+                (Language::Cel(_), Language::Cel(_)) => true,
+                (Language::Rego(one), Language::Rego(other)) => one == other,
+                _ => false,
+            };
+            language && one.text == other.text && one.message == other.message
+        };
+        Arc::ptr_eq(&self.inner, &other.inner) || same(&self.inner, &other.inner)
     }
 }
 
@@ -84,12 +99,39 @@ impl Condition {
         let checked = parse::parse(text).and_then(|node| check::check(&node, about));
         let check::Checked { code, by_time } = checked.map_err(|refused| refused.told(text))?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Self { inner: Arc::new(Inner { text, message, code, by_time }) })
+        Ok(Self { inner: Arc::new(Inner { text, message, language: Language::Cel(code), by_time }) })
     }
 
-    /// Its text, in one line, as messages quote it.
+    /// Checks a policy in Rego; `text` is what messages call it.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write instead, in one line.
+    pub(super) fn rego(module: &str, text: String) -> Result<Self, String> {
+        let module = Module::read(module)?;
+        let by_time = module.by_time();
+        let language = Language::Rego(module);
+        Ok(Self { inner: Arc::new(Inner { text, message: None, language, by_time }) })
+    }
+
+    /// In one line, as messages quote it: its text, or what it is if it is in Rego.
     pub fn shown(&self) -> String {
-        quoted_name(&self.inner.text)
+        match &self.inner.language {
+            Language::Cel(_) => quoted_name(&self.inner.text),
+            Language::Rego(_) => self.inner.text.clone(),
+        }
+    }
+
+    /// Whether it is in Rego.
+    pub(super) fn is_rego(&self) -> bool {
+        matches!(self.inner.language, Language::Rego(_))
+    }
+
+    #[cfg(any(test, fuzzing))]
+    fn code(&self) -> Option<&Code> {
+        match &self.inner.language {
+            Language::Cel(code) => Some(code),
+            Language::Rego(_) => None,
+        }
     }
 
     /// What its author wants to have said where it does not hold.
@@ -103,7 +145,16 @@ impl Condition {
     }
 
     fn answer(&self, facts: &Facts, predicate: &Json) -> Answer {
-        let code = &self.inner.code;
+        let code = match &self.inner.language {
+            Language::Cel(code) => code,
+            Language::Rego(module) => {
+                return match module.answer(&facts.input, facts.now) {
+                    Answer::Holds => Answer::Holds,
+                    Answer::Fails(text) => Answer::Fails(cut(text)),
+                    Answer::Unknown(text) => Answer::Unknown(cut(text)),
+                };
+            }
+        };
         match Run::new(facts, predicate).bool(code) {
             Ok(true) => Answer::Holds,
             // With a budget of its own: it is told, and decides nothing.
@@ -124,6 +175,9 @@ fn cut(text: String) -> String {
 
 /// What conditions come to in one case, each by itself. It takes up to some tenths of a second.
 pub(super) fn answer(conditions: &[Condition], facts: &Facts) -> Vec<Answer> {
+    if conditions.iter().all(Condition::is_rego) {
+        return conditions.iter().map(|condition| condition.answer(facts, &Json::Null)).collect();
+    }
     // It was read strictly when the attestation was verified.
     match serde_json::from_slice::<Json>(&facts.predicate) {
         Ok(predicate) => conditions.iter().map(|condition| condition.answer(facts, &predicate)).collect(),

@@ -33,7 +33,7 @@ fn both(text: &str, predicate: &Json) -> Option<(Result<bool, ()>, Result<bool, 
     let condition = Condition::compile(text, None, About::Attestation).ok()?;
     let given = facts(About::Attestation, predicate.to_string().as_bytes());
     let mut run = Run::new(&given, predicate);
-    let ours = match run.bool(&condition.inner.code) {
+    let ours = match run.bool(condition.code().unwrap()) {
         Ok(value) => Ok(value),
         Err(Stop::Error(_)) => Err(()),
         Err(Stop::Limit(text)) => panic!("{text}"),

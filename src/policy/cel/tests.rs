@@ -1,5 +1,8 @@
 //! Conditions by themselves: what is refused, what they come to, and what is told of it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
 use super::eval::Run;
@@ -420,7 +423,7 @@ fn big_sbom_fits_into_the_steps() {
     let facts = facts(About::Attestation, sbom.to_string().as_bytes());
     let condition = compiled(text);
     let mut run = Run::new(&facts, &sbom);
-    assert_eq!(run.bool(&condition.inner.code), Ok(true));
+    assert_eq!(run.bool(condition.code().unwrap()), Ok(true));
     assert!(run.spent() > 10_000 && run.spent() < limits::CONDITION_STEPS, "{}", run.spent());
 }
 
@@ -453,4 +456,43 @@ fn figures() {
     );
     timed("wide regex", "attestation.predicate.list.all(e, e.matches(r'^(a?){200}a{200}.*$'))", &texts);
     timed("contains", "attestation.predicate.list.all(e, !e.contains('aaaaaaaaaab'))", &texts);
+    per_step();
+}
+
+/// What a step costs, of expressions of each size that come to no end before the text does.
+fn per_step() {
+    let text = "a".repeat(limits::CONDITION_MATCHED_BYTES);
+    let mut worst: BTreeMap<u64, (f64, String)> = BTreeMap::new();
+    let mut pieces = vec!["a".to_owned()];
+    for n in [1, 3, 10, 30, 100, 200, 300, 500] {
+        pieces.push(format!("(a?){{{n}}}a{{{n}}}.*"));
+        pieces.push(format!("(.*a){{{n}}}b"));
+        pieces.push(format!("(a|aa|aaa){{{n}}}.*b"));
+        pieces.push(format!("([a-c]*){{{n}}}b"));
+        pieces.push(format!("((a*)*){{{n}}}b"));
+        pieces.push(format!("((a|b)?){{{n}}}.*b"));
+        pieces.push(format!("(\\w*){{{n}}}b"));
+        pieces.push(format!("({}).*b", vec!["a.*"; n].join("|")));
+    }
+    for piece in pieces {
+        let Ok(pattern) = pattern::Pattern::read(&format!("^{piece}$")) else { continue };
+        let at = std::time::Instant::now();
+        let mut times = 0_u32;
+        while times < 3 || at.elapsed() < Duration::from_millis(20) {
+            std::hint::black_box(pattern.regex.is_match(&text));
+            times += 1;
+        }
+        let bytes = f64::from(times) * text.len() as f64;
+        let nanos = at.elapsed().as_nanos() as f64 / bytes;
+        let known = worst.entry(pattern.weight).or_default();
+        if nanos > known.0 {
+            *known = (nanos, piece);
+        }
+    }
+    for (weight, (nanos, piece)) in worst {
+        println!(
+            "weight {weight}: {nanos:.0} ns a byte, {:.0} ns a step: {piece:.60}",
+            nanos / weight as f64
+        );
+    }
 }

@@ -158,7 +158,7 @@ fn int_and_double(int: i64, double: f64) -> Option<Ordering> {
 const SECOND: i128 = 1_000_000_000;
 
 /// An RFC 3339 time, in nanoseconds since 1970.
-pub(super) fn time(text: &str) -> Option<i128> {
+pub(in crate::policy) fn time(text: &str) -> Option<i128> {
     let (local, offset) = match text.strip_suffix(['Z', 'z']) {
         Some(local) => (local, 0),
         None => {
@@ -179,7 +179,7 @@ pub(super) fn time(text: &str) -> Option<i128> {
 }
 
 /// A duration as CEL and Go write it: `168h`, `1h30m`, `1.5s`, `-10m`.
-pub(super) fn span(text: &str) -> Option<i128> {
+pub(in crate::policy) fn span(text: &str) -> Option<i128> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text),

@@ -47,7 +47,7 @@ pub struct Leaf {
     /// How old it may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
-    /// What has to be true of it, in CEL.
+    /// What has to be true of it: in CEL, or the name of a policy in Rego.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<String>,
     /// The commands that make one.
@@ -78,6 +78,12 @@ pub(super) fn words(need: &Need, policy: &Policy, subject: &Subject<'_>) -> Ask 
         }
         Need::All(needs) => Ask::All(needs.iter().map(|need| words(need, policy, subject)).collect()),
         Need::Any(needs) => Ask::Any(needs.iter().map(|need| words(need, policy, subject)).collect()),
+        Need::Reviewed(review) => {
+            let mut ask = words(&Need::Any(review.alternatives()), policy, subject);
+            let holds = format!("{}, of all that is found", review.policy.shown());
+            ask.leaves_mut().for_each(|leaf| leaf.conditions.push(holds.clone()));
+            ask
+        }
         Need::AtLeast { count, of } => {
             Ask::AtLeast { count: *count, of: of.iter().map(|need| words(need, policy, subject)).collect() }
         }
@@ -85,6 +91,15 @@ pub(super) fn words(need: &Need, policy: &Policy, subject: &Subject<'_>) -> Ask 
 }
 
 impl Ask {
+    fn leaves_mut(&mut self) -> Box<dyn Iterator<Item = &mut Leaf> + '_> {
+        match self {
+            Self::One(leaf) => Box::new(std::iter::once(leaf)),
+            Self::All(asks) | Self::Any(asks) | Self::AtLeast { of: asks, .. } => {
+                Box::new(asks.iter_mut().flat_map(Ask::leaves_mut))
+            }
+        }
+    }
+
     /// All leaves, in order.
     pub fn leaves(&self) -> Vec<&Leaf> {
         match self {
@@ -187,7 +202,7 @@ fn naming(requirement: &Requirement, subject: &Subject<'_>) -> Option<String> {
     })
 }
 
-/// The cosign command (of cosign 3; 2 knows it, but for what is about bundles).
+/// The command of cosign 3. cosign 2 knows neither `--new-bundle-format` nor `--use-signing-config`, and needs neither.
 fn command(
     requirement: &Requirement,
     authority: &Authority,
@@ -217,11 +232,16 @@ fn command(
         words.push(format!("--attachment-tag-prefix {prefix}"));
     }
     let ClaimedRepository { named, unnamed } = &requirement.repository;
+    // A bundle, cosign 3's default, has no place for a name.
+    let legacy =
+        matches!(requirement.wanted, Wanted::Signature) && !unnamed && !matches!(named, NamedRepository::Any);
+    // cosign's own default is to publish the signature in sigstore's log, which takes a network and nobody asks for here.
+    let Witnesses { logs, timestamps } = authority.witnesses();
+    let unlogged = !matches!(authority, Authority::Keyless(_)) && logs.count == 0 && timestamps.count == 0;
+    words.extend(legacy.then(|| "--new-bundle-format=false".to_owned()));
+    words.extend((legacy || unlogged).then(|| "--use-signing-config=false".to_owned()));
+    words.extend(unlogged.then(|| "--tlog-upload=false".to_owned()));
     if matches!(requirement.wanted, Wanted::Signature) {
-        // A bundle, cosign 3's default, has no place for a name.
-        if !unnamed && !matches!(named, NamedRepository::Any) {
-            words.push("--new-bundle-format=false --use-signing-config=false".to_owned());
-        }
         let own = own_repository(subject);
         let claim = match named {
             NamedRepository::Any | NamedRepository::Same => None,
@@ -232,7 +252,6 @@ fn command(
         };
         words.extend(claim.map(|claim| format!("--sign-container-identity {claim}")));
     }
-    let Witnesses { logs, timestamps } = authority.witnesses();
     let roots = match authority {
         Authority::Keyless(keyless) => Some(keyless.root.as_str()),
         Authority::Key(_) | Authority::Pki(_) => None,

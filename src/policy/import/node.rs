@@ -10,6 +10,8 @@ pub(super) enum Node {
     Block(String),
     Number(u64),
     True,
+    /// A map of texts, by keys that are somebody else's.
+    Labels(Vec<(String, String)>),
 }
 
 impl Node {
@@ -65,6 +67,13 @@ impl Node {
             }
             Self::Number(number) => out.push_str(&format!(" {number}\n")),
             Self::True => out.push_str(" true\n"),
+            Self::Labels(labels) => {
+                out.push('\n');
+                let lines = labels
+                    .iter()
+                    .map(|(key, value)| format!("{margin}  {}: {}\n", quoted(key), quoted(value)));
+                out.extend(lines);
+            }
         }
     }
 }

@@ -129,6 +129,7 @@ impl Case<'_> {
                 }
                 any(branches, &self.listed(needs))
             }
+            Need::Reviewed(review) => self.review(review, verify),
             Need::AtLeast { count, of } => {
                 let branches = of.iter().map(|need| self.need(need, verify)).collect();
                 at_least(*count, branches, &self.listed(of))
@@ -136,7 +137,7 @@ impl Case<'_> {
         }
     }
 
-    fn listed(&self, needs: &[Need]) -> String {
+    pub(super) fn listed(&self, needs: &[Need]) -> String {
         one_of(needs.iter().map(|need| self.brief(need)))
     }
 
@@ -152,11 +153,12 @@ impl Case<'_> {
             Need::All(needs) => format!("{}{}", first(needs), more(needs, "and")),
             Need::Any(needs) => format!("{}{}", first(needs), more(needs, "or")),
             Need::AtLeast { count, of } => format!("{count} of: {}{}", first(of), more(of, "or")),
+            Need::Reviewed(review) => self.brief(&Need::Any(review.alternatives())),
         }
     }
 }
 
-fn all(parts: Vec<Found>) -> Found {
+pub(super) fn all(parts: Vec<Found>) -> Found {
     let held = parts.iter().filter(|part| part.holds).count();
     let may_hold = parts.iter().all(|part| part.holds || part.open.is_some());
     let mut all = Found { holds: true, ..Found::default() };
@@ -181,7 +183,7 @@ fn all(parts: Vec<Found>) -> Found {
     all
 }
 
-fn any(branches: Vec<Found>, expected: &str) -> Found {
+pub(super) fn any(branches: Vec<Found>, expected: &str) -> Found {
     let (of, mut any) = (branches.len(), Found::default());
     let mut shorts = Vec::new();
     for (n, branch) in (1..).zip(branches) {

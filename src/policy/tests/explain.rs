@@ -108,7 +108,8 @@ fn what_is_asked_is_told_with_the_command_that_makes_it() {
             leaves.last().unwrap().satisfied_by.join("; "),
         )
     };
-    let legacy = "--new-bundle-format=false --use-signing-config=false";
+    let unlogged = "--use-signing-config=false --tlog-upload=false";
+    let legacy = format!("--new-bundle-format=false {unlogged}");
     assert_eq!(
         command("", "r.io/team/app:v1"),
         (
@@ -119,7 +120,10 @@ fn what_is_asked_is_told_with_the_command_that_makes_it() {
     let by_digest = format!("r.io/team/app@{}", index());
     assert_eq!(
         command("    claimedRepository: {unnamed: accept}\n", &by_digest),
-        ("repository r.io/team/app, or none".to_owned(), format!("cosign sign --key KEY {by_digest}"))
+        (
+            "repository r.io/team/app, or none".to_owned(),
+            format!("cosign sign --key KEY {unlogged} {by_digest}")
+        )
     );
     assert_eq!(
         command("    claimedRepository: {oneOf: [x.io/other]}\n", "r.io/team/app"),
@@ -133,8 +137,16 @@ fn what_is_asked_is_told_with_the_command_that_makes_it() {
     let attested = "    attestations: [{predicateType: 'https://spdx.dev/Document'}]\n    evidence: [{repository: s.io/sigs}]\n";
     assert_eq!(
         command(attested, "r.io/team/app").1,
-        "COSIGN_REPOSITORY=s.io/sigs cosign attest --type https://spdx.dev/Document --predicate FILE --key KEY r.io/team/app@DIGEST"
+        format!(
+            "COSIGN_REPOSITORY=s.io/sigs cosign attest --type https://spdx.dev/Document --predicate FILE --key KEY {unlogged} r.io/team/app@DIGEST"
+        )
     );
+    let logged = "    claimedRepository: {unnamed: accept}\n";
+    let logged = signed(&pem, logged)
+        .replace("name: release", "transparencyLogs: {threshold: 1}\n      name: release");
+    let explained =
+        explain(&compile(&logged).unwrap(), "r.io/team/app", None).policies[0].asks.clone().unwrap();
+    assert_eq!(explained.leaves()[0].satisfied_by, ["cosign sign --key KEY r.io/team/app@DIGEST"]);
     let keyless = "    claimedRepository: {unnamed: accept}\n    attestations:\n    - predicateType: a:b\n      keyless:\n      - trustRoot: corp\n        identities: [{issuer: 'https://i.example', subject: a@b.example}]\n";
     assert_eq!(
         command(keyless, "r.io/team/app").1,

@@ -4,7 +4,7 @@ use super::*;
 use crate::image::Reference;
 use crate::verify::Authority;
 
-fn sigstore(pem: &str) -> String {
+pub(super) fn sigstore(pem: &str) -> String {
     format!(
         "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: cip, generation: 3}}\nspec:\n  \
          images:\n  - glob: r.io/team/**\n  authorities:\n  - name: a\n    key:\n      hashAlgorithm: sha256\n      data: |\n{}",
@@ -85,13 +85,52 @@ fn what_sigstore_policies_have_and_crivet_has_not_is_an_error_with_its_line() {
             "    source: [{oci: x, signaturePullSecrets: []}]\n",
             "spec.authorities.source.signaturePullSecrets",
         ),
-        ("    attestations: [{predicateType: vuln, policy: {}}]\n", "spec.authorities.attestations.policy"),
+        ("    attestations: [{predicateType: vuln, policy: {}}]\n", "missing field `type`"),
+        (
+            "    attestations: [{predicateType: vuln, policy: {type: cue, data: 'a: 1'}}]\n",
+            "spec.authorities.attestations.policy.type: expected rego, found \"cue\"",
+        ),
+        (
+            "    attestations: [{predicateType: vuln, policy: {type: rego, data: 'package sigstore'}}]\n",
+            "spec.authorities.attestations.policy.data: expected a rule isCompliant",
+        ),
         ("    attestations: [{predicateType: ''}]\n", "spec.authorities.attestations.predicateType"),
         ("    signatureFormat: other\n", "spec.authorities.signatureFormat"),
         ("      kms: x\n", "spec.authorities.key.kms"),
         ("      secretRef: {name: x}\n", "spec.authorities.key.secretRef"),
-        ("  policy: {type: cue}\n", "spec.policy"),
-        ("  match: []\n", "spec.match"),
+        ("  policy: {type: cue}\n", "spec.policy.type: expected rego, found \"cue\""),
+        ("  policy: {type: rego}\n", "spec.policy.data: expected a policy in Rego, found none"),
+        ("  policy: {type: rego, configMapRef: {name: x, key: y}}\n", "spec.policy.configMapRef"),
+        ("  policy: {type: rego, remote: {url: 'https://x', sha256sum: y}}\n", "spec.policy.remote"),
+        (
+            "  policy: {type: rego, includeSpec: true}\n",
+            "spec.policy.includeSpec: expected false, or nothing, found true; the runtime",
+        ),
+        ("  policy: {type: rego, includeObjectMeta: true}\n", "spec.policy.includeObjectMeta"),
+        ("  policy: {type: rego, includeTypeMeta: true}\n", "spec.policy.includeTypeMeta"),
+        ("  policy: {type: rego, fetchConfigFile: true}\n", "spec.policy.fetchConfigFile"),
+        ("  policy: {type: rego, data: 'package x'}\n", "spec.policy.data: expected"),
+        (
+            "  match: [{resource: deployments, group: apps, version: v1}]\n",
+            "spec.match: expected resource pods of no group, found \"deployments\" of group \"apps\"; a node sees pods",
+        ),
+        ("  match: [{resource: pods}]\n", "spec.match.version: expected v1 or \"*\", found \"\""),
+        (
+            "  match: [{resource: pods, group: apps, version: v1}]\n",
+            "spec.match: expected resource pods of no group",
+        ),
+        (
+            "  match: [{resource: pods, version: v1, selector: {matchExpressions: []}}]\n",
+            "spec.match.selector.matchExpressions",
+        ),
+        (
+            "  match: [{resource: pods, version: v1, selector: {matchLabels: {a: b}}}, {resource: pods, version: v1, selector: {matchLabels: {a: c}}}]\n",
+            "spec.match: expected the labels of one kind of pods, found 2; write a policy for each",
+        ),
+        (
+            "  match: [{resource: pods, version: v1, selector: {matchLabels: {a: b}}}, {resource: jobs, group: batch, version: v1}]\n",
+            "found \"jobs\" of group \"batch\"",
+        ),
         ("  other: x\n", "unknown field `other`"),
         ("  mode: audit\n", "unknown variant `audit`"),
     ] {
@@ -106,6 +145,59 @@ fn what_sigstore_policies_have_and_crivet_has_not_is_an_error_with_its_line() {
     let (head, _) = valid.split_once("  authorities:").unwrap();
     assert!(
         compile(head).unwrap_err().contains("expected one to 32 authorities (limit POLICY_KEYS), found 0")
+    );
+}
+
+#[test]
+fn match_of_pods_is_for_all_and_its_labels_only_add() {
+    let pem = Signer::new().pem();
+    let with = |name: &str, more: &str| {
+        format!("{}{more}", sigstore(&pem).replace("name: cip", &format!("name: {name}")))
+    };
+    let labelled = "selector: {matchLabels: {team: payments}}";
+    let set = compile(
+        &[
+            with("pods", "  match: [{resource: pods, version: '*'}]\n"),
+            with("empty", "  match: []\n"),
+            with("both", "  match: [{resource: deployments, group: apps, version: v1}, {resource: pods, version: v1, selector: {}}]\n"),
+            with("payments", &format!("  match: [{{resource: pods, group: '', version: v1, {labelled}}}]\n")),
+        ]
+        .join("---\n"),
+    )
+    .unwrap();
+    let of = |set: &PolicySet, image: &str, team: &str, unmatched: bool| {
+        let (name, labels) =
+            (ImageName::parse(image).unwrap(), Labels::from([("team".to_owned(), team.to_owned())]));
+        let subject = Subject { name: &name, namespace: None, labels: &labels };
+        let deciding =
+            set.deciding(&subject, unmatched).into_iter().map(Policy::name).collect::<Vec<_>>().join(" ");
+        let told = set.explain(&subject, unmatched).policies;
+        let told =
+            told.iter().filter(|one| one.decides).map(|one| one.name.clone()).collect::<Vec<_>>().join(" ");
+        assert_eq!(deciding, told);
+        deciding
+    };
+    assert_eq!(of(&set, "r.io/team/app:v1", "others", false), "pods empty both");
+    assert_eq!(of(&set, "r.io/team/app:v1", "payments", false), "pods empty both payments");
+    // What no other policy covers, one for labels covers neither.
+    let alone =
+        compile(&with("payments", &format!("  match: [{{resource: pods, version: v1, {labelled}}}]\n")))
+            .unwrap();
+    assert_eq!(of(&alone, "r.io/team/app:v1", "payments", false), "");
+    assert_eq!(of(&alone, "r.io/team/app:v1", "payments", true), "payments");
+    let pass = format!(
+        "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: pass}}\nspec:\n  images: [{{glob: '**'}}]\n  \
+         authorities: [{{static: {{action: pass}}}}]\n  match: [{{resource: pods, version: v1, {labelled}}}]\n"
+    );
+    assert!(
+        compile(&pass)
+            .unwrap_err()
+            .contains("spec.match.selector: expected a policy that asks for something")
+    );
+    let imported = alone.import();
+    assert!(
+        imported.unsaid.is_empty() && imported.text.contains("podLabels:\n    team: payments\n"),
+        "{imported:?}"
     );
 }
 

@@ -100,13 +100,16 @@ impl Vetter {
             let plain = || case.judge_by_name(&case.policies, &digests);
             return Ok((if case.policies.is_empty() { case.unmatched() } else { plain() }, false));
         }
-        let (mut trouble, mut held) = (None, false);
+        // One that may say no because of what is there sees all there is, or nothing is known.
+        let whole =
+            case.policies.iter().any(|policy| policy.needs_all_evidence() && case.asks(policy, &digests));
+        let (mut trouble, mut held, mut lacking) = (None, false, false);
         let layouts = &case.in_force.layouts;
         let forms = case.forms(&digests);
         let on_node = forms.iter().flat_map(|(digest, form)| layouts.evidence(digest, form));
         let mut evidence: Vec<Evidence> = on_node.cloned().collect();
         let (mut vetting, mut not_enough) = (None, None);
-        if !evidence.is_empty() {
+        if !evidence.is_empty() && !whole {
             let judged = self.judge(case, &digests, &evidence, 0).await;
             if judged.decision == Decision::Allowed {
                 return Ok((judged, false));
@@ -127,12 +130,13 @@ impl Vetter {
                     held.ok_or(why)
                 });
                 let known = evidence.len();
+                lacking |= found.as_ref().map_or(true, |found| found.incomplete.is_some());
                 if let Ok(found) = found {
                     held |= found.held;
                     trouble = trouble.or(found.incomplete);
                     evidence.extend(found.evidence.iter().cloned());
                 }
-                if vetting.is_some() && evidence.len() == known {
+                if whole || (vetting.is_some() && evidence.len() == known) {
                     continue;
                 }
                 let judged = self.judge(case, &digests, &evidence, known).await;
@@ -140,6 +144,16 @@ impl Vetter {
                     return Ok((judged, held));
                 }
                 vetting = Some(judged);
+            }
+        }
+        if whole && !lacking {
+            let judged = self.judge(case, &digests, &evidence, 0).await;
+            match (is_allowed(&judged), layouts.fault(&digests)) {
+                (true, None) => return Ok((judged, held)),
+                (true, Some(fault)) => {
+                    return Err(Trouble::layout(fault, "its policy has to see all evidence there is"));
+                }
+                (false, _) => vetting = Some(judged),
             }
         }
         match (vetting, trouble, layouts.fault(&digests)) {
@@ -205,7 +219,18 @@ impl Vetter {
             }
         };
         let mut looked_at = evidence;
+        let whole = case.policies.iter().any(|policy| policy.needs_all_evidence());
         for (at, one) in evidence.iter().enumerate().skip(known) {
+            if whole {
+                // What it comes to is remembered; it is judged by with all others.
+                let unasked = Conditions::deferred(case.now);
+                let one = std::slice::from_ref(one);
+                case.judge(&case.policies, digests, one, &unasked, &mut |evidence, signer, sought| {
+                    verifier.verify(evidence, signer, sought)
+                });
+                tokio::task::yield_now().await;
+                continue;
+            }
             if is_allowed(&judge(std::slice::from_ref(one)).await) {
                 looked_at = evidence.get(..=at).unwrap_or(evidence);
                 break;
