@@ -508,18 +508,22 @@ impl Session {
         let Ok(vettings) = in_time else {
             span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
-            verdict(answer::verdict(&in_force, &late, self.latest()));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
+            verdict(answer::verdict(&in_force, &late, self.latest()));
             // The next try finds it done.
             vetting.await;
             return;
         };
         answer::tell_call(&mut span, &in_force, &vettings);
         drop(span);
-        if asked_by_crivet {
-            verdict(answer::judged(&vettings));
-        } else if !nobody_waits {
-            verdict(answer::verdict(&in_force, &vettings, self.latest()));
+        let mut answer = match (asked_by_crivet, nobody_waits) {
+            (true, _) => Some(answer::judged(&vettings)),
+            (false, true) => None,
+            (false, false) => Some(answer::verdict(&in_force, &vettings, self.latest())),
+        };
+        // A refusal that is answered has its record, whatever ends this process a moment later. A permit does not wait for one.
+        if let Some(permit) = answer.take_if(|answer| answer.outcome() == Outcome::Permitted) {
+            verdict(permit);
         }
         let arrived_as_vetted =
             call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
@@ -529,6 +533,9 @@ impl Session {
             let records = answer::records(of_record, &call, &vettings, started.elapsed());
             self.record(records);
             self.metrics.exempted(&vettings);
+        }
+        if let Some(refusal) = answer {
+            verdict(refusal);
         }
     }
 

@@ -22,6 +22,7 @@ mod hosts;
 mod identity;
 mod inventory;
 mod journal;
+mod killed;
 mod killing;
 mod layout;
 mod metrics;
