@@ -56,6 +56,8 @@ named! {
         RestorePod = "RestorePod",
         /// No call: a container that did not come through crivet.
         FoundContainer = "FoundContainer",
+        /// No call: what runs or is stored, judged anew because policies or trusted roots have changed.
+        Revetted = "Revetted",
         /// An RPC that crivet's method table does not know; the message names it.
         Other = "Other",
     }

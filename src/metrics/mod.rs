@@ -7,6 +7,7 @@
 mod exemptions;
 mod layouts;
 mod recheck;
+mod revetted;
 mod serve;
 mod trust;
 
@@ -23,6 +24,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use recheck::{HiddenMetrics, RecheckMetrics};
+use revetted::RevettedMetrics;
 use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
@@ -31,6 +33,7 @@ use crate::policy::PolicySet;
 use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
 use crate::relay::hidden::Ended;
+use crate::relay::revet::Counts;
 use crate::trust::Trust;
 use crate::vetter::case::Vetting;
 use crate::vetter::wire::Outcome as Verdict;
@@ -68,6 +71,11 @@ impl ConfigSource {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -167,6 +175,7 @@ pub struct RelayMetrics {
     break_glass_uses: Counter,
     break_glass_rejected: Gauge,
     hidden: HiddenMetrics,
+    revetted: RevettedMetrics,
 }
 
 impl Default for RelayMetrics {
@@ -276,6 +285,7 @@ impl Default for RelayMetrics {
             break_glass_rejected.clone(),
         );
         let hidden = HiddenMetrics::new(&mut registry);
+        let revetted = RevettedMetrics::new(&mut registry);
         Self {
             registry,
             calls,
@@ -298,6 +308,7 @@ impl Default for RelayMetrics {
             break_glass_uses,
             break_glass_rejected,
             hidden,
+            revetted,
         }
     }
 }
@@ -418,6 +429,11 @@ impl RelayMetrics {
         self.break_glass_active.set(i64::from(expires.is_some()));
         self.break_glass_expires.set(expires.map_or(0, unix_seconds));
         self.break_glass_rejected.set(i64::from(rejected));
+    }
+
+    /// What was judged anew: what is not allowed, how much is left, and when it was through, milliseconds of Unix time.
+    pub fn revetted(&self, counts: &Counts, left: usize, at: u64) {
+        self.revetted.set(counts, left, at);
     }
 
     /// An image is hidden: so many are now.

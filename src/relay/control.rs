@@ -131,6 +131,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         break_glass_rejected: live.break_glass_rejected.clone(),
         hidden: u32::try_from(relay.hidden.count()).unwrap_or(u32::MAX),
         not_pulled: not_pulled(relay),
+        revetted: Some(relay.revetting.status()),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod presence;
+pub mod revet;
 pub mod serve;
 pub mod switch;
 pub mod unpacked;
@@ -45,6 +46,7 @@ use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::pause::PauseImage;
 use self::permits::Permits;
+use self::revet::Revetting;
 use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
 use crate::audit::Reason;
@@ -117,6 +119,8 @@ pub struct Relay {
     pub found: Found,
     /// Images hidden until they are pulled anew.
     pub hidden: Arc<Hidden>,
+    /// What runs and is stored and that the policies in force do not allow.
+    pub revetting: Revetting,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -153,6 +157,7 @@ impl Relay {
             clients: Clients::default(),
             found: Found::default(),
             hidden: Arc::default(),
+            revetting: Revetting::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })

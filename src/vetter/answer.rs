@@ -135,7 +135,7 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// One record per image of a vetted call.
+/// One record per image of a vetted call; of a revetting, for each who uses it.
 pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: Duration) -> Vec<Record> {
     let refused = refusal(vettings).is_some() && !call.beside;
     let records = call.images.iter().zip(vettings).map(|(image, vetting)| Record {
@@ -153,7 +153,18 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
         message: vetting.text.clone(),
         ..blank(in_force, call, refused, latency)
     });
-    records.collect()
+    let mut records: Vec<Record> = records.collect();
+    let others = call.also.iter().flat_map(|whose| {
+        let of_other = |record: &Record| Record {
+            pod: some(&whose.pod_name),
+            container: some(&whose.container_name),
+            ..record.clone()
+        };
+        records.iter().map(of_other).collect::<Vec<_>>()
+    });
+    let others: Vec<Record> = others.collect();
+    records.extend(others);
+    records
 }
 
 /// One record per image of a call that the relay decided by itself.
@@ -250,6 +261,7 @@ pub fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::RunPodSandbox => crate::audit::Kind::RunPodSandbox,
         Kind::RestorePod => crate::audit::Kind::RestorePod,
         Kind::FoundContainer => crate::audit::Kind::FoundContainer,
+        Kind::Revetted => crate::audit::Kind::Revetted,
         Kind::Other | Kind::Inventory | Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }

@@ -169,6 +169,16 @@ impl InForce {
         self.trust.version_of(|name| used.contains(name))
     }
 
+    /// Names what images are judged by, whatever the mode; empty: there are no policies.
+    pub fn judges(&self) -> String {
+        let unmatched = match self.config.unmatched {
+            Unmatched::Allow => "allow",
+            Unmatched::Deny => "deny",
+        };
+        let of = |set: &Arc<PolicySet>| format!("{} {} {unmatched}", set.hash(), self.trust_in_use());
+        self.policies.as_ref().map(of).unwrap_or_default()
+    }
+
     /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
     pub(super) fn enforces(&self, policy: Option<Mode>) -> bool {
         self.mode == Mode::Enforce && policy.unwrap_or(Mode::Enforce) == Mode::Enforce

@@ -39,6 +39,7 @@ mod referrers;
 mod registries;
 mod report;
 mod restart;
+mod revet;
 mod rollout;
 mod signers;
 mod support;

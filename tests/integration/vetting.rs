@@ -20,6 +20,7 @@ mod pull;
 mod recheck;
 mod registry;
 mod reload;
+mod revet;
 mod runtime;
 mod sandbox;
 mod signer;
