@@ -603,6 +603,29 @@ pub const USER_ANSWER_SECONDS: u64 = 10;
 
 /// Names whose answers are kept; of others the runtime is asked.
 pub const USER_ANSWERS: usize = 1024;
+/// Uses of images on a node that are judged anew after a change of policies: containers, and images by each of their names. A
+/// big node has some thousand.
+pub const REVETTED: usize = 20_000;
+
+/// Those who use an image alike that one question is asked for: each has a record, and all of their names fit into
+/// [`CALL_FACTS_BYTES`].
+pub const REVETTED_TOGETHER: usize = 64;
+
+/// Namespaces that a stored image is judged for, one after the other, until a policy covers it.
+pub const REVETTED_NAMESPACES: usize = 64;
+
+/// Seconds over which nodes spread the beginning of what they judge anew: they take over a change at one moment.
+pub const REVETTING_SPREAD_SECONDS: u64 = 60;
+
+/// Largest file that says by what a node was gone over last, bytes: two hashes and two words.
+pub const REVETTED_BYTES: usize = 4 * 1024;
+
+/// Namespaces whose containers wait for the pull of one hidden image, told apart. Those beyond are held up no longer than
+/// [`HIDDEN_SECONDS`] by a pull of theirs that fails.
+pub const HIDDEN_NAMESPACES: usize = 256;
+
+/// Registries are asked about one tag by so many at once where the first was not let in: each by a login of its own.
+pub const RECHECKS_AT_ONCE: usize = 8;
 
 /// Most entries of one layer that are unpacked to be compared with the disk. The largest known layers have some 200,000; one
 /// costs some 200 bytes of memory.

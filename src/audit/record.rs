@@ -58,6 +58,8 @@ named! {
         FoundContainer = "FoundContainer",
         /// No call: a check of the node's disk found an image altered.
         ContentCheck = "ContentCheck",
+        /// No call: what runs or is stored, judged anew because policies or trusted roots have changed.
+        Revetted = "Revetted",
         /// An RPC that crivet's method table does not know; the message names it.
         Other = "Other",
     }

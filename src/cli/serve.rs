@@ -17,7 +17,7 @@ use crate::relay::govern::{Governor, Told};
 use crate::relay::keeper::{Keeper, Orders};
 use crate::relay::permits::Permits;
 use crate::relay::upstream::Endpoints;
-use crate::relay::{Members, Relay, altered, descriptors, found, listener, serve as accept};
+use crate::relay::{Members, Relay, altered, descriptors, found, listener, revet, serve as accept};
 use crate::users;
 use crate::vetter::load::VETTER_STATE;
 use crate::vetter::wire::Configure;
@@ -113,7 +113,8 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
         tokio::spawn(relay_control::serve(Arc::clone(&relay), started, control));
     }
     if let Some(state) = state {
-        tokio::spawn(found::watch(Arc::clone(&relay), state));
+        tokio::spawn(found::watch(Arc::clone(&relay), state.clone()));
+        tokio::spawn(revet::watch(Arc::clone(&relay), state));
     }
     tokio::spawn(governor.run(Arc::clone(&relay), ServiceManager));
     tokio::spawn(watchdog());

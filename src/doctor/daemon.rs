@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::{Findings, age};
 use crate::config::Unmatched;
-use crate::control::wire::{FoundContainer, Status};
+use crate::control::wire::{FoundContainer, NotAllowed, Status};
 use crate::image::quoted_name;
 
 /// Files of the audit log's size that should fit on its disk: the one that is written, and the one it is rotated to.
@@ -307,6 +307,54 @@ pub(super) fn repulls(status: &Status, findings: &mut Findings) {
         ),
         "look at the pod's events: does it have imagePullPolicy: Never, or a pull secret that is not let in? (docs/recheck.md)",
     );
+}
+
+pub(super) fn revetted(facts: &Facts, status: &Status, findings: &mut Findings) {
+    let Some(revetted) = &status.revetted else { return };
+    if revetted.waits || revetted.left > 0 {
+        findings.note(
+            "revetting",
+            format!(
+                "what runs and what is stored is being judged anew, since policies or trusted roots have changed: {}",
+                if revetted.waits { "not begun".to_owned() } else { format!("{} uses of images left", revetted.left) }
+            ),
+            "wait; a registry that is down or answers 429 holds it up",
+        );
+    }
+    let first = |is_stored: bool| {
+        let mut told = revetted.not_allowed.iter().filter(|each| each.container.is_empty() == is_stored);
+        told.next().cloned().unwrap_or_default()
+    };
+    let (denied, undecided) = (revetted.running_denied, revetted.running_undecided);
+    if denied + undecided > 0 {
+        let NotAllowed { namespace, pod, container, image, decision, message } = first(false);
+        findings.warning(
+            "running-not-allowed",
+            format!(
+                "running containers that the policies in force deny: {denied}, that could not be decided about: {undecided}, the first: {namespace}/{pod} {container} ({image}), {decision}: {message}"
+            ),
+            "sign the image, or correct the policy, or delete the pod: it goes on running, and is refused when it starts anew; crivet inventory lists all",
+        );
+    }
+    let (denied, undecided) = (revetted.stored_denied, revetted.stored_undecided);
+    if denied + undecided > 0 {
+        let NotAllowed { image, decision, message, .. } = first(true);
+        findings.note(
+            "stored-not-allowed",
+            format!(
+                "stored images that no container runs on and that the policies in force deny: {denied}, that could not be decided about: {undecided}, the first: {image}, {decision}: {message}"
+            ),
+            "nothing has to be done: they are refused when they are used; crivet inventory lists all",
+        );
+    }
+    let is_clean = revetted.not_allowed.is_empty() && revetted.left == 0 && !revetted.waits;
+    if is_clean && revetted.at > 0 {
+        let ago = age(facts.now.saturating_sub(revetted.at));
+        findings.ok(
+            "revetted",
+            format!("what runs and what is stored was judged anew {ago} ago, and is allowed"),
+        );
+    }
 }
 
 pub(super) fn audit_log(status: &Status, findings: &mut Findings) {

@@ -92,6 +92,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             trust::trust(facts, status, &mut findings);
             daemon::layers(facts, status, &mut findings);
             daemon::repulls(status, &mut findings);
+            daemon::revetted(facts, status, &mut findings);
             daemon::audit_log(status, &mut findings);
             daemon::proofs(status, &mut findings);
             daemon::layouts(status, &mut findings);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
 use crate::config::{Mode, Unmatched};
-use crate::control::wire::{self, Client, NotPulled, Status};
+use crate::control::wire::{self, Client, NotAllowed, NotPulled, Revetted, Status};
 use crate::vetter::wire::{
     AuditLog, CredentialTrouble, EvidenceLayouts, Judged, Outcome, ProofStore, State, TrustRoot,
 };
@@ -147,6 +147,10 @@ fn store(facts: &mut Facts) -> &mut ProofStore {
     vetter(facts).state.as_mut().unwrap().proof_store.as_mut().unwrap()
 }
 
+fn revetted(facts: &mut Facts) -> &mut Revetted {
+    daemon(facts).revetted.get_or_insert_default()
+}
+
 fn root(facts: &mut Facts) -> &mut TrustRoot {
     &mut vetter(facts).state.as_mut().unwrap().trust[0]
 }
@@ -237,6 +241,15 @@ const CASES: &[Case] = {
         ("audit-records-lost", Warning, |f| log(f).lost = 4),
         ("image-not-pulled-anew", Warning, |f| {
             daemon(f).not_pulled = vec![NotPulled { image: "r.io/a:1".into(), ended: "timed_out".into() }];
+        }),
+        ("revetting", Note, |f| revetted(f).left = 3),
+        ("running-not-allowed", Warning, |f| {
+            revetted(f).running_denied = 1;
+            revetted(f).not_allowed = vec![NotAllowed { container: "main".into(), ..Default::default() }];
+        }),
+        ("stored-not-allowed", Note, |f| {
+            revetted(f).stored_undecided = 1;
+            revetted(f).not_allowed = vec![NotAllowed { image: "r.io/a:1".into(), ..Default::default() }];
         }),
         ("audit-log-away", Warning, |f| log(f).free_bytes = None),
         ("audit-log-space", Warning, |f| log(f).free_bytes = Some(199 << 20)),

@@ -8,6 +8,7 @@ mod content;
 mod exemptions;
 mod layouts;
 mod recheck;
+mod revetted;
 mod serve;
 mod trust;
 
@@ -25,6 +26,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use recheck::{HiddenMetrics, RecheckMetrics};
+use revetted::RevettedMetrics;
 use trust::TrustMetrics;
 
 use crate::audit::{Decision, Effective, Kind, Mode};
@@ -33,6 +35,7 @@ use crate::policy::PolicySet;
 use crate::proofs::{Kept, Summary};
 use crate::registry::Outcome;
 use crate::relay::hidden::Ended;
+use crate::relay::revet::Counts;
 use crate::trust::Trust;
 use crate::vetter::case::Vetting;
 use crate::vetter::wire::Outcome as Verdict;
@@ -70,6 +73,11 @@ impl ConfigSource {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -170,6 +178,7 @@ pub struct RelayMetrics {
     break_glass_rejected: Gauge,
     hidden: HiddenMetrics,
     content: ContentMetrics,
+    revetted: RevettedMetrics,
 }
 
 impl Default for RelayMetrics {
@@ -280,6 +289,7 @@ impl Default for RelayMetrics {
         );
         let hidden = HiddenMetrics::new(&mut registry);
         let content = ContentMetrics::new(&mut registry);
+        let revetted = RevettedMetrics::new(&mut registry);
         Self {
             registry,
             calls,
@@ -303,6 +313,7 @@ impl Default for RelayMetrics {
             break_glass_rejected,
             hidden,
             content,
+            revetted,
         }
     }
 }
@@ -429,6 +440,11 @@ impl RelayMetrics {
         self.break_glass_active.set(i64::from(expires.is_some()));
         self.break_glass_expires.set(expires.map_or(0, unix_seconds));
         self.break_glass_rejected.set(i64::from(rejected));
+    }
+
+    /// What was judged anew: what is not allowed, how much is left, and when it was through, milliseconds of Unix time.
+    pub fn revetted(&self, counts: &Counts, left: usize, at: u64) {
+        self.revetted.set(counts, left, at);
     }
 
     /// An image is hidden: so many are now.

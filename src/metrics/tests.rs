@@ -46,6 +46,8 @@ fn page() -> String {
         }
     }
     relay.unvetted(Origin::Bypass, 2);
+    let counts = Counts { running_denied: 2, stored_undecided: 3, ..Counts::default() };
+    relay.revetted(&counts, 4, 1_785_585_600_999);
     relay.break_glass_used();
     relay.break_glass(Some(UNIX_EPOCH + Duration::from_secs(60)), true);
     relay.mode("enforce", "enforce", "configuration");
@@ -203,6 +205,11 @@ fn values_are_told_as_they_were_set() {
         "crivet_recheck_drift_total{effect=\"not_permitted\"} 1",
         "crivet_recheck_drift_total{effect=\"warn\"} 0",
         "crivet_unvetted_containers{origin=\"bypass\"} 2",
+        "crivet_running_containers_not_allowed{decision=\"denied\"} 2",
+        "crivet_running_containers_not_allowed{decision=\"undecided\"} 0",
+        "crivet_stored_images_not_allowed{decision=\"undecided\"} 3",
+        "crivet_revetting_left 4",
+        "crivet_revetted_timestamp_seconds 1785585600",
         "crivet_unvetted_containers{origin=\"before_crivet\"} 0",
         "crivet_found_containers_total{decision=\"denied\",origin=\"bypass\"} 1",
         "crivet_trace_spans_total{outcome=\"exported\"} 4",

@@ -82,7 +82,7 @@ fn refused(relay: &Relay, call: &Call, verdict: &Verdict) {
             let hides = |image: &Reference| {
                 image.digest().is_none() && verdict.pull_anew.contains(&image.to_string())
             };
-            named.filter(hides).for_each(|image| hidden::hide(relay, &image));
+            named.filter(hides).for_each(|image| hidden::hide(relay, &image, &call.namespace));
         }
         Outcome::Permitted | Outcome::Undecided | Outcome::UnknownOutcome => {}
     }

@@ -151,6 +151,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         altered_layers_count: u32::try_from(relay.altered.count()).unwrap_or(u32::MAX),
         content_checked,
         content_checked_at,
+        revetted: Some(relay.revetting.status()),
     }
 }
 

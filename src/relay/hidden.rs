@@ -1,7 +1,7 @@
 //! Images hidden from the kubelet so that it pulls them anew, with the pod's own credentials. One set for all connections: the
 //! kubelet asks for images on another than it makes containers on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,16 +25,15 @@ pub struct Hidden {
     count: AtomicUsize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Hidden {
         since: Instant,
+        /// Namespaces with a container that waits for the pull.
+        wanted_by: BTreeSet<String>,
     },
     /// Not again until then.
-    Resting {
-        until: Instant,
-        ended: Ended,
-    },
+    Resting { until: Instant, ended: Ended },
 }
 
 /// How hiding ended.
@@ -66,14 +65,20 @@ impl Ended {
 }
 
 impl Hidden {
-    /// Hides an image; `false` if it is hidden already, was a short time ago, or too many are.
-    pub fn hide(&self, image: &Reference, now: Instant) -> bool {
+    /// Hides an image for a container of this namespace; `false` if it is hidden already, was a short time ago, or too many are.
+    pub fn hide(&self, image: &Reference, namespace: &str, now: Instant) -> bool {
         let mut images = self.images();
         images.retain(|_, state| !matches!(state, State::Resting { until, .. } if *until <= now));
+        if let Some(State::Hidden { wanted_by, .. }) = images.get_mut(image)
+            && wanted_by.len() < limits::HIDDEN_NAMESPACES
+        {
+            wanted_by.insert(namespace.to_owned());
+        }
         if images.contains_key(image) || images.len() >= limits::HIDDEN_IMAGES {
             return false;
         }
-        images.insert(image.clone(), State::Hidden { since: now });
+        let wanted_by = BTreeSet::from([namespace.to_owned()]);
+        images.insert(image.clone(), State::Hidden { since: now, wanted_by });
         self.count.fetch_add(1, Ordering::SeqCst);
         true
     }
@@ -92,7 +97,7 @@ impl Hidden {
     pub fn is_hidden(&self, name: &str, now: Instant) -> bool {
         let Ok(image) = Reference::parse(name) else { return false };
         // By the clock too, and not by the timer alone.
-        matches!(self.images().get(&image), Some(State::Hidden { since }) if now < *since + HIDDEN)
+        matches!(self.images().get(&image), Some(State::Hidden { since, .. }) if now < *since + HIDDEN)
     }
 
     /// Whether this one cannot be hidden: it was a short time ago, or too many are, and were.
@@ -106,9 +111,17 @@ impl Hidden {
         }
     }
 
-    /// A pull of this image has ended. `true` if it was hidden until now.
-    pub fn pulled(&self, name: &str, succeeded: bool, now: Instant) -> bool {
+    /// A pull of this image for a pod of this namespace has ended. `true` if it was hidden until now. That somebody else's pull
+    /// fails, whose login the registry does not let in, says nothing about that of the pods that wait.
+    pub fn pulled(&self, name: &str, namespace: &str, succeeded: bool, now: Instant) -> bool {
         let Ok(image) = Reference::parse(name) else { return false };
+        let is_wanted = match self.images().get(&image) {
+            Some(State::Hidden { wanted_by, .. }) => wanted_by.contains(namespace),
+            _ => true,
+        };
+        if !succeeded && !is_wanted {
+            return false;
+        }
         let ended = if succeeded { Ended::Pulled } else { Ended::Failed };
         let was_hidden = self.end(&image, None, ended, now);
         // The kubelet tries its credentials one after the other: one that is let in counts for all.
@@ -122,7 +135,7 @@ impl Hidden {
     pub fn end(&self, image: &Reference, began: Option<Instant>, ended: Ended, now: Instant) -> bool {
         let mut images = self.images();
         match images.get(image) {
-            Some(State::Hidden { since }) if began.is_none_or(|began| began == *since) => {}
+            Some(State::Hidden { since, .. }) if began.is_none_or(|began| began == *since) => {}
             _ => return false,
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
@@ -157,10 +170,11 @@ impl Hidden {
     }
 }
 
-/// Hides an image from the kubelet's presence query, for a bounded time and while calls are enforced.
-pub fn hide(relay: &Relay, image: &Reference) {
+/// Hides an image from the kubelet's presence query, for a bounded time and while calls are enforced. A container of this
+/// namespace waits for its pull.
+pub fn hide(relay: &Relay, image: &Reference, namespace: &str) {
     let began = Instant::now();
-    if !relay.hidden.hide(image, began) {
+    if !relay.hidden.hide(image, namespace, began) {
         return;
     }
     tracing::info!(%image, "its tag has moved in the registry: hidden until it is pulled anew");
@@ -180,9 +194,9 @@ pub fn hide(relay: &Relay, image: &Reference) {
     });
 }
 
-/// A pull's end ends hiding: also of what failed, so that what was there is seen again.
-pub fn pulled(relay: &Relay, name: &str, succeeded: bool) {
-    if relay.hidden.pulled(name, succeeded, Instant::now()) {
+/// A pull's end ends hiding: also of what failed for those who wait for it, so that what was there is seen again.
+pub fn pulled(relay: &Relay, name: &str, namespace: &str, succeeded: bool) {
+    if relay.hidden.pulled(name, namespace, succeeded, Instant::now()) {
         tracing::info!(image = name, succeeded, "pulled anew");
         relay.metrics.repulled(if succeeded { Ended::Pulled } else { Ended::Failed }, relay.hidden.count());
     }
@@ -194,7 +208,7 @@ mod tests {
 
     fn hiding() -> (Hidden, Reference, Instant) {
         let (hidden, image, now) = (Hidden::default(), Reference::parse("nginx").unwrap(), Instant::now());
-        assert!(hidden.hide(&image, now));
+        assert!(hidden.hide(&image, "prod", now));
         (hidden, image, now)
     }
 
@@ -217,18 +231,33 @@ mod tests {
         for succeeded in [true, false] {
             let (hidden, _, now) = hiding();
             assert!(hidden.any());
-            assert!(hidden.pulled("docker.io/nginx:latest", succeeded, now));
+            assert!(hidden.pulled("docker.io/nginx:latest", "prod", succeeded, now));
             assert!(!hidden.is_hidden("nginx", now) && !hidden.any() && hidden.has_no_turn("nginx", now));
             assert_eq!(hidden.not_pulled(now).is_empty(), succeeded);
-            assert!(!hidden.pulled("nginx", succeeded, now), "ended twice");
+            assert!(!hidden.pulled("nginx", "prod", succeeded, now), "ended twice");
         }
+    }
+
+    #[test]
+    fn failed_pull_of_another_namespace_ends_nothing_and_its_successful_one_does() {
+        let (hidden, image, now) = hiding();
+        for other in ["other", ""] {
+            assert!(!hidden.pulled("nginx", other, false, now));
+            assert!(hidden.is_hidden("nginx", now));
+        }
+        // Its own container waits for the same pull by now.
+        assert!(!hidden.hide(&image, "other", now));
+        assert!(hidden.pulled("nginx", "other", false, now));
+        let (hidden, _, now) = hiding();
+        assert!(hidden.pulled("nginx", "other", true, now));
+        assert_eq!(hidden.not_pulled(now), []);
     }
 
     #[test]
     fn credential_that_is_let_in_counts_for_those_before() {
         let (hidden, _, now) = hiding();
-        assert!(hidden.pulled("nginx", false, now));
-        assert!(!hidden.pulled("nginx", true, now));
+        assert!(hidden.pulled("nginx", "prod", false, now));
+        assert!(!hidden.pulled("nginx", "prod", true, now));
         assert_eq!(hidden.not_pulled(now), []);
     }
 
@@ -245,16 +274,16 @@ mod tests {
         assert!(hidden.end(&image, Some(now), Ended::TimedOut, now));
         assert_eq!(hidden.not_pulled(now), [("docker.io/library/nginx:latest".to_owned(), Ended::TimedOut)]);
         assert_eq!(hidden.not_pulled(now + REST), [], "told for ever");
-        assert!(!hidden.hide(&image, now + REST - Duration::from_millis(1)));
+        assert!(!hidden.hide(&image, "prod", now + REST - Duration::from_millis(1)));
         assert!(!hidden.has_no_turn("nginx", now + REST));
-        assert!(hidden.hide(&image, now + REST));
+        assert!(hidden.hide(&image, "prod", now + REST));
     }
 
     #[test]
     fn where_nothing_is_enforced_nothing_is_remembered() {
         let (hidden, image, now) = hiding();
         assert!(hidden.end(&image, Some(now), Ended::NotEnforced, now));
-        assert!(!hidden.has_no_turn("nginx", now) && hidden.hide(&image, now));
+        assert!(!hidden.has_no_turn("nginx", now) && hidden.hide(&image, "prod", now));
     }
 
     #[test]
@@ -268,9 +297,9 @@ mod tests {
     fn no_more_than_the_limit_are_hidden() {
         let (hidden, now) = (Hidden::default(), Instant::now());
         let image = |n: usize| Reference::parse(&format!("r.io/a:{n}")).unwrap();
-        assert!((0..limits::HIDDEN_IMAGES).all(|n| hidden.hide(&image(n), now)));
+        assert!((0..limits::HIDDEN_IMAGES).all(|n| hidden.hide(&image(n), "prod", now)));
         let one_more = image(limits::HIDDEN_IMAGES);
-        assert!(!hidden.hide(&one_more, now));
+        assert!(!hidden.hide(&one_more, "prod", now));
         // It would wait for being hidden, and nobody would pull it.
         assert!(hidden.has_no_turn(&one_more.to_string(), now));
         assert!(!hidden.has_no_turn(&image(0).to_string(), now), "hidden, and to be pulled");

@@ -111,7 +111,7 @@ pub async fn vet_then_forward(
     .await;
     if let (Vetted::PullImage, Some(image)) = (vetted, call.images.first()) {
         // Before the answer is out: the kubelet asks for the image again.
-        hidden::pulled(relay, &image.named, result.as_ref().is_ok_and(Answer::succeeded));
+        hidden::pulled(relay, &image.named, &call.namespace, result.as_ref().is_ok_and(Answer::succeeded));
     }
     match result {
         Ok(answer) => Ok(answer.into_response()),

@@ -426,6 +426,11 @@ impl Vetter {
         lock(&self.shared.about).clone()
     }
 
+    /// What the vetter has in force, as it says it; `None` while none lives.
+    pub fn told(&self) -> watch::Receiver<Option<Configured>> {
+        self.shared.configured.subscribe()
+    }
+
     /// What the vetter has in force once that is at least the configuration of this serial.
     pub async fn configured(&self, serial: u64, within: Duration) -> Result<Configured, NoVerdict> {
         let mut told = self.shared.configured.subscribe();

@@ -26,6 +26,7 @@ pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod presence;
+pub mod revet;
 pub mod serve;
 pub mod switch;
 pub mod upstream;
@@ -49,6 +50,7 @@ use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::pause::PauseImage;
 use self::permits::Permits;
+use self::revet::Revetting;
 use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
 use self::user::answers::Answers;
@@ -130,6 +132,8 @@ pub struct Relay {
     pub altered: Altered,
     /// Images that were removed because of it.
     pub healed: Healed,
+    /// What runs and is stored and that the policies in force do not allow.
+    pub revetting: Revetting,
     held_bytes: Arc<Semaphore>,
     beside: Arc<Semaphore>,
 }
@@ -170,6 +174,7 @@ impl Relay {
             user_answers: Answers::default(),
             altered: Altered::default(),
             healed: Healed::default(),
+            revetting: Revetting::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
         })

@@ -31,6 +31,11 @@ impl PauseImage {
         PauseImage { setting, found: Mutex::default(), pulling: tokio::sync::Mutex::default() }
     }
 
+    /// The operator's word.
+    pub fn setting(&self) -> Option<String> {
+        self.setting.clone()
+    }
+
     /// The name: the setting, else the runtime's Status, else its only pinned image.
     ///
     /// # Errors

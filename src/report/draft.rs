@@ -74,7 +74,7 @@ impl Reads for Drafter {
             return;
         }
         match Line::read(line) {
-            Ok(line) if line.canary => {}
+            Ok(line) if line.idle => {}
             Ok(line) => self.add(&line),
             Err(NotRead::OtherVersion) => self.other_version += 1,
             Err(NotRead::NoRecord) => self.unreadable += 1,

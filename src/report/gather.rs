@@ -183,7 +183,7 @@ impl Reads for Gatherer {
         }
         // Lost records may have been of any namespace.
         at.log.lost = at.log.lost.saturating_add(line.lost_before);
-        if line.canary || self.window.namespace.as_ref().is_some_and(|only| *only != line.namespace) {
+        if line.idle || self.window.namespace.as_ref().is_some_and(|only| *only != line.namespace) {
             return;
         }
         self.count(index, &line);
@@ -343,7 +343,11 @@ fn findings(groups: HashMap<Key, Group>, allowed: &Allowed) -> Vec<(Option<Reaso
     let mut all: Vec<_> = groups
         .into_iter()
         .map(|(key, group)| {
-            let settled = group.kinds.iter().all(|(kind, (_, last))| allowed.after(&key, *kind, *last));
+            // What runs is judged anew only while it runs: then the next container of it tells.
+            let settled = group.kinds.iter().all(|(kind, (_, last))| {
+                allowed.after(&key, *kind, *last)
+                    || (*kind == Kind::Revetted && allowed.after(&key, Kind::CreateContainer, *last))
+            });
             let kinds = group.kinds.iter().map(|(kind, (count, _))| (kind.as_str(), *count)).collect();
             let finding = Finding {
                 decision: key.decision.as_str(),

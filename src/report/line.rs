@@ -18,8 +18,8 @@ pub(super) struct Line<'a> {
     pub(super) image: Cow<'a, str>,
     pub(super) digest: Cow<'a, str>,
     pub(super) namespace: Cow<'a, str>,
-    /// A try of `crivet doctor`'s, and no pod's.
-    pub(super) canary: bool,
+    /// Nothing that somebody wants to run: a try of `crivet doctor`'s, or an image that is only stored.
+    pub(super) idle: bool,
     pub(super) policies: Vec<(Cow<'a, str>, Decision)>,
     pub(super) reason: Option<Reason>,
     pub(super) message: Cow<'a, str>,
@@ -62,6 +62,8 @@ struct Written<'a> {
     digest: Cow<'a, str>,
     #[serde(borrow, default)]
     namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    container: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pod_uid: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -108,19 +110,20 @@ impl<'a> Line<'a> {
     }
 
     fn check(written: Written<'a>) -> Option<Self> {
-        let time = seconds(&written.time)?;
+        let (time, kind) = (seconds(&written.time)?, Kind::named(&written.kind)?);
         let or_time = |text: Option<Cow<'_, str>>| text.map_or(Some(time), |text| seconds(&text));
         let (first, last) = (or_time(written.first_seen)?, or_time(written.last_seen)?);
         let policies = written.policies.into_iter().map(|p| Some((p.name, Decision::named(&p.outcome)?)));
         Some(Line {
-            kind: Kind::named(&written.kind)?,
+            kind,
             mode: Mode::named(&written.mode)?,
             decision: Decision::named(&written.decision)?,
             refused: Effective::named(&written.effective)? == Effective::Refused,
             image: written.reference.unwrap_or(written.image),
             digest: written.digest,
             namespace: written.namespace,
-            canary: written.pod_uid.as_deref() == Some(POD_UID),
+            idle: written.pod_uid.as_deref() == Some(POD_UID)
+                || (kind == Kind::Revetted && written.container.is_none()),
             policies: policies.collect::<Option<_>>()?,
             // A reason this crivet has never heard of is told like none, by its message.
             reason: written.reason.and_then(|reason| Reason::named(&reason)),

@@ -82,6 +82,14 @@ fn the_doctor_s_canary_is_left_out_and_a_pod_that_is_called_like_it_is_not() {
 }
 
 #[test]
+fn what_runs_and_is_no_longer_allowed_speaks_against_it_and_what_is_only_stored_does_not() {
+    let runs = denied(9 * DAY, json!({"kind": "Revetted", "container": "main"}));
+    let stored = denied(9 * DAY, json!({"kind": "Revetted"}));
+    assert_eq!(answer(&and(ready(), [stored])), answer(&ready()));
+    assert_eq!(answer(&and(ready(), [runs])).0, Answer::No);
+}
+
+#[test]
 fn a_week_in_which_everything_was_allowed_is_ready() {
     let (answer, because) = answer(&ready());
     assert_eq!(answer, Answer::Yes, "{because:?}");

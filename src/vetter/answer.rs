@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::case::{InForce, Rechecked, Vetting};
 use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
@@ -67,8 +69,12 @@ fn permits(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict
     let vetting = &in_force.config.vetting;
     let left = left(vettings.iter().filter_map(|vetting| vetting.until), now);
     let nothing_to_say = vettings.iter().all(|v| v.decision == Decision::Allowed && v.reason.is_none());
-    let at_most = |longest: Duration, of: fn(&Rechecked) -> Option<Duration>| {
-        millis(vettings.iter().filter_map(|v| of(&v.recheck)).fold(longest.min(left), Duration::min))
+    // By now: other images of the call may have taken their time since a registry spoke.
+    let moment = Instant::now();
+    let at_most = |longest: Duration, of: fn(&Rechecked) -> Option<Instant>| {
+        let rechecks = vettings.iter().filter_map(|v| of(&v.recheck));
+        let left = rechecks.map(|until| until.saturating_duration_since(moment)).fold(left, Duration::min);
+        millis(longest.min(left))
     };
     Verdict {
         outcome: Outcome::Permitted.into(),
@@ -76,8 +82,8 @@ fn permits(in_force: &InForce, vettings: &[Vetting], now: SystemTime) -> Verdict
         images: vettings.iter().map(permitted).collect(),
         // What passes only because its policy audits, or has something to be told, is asked for again each time, so that
         // each is recorded.
-        fresh_ms: if nothing_to_say { at_most(vetting.fresh_for, |recheck| recheck.fresh_for) } else { 0 },
-        usable_when_down_ms: at_most(vetting.usable_when_vetter_down, |recheck| recheck.usable_for),
+        fresh_ms: if nothing_to_say { at_most(vetting.fresh_for, |recheck| recheck.fresh_until) } else { 0 },
+        usable_when_down_ms: at_most(vetting.usable_when_vetter_down, |recheck| recheck.usable_until),
         ..Default::default()
     }
 }
@@ -129,7 +135,7 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// One record per image of a vetted call.
+/// One record per image of a vetted call; of a revetting, for each who uses it.
 pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: Duration) -> Vec<Record> {
     let refused = refusal(vettings).is_some() && !call.beside;
     let records = call.images.iter().zip(vettings).map(|(image, vetting)| Record {
@@ -147,7 +153,18 @@ pub fn records(in_force: &InForce, call: &Call, vettings: &[Vetting], latency: D
         message: vetting.text.clone(),
         ..blank(in_force, call, refused, latency)
     });
-    records.collect()
+    let mut records: Vec<Record> = records.collect();
+    let others = call.also.iter().flat_map(|whose| {
+        let of_other = |record: &Record| Record {
+            pod: some(&whose.pod_name),
+            container: some(&whose.container_name),
+            ..record.clone()
+        };
+        records.iter().map(of_other).collect::<Vec<_>>()
+    });
+    let others: Vec<Record> = others.collect();
+    records.extend(others);
+    records
 }
 
 /// One record per image of a call that the relay decided by itself.
@@ -245,6 +262,7 @@ pub fn kind(kind: Kind) -> crate::audit::Kind {
         Kind::RestorePod => crate::audit::Kind::RestorePod,
         Kind::FoundContainer => crate::audit::Kind::FoundContainer,
         Kind::ContentCheck => crate::audit::Kind::ContentCheck,
+        Kind::Revetted => crate::audit::Kind::Revetted,
         Kind::Other | Kind::Inventory | Kind::UnknownKind => crate::audit::Kind::Other,
     }
 }

@@ -94,10 +94,10 @@ pub struct Vetting {
 /// What follows from what the registry said of a tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rechecked {
-    /// How long that may be relied on; `None`: nothing was asked.
-    pub fresh_for: Option<Duration>,
+    /// Until when that may be relied on; `None`: nothing was asked.
+    pub fresh_until: Option<Instant>,
     /// The same while no vetter lives.
-    pub usable_for: Option<Duration>,
+    pub usable_until: Option<Instant>,
     /// The image is to be pulled anew before a container is made of it.
     pub pull_anew: bool,
 }
@@ -167,6 +167,16 @@ impl InForce {
         let policies = self.policies.as_ref().map(|set| set.policies()).unwrap_or_default();
         let used: BTreeSet<&str> = policies.iter().flat_map(|policy| policy.trust_roots()).collect();
         self.trust.version_of(|name| used.contains(name))
+    }
+
+    /// Names what images are judged by, whatever the mode; empty: there are no policies.
+    pub fn judges(&self) -> String {
+        let unmatched = match self.config.unmatched {
+            Unmatched::Allow => "allow",
+            Unmatched::Deny => "deny",
+        };
+        let of = |set: &Arc<PolicySet>| format!("{} {} {unmatched}", set.hash(), self.trust_in_use());
+        self.policies.as_ref().map(of).unwrap_or_default()
     }
 
     /// Whether a policy's decision against an image refuses a call: the top's audit overrides all.
@@ -454,8 +464,8 @@ impl Vetting {
             self.policies.iter().chain(&audited.policies).cloned().collect(),
             self.until.into_iter().chain(audited.until).min(),
         );
-        let fresh_for = self.recheck.fresh_for.into_iter().chain(audited.recheck.fresh_for).min();
-        let recheck = Rechecked { fresh_for, ..self.recheck };
+        let fresh_until = self.recheck.fresh_until.into_iter().chain(audited.recheck.fresh_until).min();
+        let recheck = Rechecked { fresh_until, ..self.recheck };
         // What was noted by those that refuse comes first.
         let told = match (audited.decision, &self.reason) {
             (Decision::Allowed, Some(_)) => (self.reason, self.text),

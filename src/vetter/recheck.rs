@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::flight::Flights;
@@ -27,6 +28,8 @@ pub struct Rechecks {
     tags: Mutex<Tags>,
     /// Requests under way: by reference and credential, and whether nobody waits.
     pub heads: Flights<(String, Credential, bool), Headed>,
+    /// Turns to ask, by reference and whether nobody waits.
+    turns: Mutex<HashMap<(String, bool), Arc<Turns>>>,
     counts: Counts,
     /// Another one in each process, so that nodes do not ask together.
     jitter: RandomState,
@@ -37,7 +40,27 @@ struct Tags {
     said: HashMap<String, Said>,
     gone: HashMap<Asker, Instant>,
     unanswered: HashMap<Asker, (Unanswered, Instant)>,
-    not_permitted: HashMap<(Asker, Digest), (String, Instant)>,
+    not_permitted: HashMap<(Asker, Digest), (NotPermitted, Instant)>,
+}
+
+struct Turns {
+    places: Arc<Semaphore>,
+    wide: AtomicBool,
+}
+
+/// A turn to ask about a tag, over when it is dropped.
+pub struct Turn {
+    turns: Arc<Turns>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// What was said serves nobody else: the others may ask, some at once, each by its own login.
+    pub fn serves_one(&self) {
+        if !self.turns.wide.swap(true, Ordering::Relaxed) {
+            self.turns.places.add_permits(limits::RECHECKS_AT_ONCE - 1);
+        }
+    }
 }
 
 /// What a registry said of a tag.
@@ -86,6 +109,17 @@ pub enum Drift {
     NotPermitted,
     /// It was to be pulled anew already, and still is not there: what was vetted runs.
     NotPulled,
+    /// Whether what the tag points at now is permitted could not be decided: what was vetted runs.
+    Undecided,
+}
+
+/// Why what a tag points at now is not pulled, one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotPermitted {
+    /// The policies do not permit it.
+    Denied(String),
+    /// That could not be decided.
+    Undecided(String),
 }
 
 /// What was counted since the start, by name.
@@ -94,20 +128,20 @@ pub struct Counted {
     /// Requests, by what came of them.
     pub requests: [(&'static str, u64); 3],
     /// Containers whose tag points elsewhere, by what came of them.
-    pub drift: [(&'static str, u64); 5],
+    pub drift: [(&'static str, u64); 6],
 }
 
 #[derive(Default)]
 struct Counts {
     requests: [AtomicU64; 3],
-    drift: [AtomicU64; 5],
+    drift: [AtomicU64; 6],
 }
 
 impl Counted {
     /// What came of requests.
     pub const REQUESTS: [&str; 3] = ["answered", "registry_down", "login_refused"];
     /// What came of containers whose tag points elsewhere.
-    pub const DRIFT: [&str; 5] = ["warn", "deny", "repull", "not_permitted", "not_pulled"];
+    pub const DRIFT: [&str; 6] = ["warn", "deny", "repull", "not_permitted", "not_pulled", "undecided"];
 }
 
 impl Rechecks {
@@ -118,6 +152,21 @@ impl Rechecks {
         let gone = tags.gone.get(asker).map(|at| Said { digest: None, at: *at, other_than: None });
         // Asked at one time, what there is counts.
         gone.filter(|gone| said.is_none_or(|said| said.at < gone.at)).or(said)
+    }
+
+    /// Waits for a turn to ask about a tag: what the first is told serves all who wait, whatever their logins. Live calls do
+    /// not wait for those that nobody waits for.
+    pub async fn turn(&self, reference: &str, nobody_waits: bool) -> Turn {
+        let turns = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, turns| Arc::strong_count(turns) > 1);
+            let turns = all.entry((reference.to_owned(), nobody_waits)).or_insert_with(|| {
+                Arc::new(Turns { places: Arc::new(Semaphore::new(1)), wide: AtomicBool::default() })
+            });
+            Arc::clone(turns)
+        };
+        let place = Arc::clone(&turns.places).acquire_owned().await.ok();
+        Turn { turns, _place: place }
     }
 
     /// How old what was said may be: a little less than the interval, by the reference.
@@ -174,14 +223,14 @@ impl Rechecks {
     }
 
     /// Why a digest was not permitted a short time ago. It may be signed meanwhile.
-    pub fn why_not_permitted(&self, asker: &Asker, digest: Digest, now: Instant) -> Option<String> {
+    pub fn why_not_permitted(&self, asker: &Asker, digest: Digest, now: Instant) -> Option<NotPermitted> {
         let tags = self.tags();
         let (why, at) = tags.not_permitted.get(&(asker.clone(), digest))?;
         (now.saturating_duration_since(*at) < RETRY).then(|| why.clone())
     }
 
-    /// A digest is not permitted.
-    pub fn not_permitted(&self, asker: Asker, digest: Digest, why: String, now: Instant) {
+    /// A digest is not permitted, or that could not be decided.
+    pub fn not_permitted(&self, asker: Asker, digest: Digest, why: NotPermitted, now: Instant) {
         let (mut tags, key) = (self.tags(), (asker, digest));
         make_room(&mut tags.not_permitted, &key, |(_, at)| *at);
         tags.not_permitted.insert(key, (why, now));
@@ -318,6 +367,28 @@ mod tests {
         assert_eq!(rechecks.unanswered(&asker("prod", None), now + RETRY), None);
     }
 
+    #[tokio::test]
+    async fn one_asks_about_a_tag_and_some_at_once_where_it_was_not_let_in() {
+        let rechecks = Rechecks::default();
+        let soon = |reference: &'static str, nobody_waits| {
+            tokio::time::timeout(Duration::from_millis(20), rechecks.turn(reference, nobody_waits))
+        };
+        let first = soon("r/a:1", false).await.unwrap();
+        assert!(soon("r/a:1", false).await.is_err());
+        assert!(soon("r/a:2", false).await.is_ok() && soon("r/a:1", true).await.is_ok());
+        first.serves_one();
+        first.serves_one();
+        let mut others = Vec::new();
+        for _ in 1..limits::RECHECKS_AT_ONCE {
+            others.push(soon("r/a:1", false).await.unwrap());
+        }
+        assert!(soon("r/a:1", false).await.is_err());
+        drop((first, others));
+        // Forgotten: the next one asks alone.
+        let _next = soon("r/a:1", false).await.unwrap();
+        assert!(soon("r/a:1", false).await.is_err());
+    }
+
     #[test]
     fn answer_ends_failures() {
         let (rechecks, now) = (Rechecks::default(), Instant::now());
@@ -362,13 +433,22 @@ mod tests {
         let rechecks = Rechecks::default();
         rechecks.asked(Ok(&()));
         rechecks.asked::<()>(Err(&Unanswered::Refused(String::new())));
-        for drift in [Drift::Warn, Drift::Deny, Drift::Repull, Drift::NotPermitted, Drift::NotPulled] {
+        for drift in
+            [Drift::Warn, Drift::Deny, Drift::Repull, Drift::NotPermitted, Drift::NotPulled, Drift::Undecided]
+        {
             rechecks.drifted(drift);
         }
         rechecks.drifted(Drift::NotPermitted);
         let counted = rechecks.counted();
         assert_eq!(counted.requests, [("answered", 1), ("registry_down", 0), ("login_refused", 1)]);
-        let drift = [("warn", 1), ("deny", 1), ("repull", 1), ("not_permitted", 2), ("not_pulled", 1)];
+        let drift = [
+            ("warn", 1),
+            ("deny", 1),
+            ("repull", 1),
+            ("not_permitted", 2),
+            ("not_pulled", 1),
+            ("undecided", 1),
+        ];
         assert_eq!(counted.drift, drift);
     }
 }

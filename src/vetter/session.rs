@@ -294,7 +294,7 @@ impl Session {
             self.metrics.policies_rejected();
         }
         let basis = format!("{settings}{audits} {policy_set}");
-        let told = Configured { policy_error, policy_set, basis, policies, serial };
+        let told = Configured { policy_error, policy_set, basis, policies, serial, judges: String::new() };
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
         self.tell_configured().await;
         self.keep_trust();
@@ -306,6 +306,7 @@ impl Session {
         let Some(mut told) = told else { return };
         if let Some(in_force) = self.in_force() {
             told.basis = format!("{} {}", told.basis, in_force.trust_in_use());
+            told.judges = in_force.judges();
         }
         let told = from_vetter::Body::Configured(told);
         // Never dropped for want of room: the relay would go on with permits of what was in force before.
@@ -451,7 +452,7 @@ impl Session {
         }
         // What crivet asks by itself is judged as if everything were enforced, whatever the mode. And a call that
         // waits is one of a relay that enforces: the vetter may not have been told yet that audit is over.
-        let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer);
+        let asked_by_crivet = matches!(call.kind(), Kind::Inventory | Kind::FoundContainer | Kind::Revetted);
         let actual = Arc::clone(&in_force);
         let audits = in_force.mode == Mode::Audit && (asked_by_crivet || !call.beside);
         let in_force = if audits { Arc::new(in_force.enforcing()) } else { in_force };
@@ -508,27 +509,40 @@ impl Session {
         let Ok(vettings) = in_time else {
             span.failed("vetting took longer than its time budget");
             let late: Vec<_> = call.images.iter().map(|image| Vetting::late(&in_force, image)).collect();
-            verdict(answer::verdict(&in_force, &late, self.latest()));
             self.record(answer::records(&in_force, &call, &late, started.elapsed()));
+            verdict(answer::verdict(&in_force, &late, self.latest()));
             // The next try finds it done.
             vetting.await;
             return;
         };
         answer::tell_call(&mut span, &in_force, &vettings);
         drop(span);
-        if asked_by_crivet {
-            verdict(answer::judged(&vettings));
-        } else if !nobody_waits {
-            verdict(answer::verdict(&in_force, &vettings, self.latest()));
+        let mut answer = match (asked_by_crivet, nobody_waits) {
+            (true, _) => Some(answer::judged(&vettings)),
+            (false, true) => None,
+            (false, false) => Some(answer::verdict(&in_force, &vettings, self.latest())),
+        };
+        // A refusal that is answered has its record, whatever ends this process a moment later. A permit does not wait for one.
+        if let Some(permit) = answer.take_if(|answer| answer.outcome() == Outcome::Permitted) {
+            verdict(permit);
         }
-        let arrived_as_vetted =
-            call.kind() == Kind::PulledImage && vettings.iter().all(|v| v.decision == Decision::Allowed);
-        if !arrived_as_vetted && call.kind() != Kind::Inventory {
+        let all_allowed = vettings.iter().all(|v| v.decision == Decision::Allowed);
+        let is_recorded = match call.kind() {
+            Kind::Inventory => false,
+            Kind::PulledImage => !all_allowed,
+            // What is as it was is no news.
+            Kind::Revetted => !all_allowed || call.was_not_allowed,
+            _ => true,
+        };
+        if is_recorded {
             // The mode in a record is the daemon's.
             let of_record = if asked_by_crivet { &actual } else { &in_force };
             let records = answer::records(of_record, &call, &vettings, started.elapsed());
             self.record(records);
             self.metrics.exempted(&vettings);
+        }
+        if let Some(refusal) = answer {
+            verdict(refusal);
         }
     }
 

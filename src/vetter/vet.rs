@@ -198,9 +198,11 @@ impl Vetter {
         let result = match case.context.kind {
             Kind::PullImage => self.pulled_by_name(case).await,
             Kind::PulledImage => self.arrived(case, image).await,
-            Kind::CreateContainer | Kind::RunPodSandbox | Kind::Inventory | Kind::FoundContainer => {
-                self.created(case, image).await
-            }
+            Kind::CreateContainer
+            | Kind::RunPodSandbox
+            | Kind::Inventory
+            | Kind::FoundContainer
+            | Kind::Revetted => self.created(case, image).await,
             Kind::RestorePod | Kind::ContentCheck | Kind::Other | Kind::UnknownKind => {
                 Err(Trouble::Call("a call of this kind cannot be vetted".to_owned()))
             }

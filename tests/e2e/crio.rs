@@ -2,7 +2,7 @@
 
 use crate::support::cosign::{Cosign, Key, Version};
 use crate::support::crio::Crio;
-use crate::support::crivet::{Crivet, key_policy};
+use crate::support::crivet::{Crivet, key_policy, policy, signed_by};
 use crate::support::image::{Image, Pushed};
 use crate::support::kubelet::{Kubelet, Pod};
 use crate::support::machine::Machine;
@@ -214,6 +214,75 @@ fn in_enforce_mode_a_kubelets_signed_pod_runs_as_the_images_user_and_an_unsigned
     let pod = kubelet.wait_pod("unsigned", A_MINUTE, denied);
     let (_, message) = pod.waiting().unwrap();
     assert!(message.contains(&unsigned.digest), "{message}");
+}
+
+/// A node whose policy rechecks tags each second; a signed image was pulled, and its tag has moved to another signed one.
+fn drifted(on_drift: &str) -> Option<(Node, Pushed, Pushed)> {
+    let node = Node::start("enforce")?;
+    let recheck = format!(
+        "  recheck: {{interval: 1s, onDrift: {on_drift}, whenRegistryDown: deny, whenLoginRefused: deny}}\n{}",
+        signed_by(&node.key)
+    );
+    let all = policy("all", &format!("{}/**", node.registry.address()), &recheck);
+    node.crivet.put_policies(&[all]);
+    let first = node.push_signed("app");
+    node.crivet.crictl().pull(&first.reference).unwrap();
+    let second = Image::says(&node.peers, "moved").file("moved", "x").push(&node.registry, "app", "1");
+    node.cosign.sign(&node.key, &second.by_digest, &[]);
+    std::thread::sleep(Duration::from_millis(1200));
+    Some((node, first, second))
+}
+
+impl Node {
+    /// As a kubelet creates: by digest up to 1.34, by ID later, for a pod that names the tag.
+    fn create_by(&self, named: &str, image: &Pushed) -> Result<String, String> {
+        let pod = self.crivet.crictl().sandbox("pod").unwrap();
+        let image = json!({"image": named, "user_specified_image": image.reference});
+        let made = self.crivet.crictl().create_of("pod", &pod, "e2e", &image, &json!([]));
+        self.crio.crictl().run(["rmp", "--force", &pod]).unwrap();
+        made
+    }
+}
+
+#[test]
+fn in_enforce_mode_a_tag_that_moved_is_denied_where_the_policy_says_so() {
+    let Some((node, first, second)) = drifted("deny") else { return };
+    for named in [first.by_digest.as_str(), bare(&first)] {
+        assert_refused(
+            node.create_by(named, &first),
+            DENIED,
+            &[&first.digest, &second.digest, "onDrift: deny"],
+        );
+    }
+    // A digest does not move.
+    let by_digest = Pushed { reference: first.by_digest.clone(), ..first.clone() };
+    node.create_by(&first.by_digest, &by_digest).unwrap();
+    // Pulled anew, as a kubelet does with imagePullPolicy: Always.
+    node.crivet.crictl().pull(&first.reference).unwrap();
+    node.create_by(&second.by_digest, &second).unwrap();
+}
+
+#[test]
+fn in_enforce_mode_a_tag_that_moved_is_recorded_where_the_policy_warns() {
+    let Some((node, first, second)) = drifted("warn") else { return };
+    node.create_by(&first.by_digest, &first).unwrap();
+    let is_it = |record: &Value| record["reason"] == "ImageDrifted" && record["decision"] == "allowed";
+    let record = wait_for("its record", A_MINUTE, || node.crivet.audit().into_iter().find(is_it));
+    assert_eq!(record["effective"], "forwarded");
+    assert!(record["message"].as_str().unwrap().contains(&second.digest), "{record}");
+}
+
+/// The kubelet's way: the image is hidden from its question whether to pull, it pulls, and the new one runs as its user.
+#[test]
+fn in_enforce_mode_a_tag_that_moved_is_pulled_anew_by_the_kubelet() {
+    let Some((node, first, _)) = drifted("repull") else { return };
+    let second = Image::says(&node.peers, "new $(id -u)").user("1000").push(&node.registry, "app", "1");
+    node.cosign.sign(&node.key, &second.by_digest, &[]);
+    std::thread::sleep(Duration::from_millis(1200));
+    let kubelet = Kubelet::start(&node.peers, &node.crivet.socket());
+    kubelet.add_pod("app", &first.reference, &json!({"imagePullPolicy": "IfNotPresent"}));
+    kubelet.wait_pod("app", 2 * A_MINUTE, Pod::ready);
+    assert_eq!(kubelet.first_line("app"), "new 1000");
 }
 
 #[test]

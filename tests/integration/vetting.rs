@@ -21,6 +21,7 @@ mod recheck;
 mod registry;
 mod rego;
 mod reload;
+mod revet;
 mod runtime;
 mod sandbox;
 mod signer;

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::policy::{OnDrift, Policy, Recheck, WithoutAnswer};
 use crate::registry::Cause;
 use crate::vetter::case::{Case, Rechecked, Vetting};
-use crate::vetter::recheck::{Asker, Drift, RETRY, Said, Unanswered};
+use crate::vetter::recheck::{Asker, Drift, NotPermitted, RETRY, Said, Unanswered};
 use crate::vetter::trouble::{Trouble, without_image};
 use crate::vetter::visit::Visit;
 use crate::vetter::wire::{ImageUse, Kind};
@@ -45,6 +45,22 @@ enum Now {
     NotAsked,
 }
 
+/// Why it is not known.
+enum Missing {
+    /// Nobody waits, and the budget for such work is used up.
+    Guest,
+    Unanswered(Unanswered),
+}
+
+impl From<Trouble> for Missing {
+    fn from(trouble: Trouble) -> Missing {
+        match trouble {
+            Trouble::Guest { .. } => Missing::Guest,
+            trouble => Missing::Unanswered(why_unanswered(&trouble)),
+        }
+    }
+}
+
 impl<'c> Question<'c> {
     /// Nothing is asked of digests, which do not move, of what has no name, and where no policy asks for it.
     fn of(case: &'c Case<'_>, vetting: &Vetting) -> Option<Question<'c>> {
@@ -66,10 +82,10 @@ impl<'c> Question<'c> {
         Some(Question { reference, name: reference.to_string(), id, enforced, all, by })
     }
 
-    /// How long what the registry did not confirm may be used while no vetter answers: not at all where it has to be asked.
-    fn without_vetter(&self) -> Option<Duration> {
+    /// Until when what the registry did not confirm may be used while no vetter answers: not at all where it has to be asked.
+    fn without_vetter(&self) -> Option<Instant> {
         let strict = |recheck: &Recheck| recheck.when_registry_down == WithoutAnswer::Deny;
-        self.enforced.filter(strict).map(|_| Duration::ZERO)
+        self.enforced.filter(strict).map(|_| Instant::now())
     }
 }
 
@@ -79,10 +95,9 @@ impl Vetter {
         let Some(question) = Question::of(case, &vetting) else { return vetting };
         match self.tag_now(case, &question).await {
             Now::Same(until) => {
-                let left = until.saturating_duration_since(Instant::now());
                 let strict = |recheck: &Recheck| recheck.when_registry_down == WithoutAnswer::Deny;
-                let usable = question.enforced.filter(strict).map(|_| left);
-                let recheck = Rechecked { fresh_for: Some(left), usable_for: usable, pull_anew: false };
+                let usable_until = question.enforced.filter(strict).map(|_| until);
+                let recheck = Rechecked { fresh_until: Some(until), usable_until, pull_anew: false };
                 Vetting { recheck, ..vetting }
             }
             Now::NotAsked => vetting,
@@ -94,13 +109,8 @@ impl Vetter {
     async fn tag_now(&self, case: &Case<'_>, question: &Question<'_>) -> Now {
         let now = Instant::now();
         let fresh_for = self.rechecks.fresh_for(&question.name, question.all.interval);
-        let refuses = question.enforced.is_some_and(|recheck| recheck.on_drift != OnDrift::Warn);
         let asker = self.asker(case, question);
-        let known = self.rechecks.said(&asker).filter(|said| {
-            // What refuses what runs, or has it pulled anew, is mended by whoever moves the tag back: that is not to take hours.
-            let refused = refuses && self.is_same(question, said) == Some(false);
-            now.saturating_duration_since(said.at) < if refused { fresh_for.min(RETRY) } else { fresh_for }
-        });
+        let known = self.fresh(question, &asker, now);
         let answer = |said: Said, is_same| match is_same {
             true => Now::Same(said.at + fresh_for),
             false => Now::Other(said.digest),
@@ -115,8 +125,8 @@ impl Vetter {
         }
         let why = match timeout_at(question.by, self.find_out(case, question, &asker, known)).await {
             Ok(Ok((said, is_same))) => return answer(said, is_same),
-            Ok(Err(Trouble::Guest { .. })) => return Now::NotAsked,
-            Ok(Err(trouble)) => why_unanswered(&trouble),
+            Ok(Err(Missing::Guest)) => return Now::NotAsked,
+            Ok(Err(Missing::Unanswered(why))) => why,
             Err(_) => Unanswered::Down(format!(
                 "no answer from {} in time (limits::RECHECK_SECONDS)",
                 question.reference.registry()
@@ -124,6 +134,17 @@ impl Vetter {
         };
         self.rechecks.not_answered(asker, why.clone(), Instant::now());
         Now::Unanswered(why)
+    }
+
+    /// What was said of the tag, unless it is older than it may be.
+    fn fresh(&self, question: &Question<'_>, asker: &Asker, now: Instant) -> Option<Said> {
+        let fresh_for = self.rechecks.fresh_for(&question.name, question.all.interval);
+        let refuses = question.enforced.is_some_and(|recheck| recheck.on_drift != OnDrift::Warn);
+        self.rechecks.said(asker).filter(|said| {
+            // What refuses what runs, or has it pulled anew, is mended by whoever moves the tag back: that is not to take hours.
+            let refused = refuses && self.is_same(question, said) == Some(false);
+            now.saturating_duration_since(said.at) < if refused { fresh_for.min(RETRY) } else { fresh_for }
+        })
     }
 
     fn asker(&self, case: &Case<'_>, question: &Question<'_>) -> Asker {
@@ -151,10 +172,10 @@ impl Vetter {
         question: &Question<'_>,
         asker: &Asker,
         known: Option<Said>,
-    ) -> Result<(Said, bool), Trouble> {
+    ) -> Result<(Said, bool), Missing> {
         let said = match known {
             Some(said) => said,
-            None => self.ask(case, question, asker).await?,
+            None => self.told(case, question, asker).await?,
         };
         if let Some(is_same) = self.is_same(question, &said) {
             return Ok((said, is_same));
@@ -165,12 +186,35 @@ impl Vetter {
             Ok((_, ties)) => ties.iter().any(|tie| tie.id() == question.id),
             // What bytes that hash to the digest cannot be, it is not.
             Err(Trouble::Walk(error)) if !matches!(error, WalkError::Hash { .. }) => false,
-            Err(trouble) => return Err(trouble),
+            Err(trouble) => return Err(trouble.into()),
         };
         if !is_same {
             self.rechecks.is_other_than(&question.name, digest, question.id);
         }
         Ok((said, is_same))
+    }
+
+    /// What the registry says; asked by one for all who wait for it. Where that one is not let in, each is by its own login.
+    async fn told(&self, case: &Case<'_>, question: &Question<'_>, asker: &Asker) -> Result<Said, Missing> {
+        let turn = self.rechecks.turn(&question.name, case.context.beside).await;
+        let now = Instant::now();
+        if let Some(said) = self.fresh(question, asker, now) {
+            return Ok(said);
+        }
+        if let Some(why) = self.rechecks.unanswered(asker, now) {
+            return Err(Missing::Unanswered(why));
+        }
+        let said = self.ask(case, question, asker).await;
+        if !said.as_ref().is_ok_and(|said| said.digest.is_some()) {
+            turn.serves_one();
+        }
+        if let Err(trouble) = &said
+            && !matches!(trouble, Trouble::Guest { .. })
+        {
+            // Before the next has its turn.
+            self.rechecks.not_answered(asker.clone(), why_unanswered(trouble), Instant::now());
+        }
+        Ok(said?)
     }
 
     /// Asks the registry; one request for all who ask with the same login at once.
@@ -255,7 +299,7 @@ impl Vetter {
         };
         let noted = |drift, text: String| {
             self.rechecks.drifted(drift);
-            let recheck = Rechecked { usable_for: question.without_vetter(), ..Rechecked::default() };
+            let recheck = Rechecked { usable_until: question.without_vetter(), ..Rechecked::default() };
             Vetting { reason: Some(Reason::ImageDrifted), text, recheck, ..vetting.clone() }
         };
         let refused = |drift, decision, enforced, text| Vetting { decision, enforced, ..noted(drift, text) };
@@ -292,7 +336,12 @@ impl Vetter {
                         let vetting = refused(Drift::Repull, Decision::Undecided, true, text);
                         Vetting { recheck: pull_anew, ..vetting }
                     }
-                    Err(why) => noted(Drift::NotPermitted, stays(&format!("which is not permitted ({why})"))),
+                    Err(NotPermitted::Denied(why)) => {
+                        noted(Drift::NotPermitted, stays(&format!("which is not permitted ({why})")))
+                    }
+                    Err(NotPermitted::Undecided(why)) => {
+                        noted(Drift::Undecided, stays(&format!("which could not be vetted ({why})")))
+                    }
                 }
             }
             (_, OnDrift::Repull) => noted(
@@ -316,7 +365,7 @@ impl Vetter {
         case: &Case<'_>,
         question: &Question<'_>,
         digest: Digest,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotPermitted> {
         let asker = self.asker(case, question);
         if let Some(why) = self.rechecks.why_not_permitted(&asker, digest, Instant::now()) {
             return Err(why);
@@ -326,11 +375,20 @@ impl Vetter {
             self.proven(case, &visit, ties).await
         };
         let why = match timeout_at(question.by, judged).await {
-            Ok(Ok(vetting)) if vetting.decision == Decision::Allowed => return Ok(()),
-            Ok(Ok(vetting)) => without_image(&vetting.text).to_owned(),
-            Ok(Err(trouble)) => trouble.to_string(),
+            Ok(Ok(vetting)) => {
+                let text = without_image(&vetting.text).to_owned();
+                match vetting.decision {
+                    Decision::Allowed => return Ok(()),
+                    Decision::Denied => NotPermitted::Denied(text),
+                    Decision::Undecided => NotPermitted::Undecided(text),
+                }
+            }
+            Ok(Err(trouble)) => NotPermitted::Undecided(trouble.to_string()),
             // It goes on, and the next container finds it done.
-            Err(_) => return Err("not vetted in time (limits::RECHECK_SECONDS)".to_owned()),
+            Err(_) => {
+                let text = "not vetted in time (limits::RECHECK_SECONDS)";
+                return Err(NotPermitted::Undecided(text.to_owned()));
+            }
         };
         self.rechecks.not_permitted(asker, digest, why.clone(), Instant::now());
         Err(why)
@@ -351,7 +409,7 @@ fn unanswered(case: &Case<'_>, question: &Question<'_>, why: &Unanswered, vettin
             (Reason::RecheckRegistryDown, "whenRegistryDown", found, "mend the way to the registry")
         }
         Unanswered::Refused(found) => {
-            let remedy = "give the pod a pull secret that may read the repository";
+            let remedy = "give the node a login of its own (registry.credentials), or the pod a pull secret that may read the repository; one held from a pull counts until it expires, and is renewed by the next pull in this namespace";
             (Reason::RecheckLoginRefused, "whenLoginRefused", found, remedy)
         }
     };
@@ -366,7 +424,7 @@ fn unanswered(case: &Case<'_>, question: &Question<'_>, why: &Unanswered, vettin
     );
     match strictest {
         WithoutAnswer::Allow => {
-            let recheck = Rechecked { usable_for: question.without_vetter(), ..Rechecked::default() };
+            let recheck = Rechecked { usable_until: question.without_vetter(), ..Rechecked::default() };
             Vetting { reason: Some(reason), text, recheck, ..vetting }
         }
         WithoutAnswer::Deny => Vetting {

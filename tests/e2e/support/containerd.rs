@@ -19,6 +19,7 @@ pub struct Containerd {
     crictl: Crictl,
     ctr: PathBuf,
     pause: Pushed,
+    bin: PathBuf,
 }
 
 impl Containerd {
@@ -42,23 +43,43 @@ impl Containerd {
         fs::write(&config, text).unwrap();
 
         let bin = peers.programs(&format!("containerd-{version}"));
-        // containerd looks for its shim in the PATH.
-        let mut path = OsString::from(&bin);
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
         let socket = dir.join("containerd.sock");
         let crictl = Crictl::new(peers, &socket);
-        let daemon = Daemon::start(
-            peers,
-            "containerd",
-            &bin.join("containerd"),
-            ["--config".as_ref(), config.as_os_str()],
-            &[("PATH", &path)],
-        );
-        let mut containerd = Self { daemon, socket, crictl, ctr: bin.join("ctr"), pause };
-        let crictl = containerd.crictl.clone();
-        containerd.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
+        let daemon = Self::spawn(peers, &bin, &config);
+        let mut containerd = Self { daemon, socket, crictl, ctr: bin.join("ctr"), pause, bin };
+        containerd.wait_ready();
         containerd
+    }
+
+    fn spawn(peers: &Peers, bin: &Path, config: &Path) -> Daemon {
+        // containerd looks for its shim in the PATH.
+        let mut path = OsString::from(bin);
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let arguments = ["--config".as_ref(), config.as_os_str()];
+        Daemon::start(peers, "containerd", &bin.join("containerd"), arguments, &[("PATH", &path)])
+    }
+
+    fn wait_ready(&mut self) {
+        let crictl = self.crictl.clone();
+        self.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Ends it at once, as a crash would; what runs goes on.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// Starts one that was killed, with the same files.
+    pub fn start_again(&mut self, peers: &Peers) {
+        let config = self.socket.with_file_name("config.toml");
+        self.daemon = Self::spawn(peers, &self.bin, &config);
+        self.wait_ready();
     }
 
     /// Lets it pull from another registry as well.

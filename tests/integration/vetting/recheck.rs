@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::node::{Gate, Node, allowed, refusal};
-use super::registry::{Image, digest_of};
+use super::node::{Gate, Node, allowed, create, pod, pull, refusal};
+use super::registry::{Image, digest_of, signature_tag};
 use super::runtime::REMOVE;
 use crate::registry::fake::{later, reply};
-use crate::support::client::{Answer, CREATE};
+use crate::support::client::{Answer, CREATE, PULL};
 use crate::support::{framed, until};
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
@@ -326,6 +326,64 @@ async fn failed_pull_leaves_what_was_vetted() {
     assert!(record["message"].as_str().unwrap().contains("was to be pulled a short time ago"), "{record}");
     assert_eq!(node.metric("crivet_recheck_drift_total{effect=\"not_pulled\"}").await, 1.0);
     assert_eq!(node.metric("crivet_recheck_repulls_total{outcome=\"failed\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn failed_pull_of_another_namespace_does_not_end_hiding() {
+    let (node, gate, _, other, name) = hidden("deny").await;
+    node.runtime.state().error = Some((14, "no way to the registry".to_owned()));
+    let elsewhere = v1::PullImageRequest { sandbox_config: Some(pod("elsewhere")), ..pull(&name) };
+    let without_pod = v1::PullImageRequest { sandbox_config: None, ..pull(&name) };
+    for request in [elsewhere, without_pod] {
+        assert_eq!(gate.client.call(PULL, &request.encode_to_vec()).await.code(), 14);
+        assert_eq!(presence(&gate, &name).await, None);
+    }
+    node.runtime.state().error = None;
+    assert!(allowed(&gate.pull(&name).await));
+    assert_eq!(presence(&gate, &name).await, Some(other.id()));
+    assert_eq!(node.metric("crivet_recheck_repulls_total{outcome=\"failed\"}").await, 0.0);
+}
+
+#[tokio::test]
+async fn moved_tag_about_which_nothing_can_be_decided_is_not_called_unpermitted() {
+    let (node, gate, image, name) = node(&recheck("1h", "repull", "deny")).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let other = node.push_signed("app", "1", "two");
+    gate.reload().await;
+    let signatures = format!("/v2/app/manifests/{}", signature_tag(&other.digest()));
+    node.registry.instead(move |seen| (seen.path == signatures).then(|| reply(503, &[], "away")));
+    node.policy("all.yaml", &node.signed_by("all", &node.signer, &recheck("1s", "repull", "deny")));
+    gate.reload().await;
+    tokio::time::sleep(AN_INTERVAL).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let record = recorded(&node, "allowed", "ImageDrifted").await;
+    assert!(record["message"].as_str().unwrap().contains("which could not be vetted"), "{record}");
+    assert_eq!(node.metric("crivet_recheck_drift_total{effect=\"undecided\"}").await, 1.0);
+    assert_eq!(node.metric("crivet_recheck_drift_total{effect=\"not_permitted\"}").await, 0.0);
+    assert_eq!(presence(&gate, &name).await, Some(image.id()));
+}
+
+#[tokio::test]
+async fn one_request_serves_pods_with_logins_of_their_own() {
+    let (node, gate, image, name) = node(&recheck("1s", "deny", "deny")).await;
+    let namespaces: Vec<String> = (0..20).map(|number| format!("n{number}")).collect();
+    for namespace in &namespaces {
+        let auth = v1::AuthConfig {
+            username: namespace.clone(),
+            password: "secret".to_owned(),
+            ..Default::default()
+        };
+        let request =
+            v1::PullImageRequest { sandbox_config: Some(pod(namespace)), auth: Some(auth), ..pull(&name) };
+        assert!(allowed(&gate.client.call(PULL, &request.encode_to_vec()).await));
+    }
+    tokio::time::sleep(AN_INTERVAL).await;
+    let before = heads(&node);
+    let requests: Vec<_> =
+        namespaces.iter().map(|ns| create(ns, &image.id(), &name).encode_to_vec()).collect();
+    let answers = join_all(requests.iter().map(|request| gate.client.call(CREATE, request))).await;
+    assert!(answers.iter().all(allowed), "{:?}", answers.iter().find(|answer| !allowed(answer)));
+    assert_eq!(heads(&node) - before, 1);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::support::{until, within};
 use crate::trust::{FIXTURES, lay, repository};
 
 /// The daemon's lines for a root "corp" of this mirror.
-fn section(node: &Node, mirror: &Path) -> String {
+pub(super) fn section(node: &Node, mirror: &Path) -> String {
     let anchor: PathBuf = node.place.path().join("root.json");
     fs::copy(Path::new(FIXTURES).join("good/1.root.json"), &anchor).unwrap();
     fs::set_permissions(&anchor, fs::Permissions::from_mode(0o644)).unwrap();
@@ -41,7 +41,7 @@ fn version(page: &str, root: &str) -> String {
 }
 
 /// A policy for other images, that rests on this root.
-fn rests_on(root: &str) -> String {
+pub(super) fn rests_on(root: &str) -> String {
     format!(
         "apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: other}}\nspec:\n  images: ['other.test/**']\n  \
          requirements:\n    keyless:\n    - trustRoot: {root}\n      identities: [{{issuer: 'https://a.test', subject: b}}]\n"
