@@ -118,10 +118,10 @@ pub(super) fn check(node: &Node, about: About) -> Result<Checked, Refused> {
         );
         return Err(Refused { at: node.at, text });
     }
-    if known.steps > limits::CONDITION_STEPS {
+    if known.steps > limits::CONDITION_LOAD_STEPS {
         let text = format!(
-            "expected a condition of at most {} steps where each list has {} elements (limits CONDITION_STEPS, CONDITION_ITEMS), found {}; put no loop over one list into a loop over another",
-            limits::CONDITION_STEPS,
+            "expected a condition of at most {} steps where each list has {} elements (limits CONDITION_LOAD_STEPS, CONDITION_ITEMS), found {}; put no loop over one list into a loop over another",
+            limits::CONDITION_LOAD_STEPS,
             limits::CONDITION_ITEMS,
             known.steps
         );

@@ -15,9 +15,10 @@ pub(super) struct Pattern {
 }
 
 /// The smallest size that is tried, bytes; each further one is twice that.
-const SMALL: usize = 2 * 1024;
-/// Bytes of a compiled expression that cost a step for each byte of text.
-const PER_STEP: usize = 1024;
+const SMALL: usize = 256;
+/// Bytes of a compiled expression that cost a step for each byte of text: all that may be in them are tried at each, for up to
+/// a nanosecond each, where an expression is like `((a*)*){100}b`. A step of another kind takes some tens.
+const PER_STEP: usize = 128;
 
 impl Pattern {
     pub fn read(written: &str) -> Result<Self, String> {
@@ -49,6 +50,9 @@ impl Pattern {
         loop {
             match compile(&anchored, size.min(limits::CONDITION_REGEX_BYTES)) {
                 Ok(regex) => {
+                    // Within an eighth of what it needs, rather than twice that.
+                    let mut eighths = (5..8).map(|eighths| size / 8 * eighths);
+                    let size = eighths.find(|size| compile(&anchored, *size).is_ok()).unwrap_or(size);
                     let weight = u64::try_from(size / PER_STEP).unwrap_or(u64::MAX);
                     return Ok(Self { regex, weight });
                 }
@@ -114,5 +118,10 @@ mod tests {
     fn greater_expression_costs_more_steps() {
         let weight = |written| Pattern::read(written).unwrap().weight;
         assert!(weight("^a{200}$") > weight("^a$"));
+        // The widest that is let through; each byte of it is charged.
+        assert!(
+            weight("^((a*)*){100}b$")
+                > 5 * u64::try_from(limits::CONDITION_REGEX_BYTES / PER_STEP / 8).unwrap()
+        );
     }
 }

@@ -391,7 +391,7 @@ fn evaluation_that_takes_too_many_steps_is_undecided_whatever_is_around_it() {
         Answer::Unknown(why) => why,
         other => panic!("{text}: {other:?}"),
     };
-    let many = json!({"list": vec![1; 60_000], "text": "a".repeat(100_000), "one": ["x".repeat(3000)]});
+    let many = json!({"list": vec![1; 400_000], "text": "a".repeat(100_000), "one": ["x".repeat(3000)]});
     let looped = "attestation.predicate.list.all(e, e + e + e + e + e + e + e + e == 8 && e == 1)";
     assert!(unknown(looped, &many).contains("limit CONDITION_STEPS"));
     assert!(unknown(&format!("{looped} || image.tag == 'v1'"), &many).contains("limit CONDITION_STEPS"));
@@ -399,7 +399,7 @@ fn evaluation_that_takes_too_many_steps_is_undecided_whatever_is_around_it() {
         unknown(&format!("!({looped} && false) && image.tag == 'v1'"), &many).contains("CONDITION_STEPS")
     );
     // Long texts are steps, too.
-    let long = json!({"list": vec![1; 2_000], "text": "a".repeat(100_000)});
+    let long = json!({"list": vec![1; 6_000], "text": "a".repeat(100_000)});
     let looked = "attestation.predicate.list.all(e, !attestation.predicate.text.contains('b'))";
     assert!(unknown(looked, &long).contains("limit CONDITION_STEPS"));
     let compared =

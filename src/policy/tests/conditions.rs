@@ -149,9 +149,13 @@ fn condition_that_hits_a_limit_is_undecided() {
     let signer = Signer::new();
     let slow = "attestation.predicate.list.all(e, attestation.predicate.list.all(f, e == f))";
     assert!(compile(&policy(&signer, &entry(&[slow]))).unwrap_err().contains("limit"));
-    let text =
-        policy(&signer, &entry(&["attestation.predicate.list.all(e, e + e + e + e + e + e + e + e == 8)"]));
-    let evidence = [attested(&signer, PROVENANCE, &json!({"list": vec![1; 100_000]}))];
+    let text = policy(
+        &signer,
+        &entry(&[
+            "attestation.predicate.list.all(e, e + e + e + e + e + e + e + e + e + e + e + e + e + e + e + e == 16)",
+        ]),
+    );
+    let evidence = [attested(&signer, PROVENANCE, &json!({"list": vec![1; 190_000]}))];
     let (why, found, _) = unmet(judged(&text, &evidence, &now()));
     assert_eq!(why, Shortfall::Limit);
     assert!(found.contains("cannot be told to hold") && found.contains("limit CONDITION_STEPS"), "{found}");
