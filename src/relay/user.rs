@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::answers::Last;
 use super::Relay;
 use super::ask::Refusal;
 use super::intercept::same_id;
@@ -18,20 +19,34 @@ use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::{ImageId, ImageName, quoted};
 use crate::vetter::wire::{Call, ImageUse};
 
-/// Asks whether what the runtime has under the pod's own name is the image that the create names. Not waited for before the
-/// runtime is asked to create: it would cost each container a question's time. `None` if that is known: all who asked lately
-/// for the user, the kubelet among them, were told of this image.
+/// Holds the image that a create names to what the kubelet was told of the pod's own name. Where that is not known, the runtime
+/// is asked; its answer is not waited for before it is asked to create, which would cost each container a question's time.
+/// `None`: nothing is open.
 ///
 /// Left out: a name with a digest, whose content cannot be another's; an ID; no name at all, as older kubelets have it; and
 /// image volumes, which run nothing.
 pub fn ask(relay: &Relay, call: &Call) -> Option<Asked> {
-    let image = call.images.iter().find(|image| image.role == ROLE_IMAGE)?;
-    let told = relay.user_answers.agree_on(&image.reference, tokio::time::Instant::now());
-    if told.is_some_and(|told| same_id(&told, &image.named)) {
-        return None;
+    let image = call.images.iter().find(|image| image.role == ROLE_IMAGE)?.clone();
+    // A name with a digest may be told of or not. CRI-O up to 1.34 is told repository@digest, which is no ID to compare.
+    if is_held(&image) && ImageId::parse(&image.named).is_ok() {
+        match relay.user_answers.last(&image.reference, tokio::time::Instant::now()) {
+            Some(Last { id: Some(id), alone: true }) if same_id(&id, &image.named) => return None,
+            // The kubelet tries again, and asks again.
+            Some(Last { id, .. }) if !id.as_ref().is_some_and(|id| same_id(id, &image.named)) => {
+                let refusal = moved(&image, &image.named, id);
+                return Some(tokio::spawn(std::future::ready(Err(refusal))));
+            }
+            Some(_) | None => {}
+        }
     }
-    let (runtime, image) = (relay.runtime.clone(), image.clone());
+    let runtime = relay.runtime.clone();
     Some(tokio::spawn(async move { is_the_images(&runtime, &image).await }))
+}
+
+/// Whether the pod's name of the image is one that can move. What cannot be read is the vetter's to refuse.
+fn is_held(image: &ImageUse) -> bool {
+    let name = ImageName::parse(&image.reference);
+    matches!(name, Ok(ImageName::Reference(reference)) if reference.digest().is_none())
 }
 
 /// What the runtime says, or will say.
@@ -52,10 +67,8 @@ pub async fn told(asked: Asked, budget: Budget) -> Result<(), Refusal> {
 }
 
 async fn is_the_images(runtime: &RuntimeClient, image: &ImageUse) -> Result<(), Refusal> {
-    match ImageName::parse(&image.reference) {
-        Ok(ImageName::Reference(reference)) if reference.digest().is_none() => {}
-        // What cannot be read is the vetter's to refuse.
-        Ok(_) | Err(_) => return Ok(()),
+    if !is_held(image) {
+        return Ok(());
     }
     let found = id_of(runtime, &image.reference).await.map_err(|error| {
         let text = format!("{}: the user it runs as cannot be told: {error}", shown(image));
@@ -69,12 +82,16 @@ async fn is_the_images(runtime: &RuntimeClient, image: &ImageUse) -> Result<(), 
     if found.as_deref().is_some_and(|found| same_id(found, &named)) {
         return Ok(());
     }
+    Err(moved(image, &named, found))
+}
+
+fn moved(image: &ImageUse, named: &str, found: Option<String>) -> Refusal {
     let found = found.unwrap_or_else(|| "none".to_owned());
     let text = format!(
         "{}: expected the runtime to have image {named} under this name, found {found}; the kubelet reads by the name as which user the container runs, and tries again",
         shown(image)
     );
-    Err(Refusal::own(&text, Reason::NameMoved))
+    Refusal::own(&text, Reason::NameMoved)
 }
 
 async fn id_of(runtime: &RuntimeClient, name: &str) -> Result<Option<String>, RuntimeError> {

@@ -29,6 +29,15 @@ pub struct Answers {
     names: Mutex<HashMap<String, Answer>>,
 }
 
+/// The last answer for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    /// The image that it named; `None`: there was no such image.
+    pub id: Option<String>,
+    /// Whether no other answer was given lately. If there was one, which of them a caller had is not known.
+    pub alone: bool,
+}
+
 struct Answer {
     /// `None`: there was no such image.
     id: Option<String>,
@@ -49,16 +58,12 @@ impl Answers {
         }
     }
 
-    /// The image that everybody was told of who asked for this name lately; `None` if nobody asked, there was none, or the
-    /// answers were not the same: which of them the caller had is not known then.
-    pub fn agree_on(&self, name: &str, now: Instant) -> Option<String> {
+    /// What was said last of this name; `None`: nobody asked lately.
+    pub fn last(&self, name: &str, now: Instant) -> Option<Last> {
         let names = self.names();
         let answer = names.get(name)?;
         let counts = |at: Instant| now < at + COUNTS;
-        if !counts(answer.at) || answer.other.is_some_and(counts) {
-            return None;
-        }
-        answer.id.clone()
+        counts(answer.at).then(|| Last { id: answer.id.clone(), alone: !answer.other.is_some_and(counts) })
     }
 
     /// An answer has passed that could not be read: of no name is known any more what was said last.
@@ -138,37 +143,42 @@ mod tests {
         answers.passed(NAME.to_owned(), id.map(str::to_owned), now);
     }
 
-    #[test]
-    fn answers_count_for_a_while() {
-        let (answers, now) = (Answers::default(), Instant::now());
-        assert_eq!(answers.agree_on(NAME, now), None);
-        passed(&answers, Some("sha256:a"), now);
-        assert_eq!(answers.agree_on(NAME, now).as_deref(), Some("sha256:a"));
-        assert_eq!(answers.agree_on("r.io/a:2", now), None);
-        assert_eq!(answers.agree_on(NAME, now + COUNTS), None);
+    fn last(answers: &Answers, now: Instant) -> Option<(Option<String>, bool)> {
+        answers.last(NAME, now).map(|last| (last.id, last.alone))
     }
 
     #[test]
-    fn different_answers_are_none_until_the_other_is_old() {
+    fn answers_count_for_a_while() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        assert_eq!(last(&answers, now), None);
+        passed(&answers, Some("sha256:a"), now);
+        assert_eq!(last(&answers, now), Some((Some("sha256:a".to_owned()), true)));
+        assert_eq!(answers.last("r.io/a:2", now), None);
+        assert_eq!(last(&answers, now + COUNTS), None);
+    }
+
+    #[test]
+    fn answer_is_not_alone_until_the_other_is_old() {
         let (answers, now) = (Answers::default(), Instant::now());
         let second = Duration::from_secs(1);
+        let told = |id: &str, alone| Some((Some(id.to_owned()), alone));
         passed(&answers, Some("sha256:a"), now);
         passed(&answers, Some("sha256:b"), now + second);
-        assert_eq!(answers.agree_on(NAME, now + second), None);
+        assert_eq!(last(&answers, now + second), told("sha256:b", false));
         // And back: one of both was told b.
         passed(&answers, Some("sha256:a"), now + 2 * second);
         passed(&answers, Some("sha256:a"), now + COUNTS);
-        assert_eq!(answers.agree_on(NAME, now + COUNTS), None);
-        assert_eq!(answers.agree_on(NAME, now + second + COUNTS).as_deref(), Some("sha256:a"));
+        assert_eq!(last(&answers, now + COUNTS), told("sha256:a", false));
+        assert_eq!(last(&answers, now + second + COUNTS), told("sha256:a", true));
     }
 
     #[test]
     fn no_image_is_an_answer() {
         let (answers, now) = (Answers::default(), Instant::now());
         passed(&answers, None, now);
-        assert_eq!(answers.agree_on(NAME, now), None);
+        assert_eq!(last(&answers, now), Some((None, true)));
         passed(&answers, Some("sha256:a"), now);
-        assert_eq!(answers.agree_on(NAME, now), None);
+        assert_eq!(last(&answers, now), Some((Some("sha256:a".to_owned()), false)));
     }
 
     #[test]
@@ -176,7 +186,7 @@ mod tests {
         let (answers, now) = (Answers::default(), Instant::now());
         passed(&answers, Some("sha256:a"), now);
         answers.forget();
-        assert_eq!(answers.agree_on(NAME, now), None);
+        assert_eq!(last(&answers, now), None);
     }
 
     #[test]
@@ -185,7 +195,7 @@ mod tests {
         for number in 0..=limits::USER_ANSWERS {
             answers.passed(number.to_string(), Some("sha256:a".to_owned()), now);
         }
-        assert!(answers.agree_on("0", now).is_some());
-        assert_eq!(answers.agree_on(&limits::USER_ANSWERS.to_string(), now), None);
+        assert!(answers.last("0", now).is_some());
+        assert_eq!(answers.last(&limits::USER_ANSWERS.to_string(), now), None);
     }
 }

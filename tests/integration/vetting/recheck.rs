@@ -447,12 +447,31 @@ async fn container_of_the_image_that_the_kubelet_was_told_of_asks_the_runtime_no
     node.runtime.preloaded(&name, &other);
     assert_eq!(presence(&gate, &name).await, Some(other.id()));
     assert!(allowed(&gate.create(&image.id(), &name).await));
-    // Told of another one since: the runtime is asked, and has that.
+    // Told of another one since. That the name leads back by the create changes nothing: the kubelet has that one's user.
     assert_eq!(user(&gate, &name).await, Some(other.id()));
+    node.runtime.preloaded(&name, &image);
     let before = asked(&node);
     let text = refusal(&gate.create(&image.id(), &name).await);
     assert!(text.starts_with(UNDECIDED) && text.contains(&other.id()), "{text}");
+    assert_eq!(asked(&node), before);
+    // Told of both lately: which of them this create's kubelet heard is not known, so the runtime is asked.
+    assert_eq!(user(&gate, &name).await, Some(image.id()));
+    let before = asked(&node);
+    assert!(allowed(&gate.create(&image.id(), &name).await));
     assert!(asked(&node) > before);
+}
+
+/// Without an image the kubelet runs the container as root.
+#[tokio::test]
+async fn container_whose_kubelet_was_told_of_no_image_is_undecided() {
+    let (node, gate, image, _) = node("").await;
+    let name = node.named("app:late");
+    assert_eq!(user(&gate, &name).await, None);
+    node.runtime.preloaded(&name, &image);
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("found none"), "{text}");
+    assert_eq!(user(&gate, &name).await, Some(image.id()));
+    assert!(allowed(&gate.create(&image.id(), &name).await));
 }
 
 #[tokio::test]
