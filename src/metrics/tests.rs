@@ -230,7 +230,7 @@ fn values_are_told_as_they_were_set() {
         "crivet_audit_log_free_bytes 1024",
         "crivet_calls_to_vet_total{method=\"PullImage\"} 2",
         "crivet_calls_vetted_total{method=\"PullImage\"} 1",
-        "crivet_vetting_duration_seconds_count 10",
+        "crivet_vetting_duration_seconds_count 11",
         "crivet_content_altered_layers 2",
         "crivet_content_unchecked_images 1",
         "crivet_content_last_check_seconds 1785585600",
