@@ -110,6 +110,8 @@ pub async fn vet_then_forward(
     }
     .await;
     if let (Vetted::PullImage, Some(image)) = (vetted, call.images.first()) {
+        // However the name is written there.
+        relay.user_answers.forget();
         // Before the answer is out: the kubelet asks for the image again.
         hidden::pulled(relay, &image.named, &call.namespace, result.as_ref().is_ok_and(Answer::succeeded));
     }

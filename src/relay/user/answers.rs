@@ -66,7 +66,7 @@ impl Answers {
         counts(answer.at).then(|| Last { id: answer.id.clone(), alone: !answer.other.is_some_and(counts) })
     }
 
-    /// An answer has passed that could not be read: of no name is known any more what was said last.
+    /// A name may lead elsewhere by now, or an answer has passed that could not be read: of no name is known what was said last.
     pub fn forget(&self) {
         self.names().clear();
     }
