@@ -6,12 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+# One commit for both: the branch may move meanwhile.
+commit=$(git rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 unset CARGO_TARGET_DIR
 for copy in one another/place; do
     mkdir -p "$work/$copy"
-    git archive HEAD | tar -x -C "$work/$copy"
+    git archive "$commit" | tar -x -C "$work/$copy"
     (cd "$work/$copy" && packaging/dist.sh target/packages)
 done
 diff "$work/one/target/packages/SHA256SUMS" "$work/another/place/target/packages/SHA256SUMS" ||
