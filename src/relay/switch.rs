@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Relay, look, pause};
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
+use crate::cri::runtime::RuntimeError;
 use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
@@ -76,9 +77,9 @@ async fn pause_image(relay: &Relay) -> Result<Call, String> {
     }
 }
 
-/// The images of the running containers of static pods.
+/// The images of the running containers of static pods, those that are mounted into them among them.
 async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
-    let failed = |error: crate::cri::runtime::RuntimeError| error.to_string();
+    let failed = |error: RuntimeError| error.to_string();
     let sandboxes = relay.runtime.pod_sandboxes().await.map_err(failed)?;
     let sandboxes: BTreeMap<String, PodSandbox> = sandboxes
         .into_iter()
@@ -94,13 +95,24 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
         let pod = sandbox.metadata.clone().unwrap_or_default();
         let spec = container.image.unwrap_or_default();
         let named = if container.image_id.is_empty() { spec.image } else { container.image_id };
+        let mut images = uses(relay, &named, spec.user_specified_image).await;
+        match relay.runtime.image_volumes(&container.id).await {
+            Ok(volumes) => {
+                for volume in volumes {
+                    images.extend(uses(relay, &volume.image, volume.user_specified_image).await);
+                }
+            }
+            // It is gone since.
+            Err(RuntimeError::NotFound(_)) => continue,
+            Err(error) => return Err(failed(error)),
+        }
         calls.push(Call {
             namespace: pod.namespace,
             pod_name: pod.name,
             pod_uid: pod.uid,
             container_name: container.metadata.unwrap_or_default().name,
             labels: sandbox.labels.clone(),
-            images: uses(relay, &named, spec.user_specified_image).await,
+            images,
             ..Default::default()
         });
     }

@@ -46,6 +46,8 @@ pub struct State {
     /// Sandboxes and containers that are there already, as they are listed.
     sandboxes: Vec<v1::PodSandbox>,
     running: Vec<v1::Container>,
+    /// Images that are mounted into each container.
+    pub volumes: Vec<v1::ImageSpec>,
     /// The image that sandboxes are made of, by name.
     pub pause: String,
     /// Puts this under each new container instead of what its image says.
@@ -258,7 +260,11 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             let images = state.images.values().cloned().collect();
             v1::ListImagesResponse { images }.encode_to_vec()
         }
-        CONTAINER_STATUS => v1::ContainerStatusResponse { status: None }.encode_to_vec(),
+        CONTAINER_STATUS => {
+            let mount = |image: &v1::ImageSpec| v1::Mount { image: Some(image.clone()) };
+            let mounts = state.volumes.iter().map(mount).collect();
+            v1::ContainerStatusResponse { status: Some(v1::ContainerStatus { mounts }) }.encode_to_vec()
+        }
         VERSION => v1::VersionResponse {
             runtime_name: if state.is_crio { "cri-o" } else { "containerd" }.to_owned(),
             runtime_version: if state.is_crio { "1.34.0" } else { "1.7.27" }.to_owned(),

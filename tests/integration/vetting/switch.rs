@@ -2,6 +2,7 @@
 
 use crivet::control::wire::Status;
 use crivet::control::{self, Control};
+use crivet::cri::v1;
 use crivet::vetter::wire::{
     self, Call, Configure, FromVetter, ImageUse, Kind, Outcome, RuntimeAnswer, ToVetter, from_vetter,
     to_vetter,
@@ -113,6 +114,22 @@ async fn a_static_pod_that_would_be_denied_refuses_the_switch_until_its_image_is
     node.registry.sign("etcd", &etcd, &node.signer);
     node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
     assert!(node.kept().contains("mode: enforce"));
+}
+
+#[tokio::test]
+async fn a_static_pod_with_an_image_volume_that_would_be_denied_refuses_the_switch_until_it_is_signed() {
+    let (node, _) = node(true).await;
+    let (data, name) = (node.push("data", "1", "data"), node.named("data:1"));
+    node.runtime.preloaded(&name, &data);
+    let volume = v1::ImageSpec { image: data.id(), user_specified_image: name, ..Default::default() };
+    node.runtime.state().volumes.push(volume);
+    let _gate = switched(&node).await;
+    let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
+    for said in ["static pod kube-system/etcd-node container main", &data.digest(), "no signature"] {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
+    node.registry.sign("data", &data, &node.signer);
+    node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
 }
 
 /// containerd 1.6 does not keep the pod's own words.
