@@ -41,6 +41,10 @@ pub fn push_images(peers: &Peers, registry: &Registry) {
 
 /// Runs the suite; answers with each test's name and outcome: `passed`, `failed`, …, leaving out what was skipped.
 /// Some fail on any runtime here, for want of images that only the network has.
+///
+/// That a container out of memory is called `OOMKilled` is left out: containerd learns of the exit and of its cause by two
+/// events in either order, so that it passes or fails by chance without crivet too (containerd issue 12260, mended
+/// by its pull request 12714 in later versions than these).
 pub fn run(peers: &Peers, socket: &Path) -> BTreeMap<String, String> {
     let dir = peers.path().join("critest");
     std::fs::create_dir_all(&dir).unwrap();
@@ -53,7 +57,7 @@ pub fn run(peers: &Peers, socket: &Path) -> BTreeMap<String, String> {
         .arg("-config")
         .arg(dir.join("crictl.yaml"))
         .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
-        .args(["-ginkgo.seed", "1", "-ginkgo.junit-report"])
+        .args(["-ginkgo.seed", "1", "-ginkgo.skip", "OOMKilled", "-ginkgo.junit-report"])
         .arg(&report)
         .env("TMPDIR", &dir)
         .output()
