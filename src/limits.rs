@@ -601,6 +601,9 @@ pub const DOCUMENT_SECONDS: u64 = 1;
 /// creation are milliseconds, seconds on a node under load.
 pub const USER_ANSWER_SECONDS: u64 = 10;
 
+/// Bytes of a snapshotter's or a runtime's name in the configuration: a path to a shim, at most.
+pub const PLUGIN_NAME_BYTES: usize = 256;
+
 /// Names whose answers are kept; of others the runtime is asked.
 pub const USER_ANSWERS: usize = 1024;
 /// Uses of images on a node that are judged anew after a change of policies: containers, and images by each of their names. A

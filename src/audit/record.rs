@@ -148,6 +148,8 @@ named! {
         ContentAltered = "ContentAltered",
         /// Undecided: bytes, or the container, are not what was vetted.
         ContentDiffers = "ContentDiffers",
+        /// Undecided: what the container was made by need not run what the image's ID says.
+        ContentUnbound = "ContentUnbound",
         /// Undecided: a limit of crivet's was hit; the message names it.
         LimitReached = "LimitReached",
         /// Undecided: a trusted root that a policy rests on is not there.

@@ -1,5 +1,6 @@
 //! The daemon's settings as written, checked into runtime types.
 
+mod allowed;
 pub mod credential_files;
 #[cfg(test)]
 mod documented;
@@ -10,6 +11,7 @@ mod settings;
 mod trust;
 mod units;
 
+pub use allowed::InsecureAllowed;
 pub use credential_files::{CredentialProviders, NodeCredentials};
 pub use evidence::Evidence;
 pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};

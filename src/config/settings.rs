@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
+use super::allowed::{self, InsecureAllowed};
 use super::credential_files::{CredentialProviders, NodeCredentials};
 use super::evidence::{self, Evidence, WrittenEvidence};
 use super::trust::{self, WrittenTrust};
 use super::units::{Endpoint, absolute, duration, quantity};
-use crate::cri::methods::{Class, classify};
 use crate::image::Reference;
 use crate::limits;
 pub use crate::policy::Mode;
@@ -72,8 +72,8 @@ pub struct ProxyConfiguration {
     pub tracing: Option<Tracing>,
     /// The pause image, where the runtime does not say which one it uses.
     pub pause_image: Option<Reference>,
-    /// RPCs (`Service/Method`) let through in enforce mode although crivet cannot vet what they bring into use.
-    pub insecure_allow_unvetted: Vec<String>,
+    /// What enforce mode lets run although nothing holds it to what was vetted.
+    pub insecure_allowed: InsecureAllowed,
     /// How long unary calls may still run after SIGTERM; default 5s.
     pub drain_timeout: Duration,
 }
@@ -184,6 +184,10 @@ struct Written {
     pause_image: Option<Text>,
     #[serde(default)]
     insecure_allow_unvetted: Vec<Text>,
+    #[serde(default)]
+    insecure_allow_snapshotters: Vec<Text>,
+    #[serde(default)]
+    insecure_allow_runtimes: Vec<Text>,
     drain_timeout: Option<Text>,
 }
 
@@ -341,11 +345,12 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())
         })?,
-        insecure_allow_unvetted: written
-            .insecure_allow_unvetted
-            .iter()
-            .map(|method| within.of("insecureAllowUnvetted", method, unvetted_method))
-            .collect::<Result<_, _>>()?,
+        insecure_allowed: allowed::check(
+            &within,
+            &written.insecure_allow_unvetted,
+            &written.insecure_allow_snapshotters,
+            &written.insecure_allow_runtimes,
+        )?,
         drain_timeout: within.time(
             "drainTimeout",
             &written.drain_timeout,
@@ -483,13 +488,6 @@ fn user_name(text: &str) -> Result<String, String> {
         return Err("expected the name of a user of this machine such as crivet".to_owned());
     }
     Ok(text.to_owned())
-}
-
-fn unvetted_method(text: &str) -> Result<String, String> {
-    match classify(&format!("/runtime.v1.{text}")) {
-        Class::RefusedUnlessAllowed(_) | Class::UnknownWrite(_) => Ok(text.to_owned()),
-        _ => Err("expected an RPC that enforce mode refuses, such as RuntimeService/RestorePod".to_owned()),
-    }
 }
 
 fn registry_host(text: &str) -> Result<String, String> {

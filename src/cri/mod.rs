@@ -1,5 +1,6 @@
 //! What crivet knows of the CRI: the method table, wire types, the runtime client, and the replies.
 
+pub mod bound;
 pub mod deadline;
 pub mod facts;
 pub mod message;

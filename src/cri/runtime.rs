@@ -71,6 +71,24 @@ pub enum Content {
     Storage(Storage),
 }
 
+/// What a container or sandbox stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Under {
+    /// The chain ID of its layers; empty if there are none.
+    pub chain_id: String,
+    /// By what containerd made it. None for CRI-O, whose store says what was unpacked.
+    pub made_by: Option<MadeBy>,
+}
+
+/// By what containerd made a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeBy {
+    /// The snapshotter's name.
+    pub snapshotter: String,
+    /// The runtime's name, as the type of a runtime handler: `io.containerd.runc.v2`.
+    pub runtime: String,
+}
+
 /// How long what a runtime is is believed.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
 
@@ -243,13 +261,14 @@ impl RuntimeClient {
         }
     }
 
-    /// The chain ID of the layers that a container (or sandbox) stands on; empty if there are none.
-    pub async fn layers_under(&self, id: &str) -> Result<String, RuntimeError> {
+    /// What a container (or sandbox) stands on.
+    pub async fn layers_under(&self, id: &str) -> Result<Under, RuntimeError> {
         match self.content().await? {
             Content::Services => self.snapshot_under(id).await,
             Content::Storage(storage) => {
                 let id = id.to_owned();
-                Self::in_storage(move || storage.chain_under(&id)).await
+                let chain_id = Self::in_storage(move || storage.chain_under(&id)).await?;
+                Ok(Under { chain_id, made_by: None })
             }
         }
     }
@@ -259,20 +278,21 @@ impl RuntimeClient {
     ///
     /// A container's snapshot has the container's ID for a key, and all have one snapshotter: containerd's CRI
     /// has it so. So both questions are asked at once, and the guess counts only if the container confirms it.
-    async fn snapshot_under(&self, id: &str) -> Result<String, RuntimeError> {
+    async fn snapshot_under(&self, id: &str) -> Result<Under, RuntimeError> {
         let guess = self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let guessed =
             async { if guess.is_empty() { None } else { Some(self.snapshot_parent(&guess, id).await) } };
         let (container, guessed) = tokio::join!(self.container(id), guessed);
-        let Container { snapshotter, snapshot_key, .. } = container?;
-        let parent = match guessed.filter(|_| snapshotter == guess && snapshot_key == id) {
+        let Container { snapshotter, snapshot_key, runtime, .. } = container?;
+        let chain_id = match guessed.filter(|_| snapshotter == guess && snapshot_key == id) {
             Some(parent) => parent?,
             None => self.snapshot_parent(&snapshotter, &snapshot_key).await?,
         };
         if snapshotter != guess {
             self.snapshotter.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshotter);
         }
-        Ok(parent)
+        let runtime = runtime.unwrap_or_default().name;
+        Ok(Under { chain_id, made_by: Some(MadeBy { snapshotter, runtime }) })
     }
 
     async fn container(&self, id: &str) -> Result<Container, RuntimeError> {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::canary;
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::trust;
-use crate::config::{self, ProxyConfiguration, Settings, Source};
+use crate::config::{self, InsecureAllowed, ProxyConfiguration, Settings, Source};
 use crate::control::wire::Status;
 use crate::control::{self, Control, ControlError};
 use crate::cri::facts::ROLE_PAUSE;
@@ -162,7 +162,7 @@ fn described(path: &Path, loaded: &config::Loaded) -> Configuration {
                 let found = users::find(&name).map(|(uid, _)| uid).map_err(|error| error.to_string());
                 (name, found)
             }),
-            allow_unvetted: whole.insecure_allow_unvetted.clone(),
+            allowed: whole.insecure_allowed.clone(),
             metrics: whole.metrics_address.is_some(),
         },
         Settings::Salvaged(salvage) => Configuration {
@@ -175,7 +175,7 @@ fn described(path: &Path, loaded: &config::Loaded) -> Configuration {
             mode: salvage.mode,
             unmatched: None,
             vetter_user: None,
-            allow_unvetted: Vec::new(),
+            allowed: InsecureAllowed::default(),
             metrics: false,
         },
     }

@@ -180,11 +180,20 @@ pub(super) fn mode(facts: &Facts, status: &Status, findings: &mut Findings) {
         );
     }
     let Ok(config) = &facts.configuration else { return };
-    if !config.allow_unvetted.is_empty() {
+    let allowed = &config.allowed;
+    if !allowed.unvetted.is_empty() {
         findings.warning(
             "insecure-allow-unvetted",
-            format!("let through unvetted: {}", config.allow_unvetted.join(", ")),
+            format!("let through unvetted: {}", allowed.unvetted.join(", ")),
             "take what you do not need out of insecureAllowUnvetted",
+        );
+    }
+    let unbound: Vec<_> = allowed.snapshotters.iter().chain(&allowed.runtimes).map(String::as_str).collect();
+    if !unbound.is_empty() {
+        findings.warning(
+            "insecure-allow-unbound",
+            format!("what these run need not be what was vetted: {}", unbound.join(", ")),
+            "take what you do not need out of insecureAllowSnapshotters and insecureAllowRuntimes",
         );
     }
     let none = status.policies.as_ref().is_some_and(|policies| policies.count == 0);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Mode, Unmatched};
+use crate::config::{InsecureAllowed, Mode, Unmatched};
 use crate::control::wire::Status;
 use crate::vetter::wire::{CredentialTrouble, Judged};
 
@@ -64,8 +64,8 @@ pub struct Configuration {
     pub unmatched: Option<Unmatched>,
     /// The setting `vetterUser`, and its ID or why it has none.
     pub vetter_user: Option<(String, Result<u32, String>)>,
-    /// Calls that are let through unvetted.
-    pub allow_unvetted: Vec<String>,
+    /// What runs although nothing holds it to what was vetted.
+    pub allowed: InsecureAllowed,
     /// Whether metrics are wanted.
     pub metrics: bool,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
-use crate::config::{Mode, Unmatched};
+use crate::config::{InsecureAllowed, Mode, Unmatched};
 use crate::control::wire::{self, Client, NotAllowed, NotPulled, Revetted, Status};
 use crate::vetter::wire::{
     AuditLog, CredentialTrouble, EvidenceLayouts, Judged, Outcome, ProofStore, State, TrustRoot,
@@ -98,7 +98,7 @@ fn protected() -> Facts {
             mode: Some(Mode::Enforce),
             unmatched: Some(Unmatched::Deny),
             vetter_user: Some(("crivet".into(), Ok(990))),
-            allow_unvetted: Vec::new(),
+            allowed: InsecureAllowed::default(),
             metrics: true,
         }),
         policies: Some(Ok(("sha256:p".into(), 2))),
@@ -212,7 +212,11 @@ const CASES: &[Case] = {
         ("mode-unknown", Failure, |f| daemon(f).mode = "unknown".into()),
         ("break-glass-rejected", Warning, |f| daemon(f).break_glass_rejected = "it has expired".into()),
         ("insecure-allow-unvetted", Warning, |f| {
-            config(f).allow_unvetted = vec!["RuntimeService/RestorePod".into()];
+            config(f).allowed.unvetted = vec!["RuntimeService/RestorePod".into()];
+        }),
+        ("insecure-allow-unbound", Warning, |f| config(f).allowed.snapshotters = vec!["stargz".into()]),
+        ("insecure-allow-unbound", Warning, |f| {
+            config(f).allowed.runtimes = vec!["io.containerd.kata.v2".into()];
         }),
         ("unmatched-allow", Warning, |f| config(f).unmatched = Some(Unmatched::Allow)),
         ("nothing-covered", Failure, |f| {

@@ -114,8 +114,8 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             if let Err(Refusal { reply, unrecorded }) = stands {
                 told(relay, &call, &reply, unrecorded);
             }
-            if let Err(text) = look::look(relay, &made, chain_id).await {
-                undecided(relay, &call, &text, Reason::ContentDiffers);
+            if let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await {
+                told(relay, &call, &reply, unrecorded);
             }
         }
     }

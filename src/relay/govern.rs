@@ -355,9 +355,9 @@ fn asked(loaded: &Loaded) -> Asked {
 }
 
 fn live(loaded: &Loaded, in_force: mode::InForce) -> Live {
-    let (vetting_timeout, allow_unvetted) = match &loaded.settings {
-        Settings::Whole(whole) => (whole.vetting.timeout, whole.insecure_allow_unvetted.clone().into()),
+    let (vetting_timeout, allowed) = match &loaded.settings {
+        Settings::Whole(whole) => (whole.vetting.timeout, Arc::new(whole.insecure_allowed.clone())),
         Settings::Salvaged(_) => (Duration::ZERO, Arc::default()),
     };
-    Live { in_force, break_glass: None, break_glass_rejected: String::new(), vetting_timeout, allow_unvetted }
+    Live { in_force, break_glass: None, break_glass_rejected: String::new(), vetting_timeout, allowed }
 }

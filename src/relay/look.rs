@@ -2,28 +2,35 @@
 //! it was given. The snapshot under the finished container tells the truth. CRI-O up to 1.32 does not hold layers to the
 //! config that names them; its store says which are under the container.
 
+use std::sync::Arc;
+
 use super::Relay;
 use super::ask::Refusal;
 use crate::audit::Reason;
+use crate::cri::bound;
 use crate::cri::methods::Vetted;
 use crate::cri::runtime::RuntimeError;
 
 /// Holds a new container or sandbox to the chain ID of the vetted image's layers.
 ///
 /// # Errors
-/// What is wrong, one deterministic line.
-pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), String> {
+/// It stands on others, on what is not bound to any, or cannot be looked at.
+pub async fn look(relay: &Relay, id: &str, chain_id: &str) -> Result<(), Refusal> {
     let under = relay.runtime.layers_under(id).await.map_err(|error| {
-        format!("what the new container stands on cannot be looked at ({error}); crivet needs containerd's own services on its socket, or CRI-O's store")
+        let text = format!("what the new container stands on cannot be looked at ({error}); crivet needs containerd's own services on its socket, or CRI-O's store");
+        Refusal::own(&text, Reason::ContentDiffers)
     })?;
-    if under == chain_id {
+    let allowed = Arc::clone(&relay.live.borrow().allowed);
+    bound::is_bound(&under, &allowed).map_err(|text| Refusal::own(&text, Reason::ContentUnbound))?;
+    if under.chain_id == chain_id {
         return Ok(());
     }
     // containerd resolves an ID to a name, and the name may have moved (seen: 5 of 208).
-    Err(format!(
+    let text = format!(
         "the runtime made the container on layers {} instead of the vetted image's {chain_id}; the image's name moved meanwhile, try again",
-        if under.is_empty() { "(none)" } else { &under }
-    ))
+        if under.chain_id.is_empty() { "(none)" } else { &under.chain_id }
+    );
+    Err(Refusal::own(&text, Reason::ContentDiffers))
 }
 
 /// Whether what is made can be looked at afterwards. Where it cannot, nothing is to be made.

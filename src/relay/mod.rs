@@ -55,6 +55,7 @@ use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
 use self::user::answers::Answers;
 use crate::audit::Reason;
+use crate::config::InsecureAllowed;
 use crate::cri::methods::{Class, Service, Vetted, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -98,8 +99,8 @@ pub struct Live {
     pub break_glass_rejected: String,
     /// Longest a call's vetting may take.
     pub vetting_timeout: Duration,
-    /// RPCs (`Service/Method`) let through in enforce mode although they cannot be vetted.
-    pub allow_unvetted: Arc<[String]>,
+    /// What enforce mode lets run although nothing holds it to what was vetted.
+    pub allowed: Arc<InsecureAllowed>,
 }
 
 /// The relay's state, shared by all its connections.
@@ -275,7 +276,8 @@ impl Relay {
 impl Relay {
     fn is_allowed_unvetted(&self, path: &str) -> bool {
         let method = path.strip_prefix("/runtime.v1.");
-        method.is_some_and(|method| self.live.borrow().allow_unvetted.iter().any(|allowed| allowed == method))
+        method
+            .is_some_and(|method| self.live.borrow().allowed.unvetted.iter().any(|allowed| allowed == method))
     }
 
     /// Refuses a vetted call of which nothing is known but its path.

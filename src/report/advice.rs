@@ -111,6 +111,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The content is not what was vetted",
             "A tag that moved meanwhile settles itself. If it stays, pull the image anew and compare registry, mirror and node: content may have been altered.",
         ),
+        Some(Reason::ContentUnbound) => (
+            "What runs there need not be what the image's ID says",
+            "Give the pods a runtime class with containerd's overlayfs and runc. Where you accept what the lazy snapshotter or the guest fetches unvetted, name it in insecureAllowSnapshotters or insecureAllowRuntimes (docs/configuration.md).",
+        ),
         Some(Reason::LimitReached) => (
             "The image is beyond a limit of crivet's",
             "The message names the limit. Remove signatures and attestations that nobody needs, or build a smaller index.",

@@ -207,3 +207,30 @@ fn a_signature_on_the_platforms_manifest_speaks_for_it_and_not_for_anothers() {
     wait_for("the signature to count", Duration::from_secs(10), || node.crictl().pull(&index.reference).ok());
     assert_eq!(node.crictl().start("multi", &index).unwrap().first_line(), "ours");
 }
+
+/// A pod of a runtime whose guest may pull by itself. That runtime is runc's shim under another type: what runs of it is known
+/// to us, and not to crivet.
+fn a_runtime_that_may_run_something_else(version: &str) {
+    let setup = Setup { containerd: version, pause_is_there: true, ..Setup::default() };
+    let Some(node) = Node::start(&setup) else { return };
+    let signed = node.push_signed("signed", &node.says("of a guest"));
+    node.crictl().pull(&signed.reference).unwrap();
+    let refused = |answer| assert_refused(answer, UNDECIDED, &["io.containerd.guest.v2"]);
+    refused(node.crictl().sandbox_of("pod", "guest"));
+    assert_eq!(node.containerd.crictl().run(["pods", "-q"]).unwrap(), "");
+    let pod = node.containerd.crictl().sandbox_of("past", "guest").unwrap();
+    refused(node.crictl().create("past", &pod, &signed));
+    assert_eq!(node.containerd.crictl().run(["ps", "-aq"]).unwrap(), "");
+    let runc = node.crictl().sandbox("runc").unwrap();
+    node.crictl().create("runc", &runc, &signed).unwrap();
+}
+
+#[test]
+fn a_runtime_that_may_run_something_else_than_was_vetted_makes_nothing_on_containerd_1_6() {
+    a_runtime_that_may_run_something_else("1.6");
+}
+
+#[test]
+fn a_runtime_that_may_run_something_else_than_was_vetted_makes_nothing_on_containerd_2() {
+    a_runtime_that_may_run_something_else("2");
+}

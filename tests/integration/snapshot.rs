@@ -1,8 +1,9 @@
 //! What a container stands on, by containerd's word.
 
+use crivet::cri::containerd::containers::container::Runtime;
 use crivet::cri::containerd::containers::{Container, GetContainerRequest, GetContainerResponse};
 use crivet::cri::containerd::snapshots::{Info, StatSnapshotRequest, StatSnapshotResponse};
-use crivet::cri::runtime::{RuntimeClient, RuntimeError};
+use crivet::cri::runtime::{MadeBy, RuntimeClient, RuntimeError, Under};
 use crivet::cri::v1::VersionResponse;
 use prost::Message;
 
@@ -26,7 +27,8 @@ fn containerd(place: &Place) -> FakeRuntime {
             let GetContainerRequest { id } = Message::decode(&*message).unwrap();
             let snapshotter = if id.starts_with("native") { "native" } else { "overlayfs" }.to_owned();
             let snapshot_key = id.split_once('=').map_or(&*id, |(_, key)| key).to_owned();
-            let container = Container { snapshotter, snapshot_key, ..Default::default() };
+            let runtime = Some(Runtime { name: "io.containerd.runc.v2".to_owned() });
+            let container = Container { snapshotter, snapshot_key, runtime, ..Default::default() };
             return call.answer(&GetContainerResponse { container: Some(container) }.encode_to_vec()).await;
         }
         assert_eq!(call.path(), STAT);
@@ -55,8 +57,10 @@ async fn the_snapshot_is_the_container_s_own_whatever_was_guessed() {
         ("native2", "native", "native2", 2),
         ("third", "overlayfs", "third", 3),
     ] {
-        let parent = format!("{snapshotter} {key}");
-        assert_eq!(client.layers_under(id).await, Ok(parent), "{id}");
+        let made_by =
+            MadeBy { snapshotter: snapshotter.to_owned(), runtime: "io.containerd.runc.v2".to_owned() };
+        let under = Under { chain_id: format!("{snapshotter} {key}"), made_by: Some(made_by) };
+        assert_eq!(client.layers_under(id).await, Ok(under), "{id}");
         asked += questions;
         assert_eq!(runtime.seen().len(), asked, "{id}");
     }

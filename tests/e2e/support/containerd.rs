@@ -36,13 +36,14 @@ impl Containerd {
         fs::write(dir.join("cni/10-ptp.conflist"), NETWORK.replace("DIR", dir.to_str().unwrap())).unwrap();
         let config = dir.join("config.toml");
         let runc = peers.program("runc");
+        let bin = peers.programs(&format!("containerd-{version}"));
         let text = configuration(version, &pause.reference)
             .replace("DIR", dir.to_str().unwrap())
             .replace("CNI", peers.programs("cni").to_str().unwrap())
-            .replace("RUNC", runc.to_str().unwrap());
+            .replace("RUNC", runc.to_str().unwrap())
+            .replace("SHIM", bin.join("containerd-shim-runc-v2").to_str().unwrap());
         fs::write(&config, text).unwrap();
 
-        let bin = peers.programs(&format!("containerd-{version}"));
         let socket = dir.join("containerd.sock");
         let crictl = Crictl::new(peers, &socket);
         let daemon = Self::spawn(peers, &bin, &config);
@@ -142,7 +143,8 @@ impl Runtime for Containerd {
     }
 }
 
-/// The configuration of containerd `1.6`, `1.7` or `2`, where `DIR`, `CNI` and `RUNC` stand for the places.
+/// The configuration of containerd `1.6`, `1.7` or `2`, where `DIR`, `CNI`, `RUNC` and `SHIM` stand for the places. The
+/// runtime handler `guest` is of a type that nobody knows, and runs pods as runc does.
 pub fn configuration(version: &str, pause: &str) -> String {
     let old = version.starts_with("1.");
     let text = [COMMON, if old { PLUGINS_1 } else { PLUGINS_2 }].concat();
@@ -198,6 +200,10 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 BinaryName = "RUNC"
 Root = "DIR/runc"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.guest]
+runtime_type = "io.containerd.guest.v2"
+runtime_path = "SHIM"
 "#;
 
 const PLUGINS_2: &str = r#"
@@ -221,4 +227,8 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 BinaryName = "RUNC"
 Root = "DIR/runc"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.guest]
+runtime_type = "io.containerd.guest.v2"
+runtime_path = "SHIM"
 "#;

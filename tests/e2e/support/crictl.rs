@@ -64,6 +64,12 @@ impl Crictl {
         self.run(["runp".as_ref(), file.as_os_str()])
     }
 
+    /// Makes a host-network sandbox of a runtime handler; answers with its ID.
+    pub fn sandbox_of(&self, name: &str, handler: &str) -> Result<String, String> {
+        let file = self.write(&format!("{name}.pod.json"), &self.sandbox_config(name, "e2e"));
+        self.run(["runp", "--runtime", handler, file.to_str().unwrap()])
+    }
+
     /// Pulls for a pod of a namespace.
     pub fn pull_in(&self, reference: &str, namespace: &str) -> Result<String, String> {
         let file = self.write("pull.pod.json", &self.sandbox_config("pull", namespace));

@@ -113,6 +113,57 @@ async fn container_on_other_layers_is_removed_and_undecided() {
 }
 
 #[tokio::test]
+async fn container_of_a_snapshotter_that_binds_nothing_is_removed_and_undecided() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.state().snapshotter = Some("stargz".to_owned());
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("\"stargz\""), "{text}");
+    assert_eq!((node.runtime.containers(), node.runtime.calls(REMOVE).len()), (0, 1));
+    let record = node.record("the record of the look", |r| r["decision"] == "undecided").await;
+    assert_eq!((&record["effective"], &record["reason"]), (&json!("refused"), &json!("ContentUnbound")));
+    node.runtime.state().snapshotter = Some("btrfs".to_owned());
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn container_of_a_runtime_that_may_run_something_else_is_removed_and_undecided() {
+    let (node, gate, image, name) = preloaded("").await;
+    node.runtime.state().runtime = Some("io.containerd.kata.v2".to_owned());
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains("insecureAllowRuntimes"), "{text}");
+    assert_eq!((node.runtime.containers(), node.runtime.calls(REMOVE).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_binds_nothing_runs_where_the_configuration_names_it_and_in_audit_mode() {
+    let insecure = "insecureAllowSnapshotters: [stargz]\ninsecureAllowRuntimes: [io.containerd.kata.v2]\n";
+    for (mode, recorded) in
+        [(format!("mode: enforce\n{insecure}"), false), ("mode: audit\n".to_owned(), true)]
+    {
+        let (node, gate, image, name) = preloaded("").await;
+        drop(gate);
+        node.runtime.state().snapshotter = Some("stargz".to_owned());
+        node.runtime.state().runtime = Some("io.containerd.kata.v2".to_owned());
+        let gate = node.serve(&mode).await;
+        assert!(allowed(&gate.create(&image.id(), &name).await), "{mode}");
+        if recorded {
+            let record =
+                node.record("what enforce mode would say", |r| r["reason"] == "ContentUnbound").await;
+            assert_eq!(
+                (&record["decision"], &record["effective"]),
+                (&json!("undecided"), &json!("forwarded"))
+            );
+        }
+        // It still has to stand on the vetted layers.
+        if !recorded {
+            node.runtime.state().parent = Some(digest_of(b"other layers"));
+            let text = refusal(&gate.create(&image.id(), &name).await);
+            assert!(text.contains(&digest_of(b"other layers")), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn container_that_cannot_be_looked_at_is_removed_and_undecided() {
     let (node, gate, image, name) = preloaded("").await;
     node.runtime.state().no_containers_service = true;

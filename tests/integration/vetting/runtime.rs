@@ -52,6 +52,10 @@ pub struct State {
     pub pause: String,
     /// Puts this under each new container instead of what its image says.
     pub parent: Option<String>,
+    /// The snapshotter of all containers, if not overlayfs.
+    pub snapshotter: Option<String>,
+    /// The runtime of all containers, if not runc.
+    pub runtime: Option<String>,
     /// containerd's containers service answers with an error.
     pub no_containers_service: bool,
     /// containerd's content service answers with an error.
@@ -317,8 +321,11 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
                 return None;
             }
             let container = containers::Container {
-                snapshotter: "overlayfs".to_owned(),
+                snapshotter: state.snapshotter.clone().unwrap_or_else(|| "overlayfs".to_owned()),
                 snapshot_key: id.clone(),
+                runtime: Some(containers::container::Runtime {
+                    name: state.runtime.clone().unwrap_or_else(|| "io.containerd.runc.v2".to_owned()),
+                }),
                 id,
                 ..Default::default()
             };
