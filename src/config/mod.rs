@@ -7,16 +7,20 @@ mod documented;
 mod evidence;
 pub mod files;
 mod load;
+mod registry;
 mod settings;
+mod tracing;
 mod trust;
 mod units;
+mod vetting;
 
 pub use allowed::InsecureAllowed;
 pub use credential_files::{CredentialProviders, NodeCredentials};
 pub use evidence::Evidence;
 pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
-pub use settings::{
-    AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,
-};
+pub use registry::Registry;
+pub use settings::{AuditLog, ConfigurationError, Mode, ProxyConfiguration, Unmatched};
+pub use tracing::Tracing;
 pub(crate) use units::absolute;
 pub use units::{Endpoint, duration, quantity};
+pub use vetting::Vetting;

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::allowed::{self, InsecureAllowed};
-use super::credential_files::{CredentialProviders, NodeCredentials};
 use super::evidence::{self, Evidence, WrittenEvidence};
+use super::registry::{self, Registry, WrittenRegistry};
+use super::tracing::{self, Tracing, WrittenTracing};
 use super::trust::{self, WrittenTrust};
 use super::units::{Endpoint, absolute, duration, quantity};
+use super::vetting::{self, Vetting, WrittenVetting};
 use crate::image::Reference;
 use crate::limits;
 pub use crate::policy::Mode;
-use crate::registry::HostFiles;
 use crate::trust::source::Settings as Trust;
 use crate::yaml::{self, Document, Fault};
 
@@ -89,41 +90,6 @@ pub struct AuditLog {
     pub max_backups: u32,
     /// Whether each record is also an entry in the systemd journal; default no.
     pub journal: bool,
-}
-
-/// Registry settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registry {
-    /// Registries (`host[:port]`) spoken to without TLS. Loopback ones always are, if they speak no TLS.
-    pub plain_http: Vec<String>,
-    /// Longest a single request may take; default 10s.
-    pub timeout: Duration,
-    /// Where the runtime keeps which hosts stand for a registry; none by default.
-    pub hosts: HostFiles,
-    /// The node's own logins; none unless configured.
-    pub credentials: NodeCredentials,
-}
-
-/// Vetting settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vetting {
-    /// Longest the vetting of one call may take; default 30s. A call with a deadline gets at most half of it.
-    pub timeout: Duration,
-    /// How long a proof is used before evidence is fetched anew; default 1h.
-    pub fresh_for: Duration,
-    /// How old evidence may be that is used while it cannot be fetched anew; without end when absent.
-    pub usable_when_registry_down: Option<Duration>,
-    /// How long the relay uses a permit it holds while the vetter does not answer; default 24h.
-    pub usable_when_vetter_down: Duration,
-}
-
-/// Settings of traces; names and meanings are the kubelet's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tracing {
-    /// An OTLP collector's gRPC address, `host:port`, spoken to without TLS; default `localhost:4317`.
-    pub endpoint: String,
-    /// Of a million calls without a caller's trace, how many are sampled; default 0.
-    pub sampling_rate_per_million: u32,
 }
 
 /// What is wrong with a configuration file, in one line: file, line, key, and what to write.
@@ -201,43 +167,6 @@ struct WrittenAuditLog {
     journal: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WrittenRegistry {
-    #[serde(default, rename = "plainHTTP")]
-    plain_http: Vec<Text>,
-    timeout: Option<Text>,
-    config_path: Option<Text>,
-    registries_conf: Option<Text>,
-    #[serde(default)]
-    credentials: WrittenCredentials,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WrittenCredentials {
-    #[serde(default)]
-    docker_configs: Vec<Text>,
-    image_credential_provider_config: Option<Text>,
-    image_credential_provider_bin_dir: Option<Text>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WrittenVetting {
-    timeout: Option<Text>,
-    fresh_for: Option<Text>,
-    usable_when_registry_down: Option<Text>,
-    usable_when_vetter_down: Option<Text>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WrittenTracing {
-    endpoint: Option<Text>,
-    sampling_rate_per_million: Option<Spanned<u32>>,
-}
-
 impl ProxyConfiguration {
     /// Reads and checks a configuration file's content; `file` is its name for messages.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, ConfigurationError> {
@@ -282,8 +211,7 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
         }
         n => n.as_ref().map_or(5, |n| n.value),
     };
-    let (second, hour, day) =
-        (Duration::from_secs(1), Duration::from_secs(3600), Duration::from_secs(86_400));
+    let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
     Ok(ProxyConfiguration {
         mode: written.mode,
         force_enforce: written.force_enforce,
@@ -305,43 +233,11 @@ fn check(document: &Document<'_>, written: Written) -> Result<ProxyConfiguration
             journal: written.audit_log.journal,
         },
         vetter_user: within.optional("vetterUser", &written.vetter_user, user_name)?,
-        registry: Registry {
-            plain_http: written
-                .registry
-                .plain_http
-                .iter()
-                .map(|host| within.of("registry.plainHTTP", host, registry_host))
-                .collect::<Result<_, _>>()?,
-            timeout: within.time("registry.timeout", &written.registry.timeout, second * 10, second, hour)?,
-            hosts: within.hosts(&written.registry)?,
-            credentials: within.credentials(&written.registry.credentials)?,
-        },
-        vetting: Vetting {
-            timeout: within.time("vetting.timeout", &written.vetting.timeout, second * 30, second, hour)?,
-            fresh_for: within.time(
-                "vetting.freshFor",
-                &written.vetting.fresh_for,
-                hour,
-                second,
-                day * 365,
-            )?,
-            usable_when_registry_down: within.some_time(
-                "vetting.usableWhenRegistryDown",
-                &written.vetting.usable_when_registry_down,
-                Duration::ZERO,
-                day * 365,
-            )?,
-            usable_when_vetter_down: within.time(
-                "vetting.usableWhenVetterDown",
-                &written.vetting.usable_when_vetter_down,
-                day,
-                Duration::ZERO,
-                day * 365,
-            )?,
-        },
+        registry: registry::check(&within, &written.registry)?,
+        vetting: vetting::check(&within, &written.vetting)?,
         trust: trust::check(&within, &written.trust)?,
         evidence: evidence::check(&within, &written.evidence)?,
-        tracing: written.tracing.as_ref().map(|tracing| within.tracing(tracing)).transpose()?,
+        tracing: written.tracing.as_ref().map(|written| tracing::check(&within, written)).transpose()?,
         pause_image: within.optional("pauseImage", &written.pause_image, |text| {
             Reference::parse(text).map_err(|error| error.to_string())
         })?,
@@ -392,61 +288,6 @@ impl Check<'_> {
         value.as_ref().map(|value| self.of(key, value, parse)).transpose()
     }
 
-    fn credentials(&self, written: &WrittenCredentials) -> Result<NodeCredentials, Fault> {
-        const KEY: &str = "registry.credentials";
-        if let Some(one_more) = written.docker_configs.get(limits::CREDENTIAL_FILES) {
-            let cap = limits::CREDENTIAL_FILES;
-            let text = format!("{KEY}.dockerConfigs: expected at most {cap} files (limit CREDENTIAL_FILES)");
-            return Err(self.document.fault_at(one_more, text));
-        }
-        let of = |path| self.of(&format!("{KEY}.dockerConfigs"), path, absolute);
-        let docker_configs = written.docker_configs.iter().map(of).collect::<Result<_, _>>()?;
-        let (config, bin_dir) =
-            (&written.image_credential_provider_config, &written.image_credential_provider_bin_dir);
-        let providers = match (config, bin_dir) {
-            (Some(config), Some(bin_dir)) => Some(CredentialProviders {
-                config: self.of(&format!("{KEY}.imageCredentialProviderConfig"), config, absolute)?,
-                bin_dir: self.of(&format!("{KEY}.imageCredentialProviderBinDir"), bin_dir, absolute)?,
-            }),
-            (None, None) => None,
-            (Some(alone), None) | (None, Some(alone)) => {
-                let text = format!(
-                    "{KEY}: expected imageCredentialProviderConfig and imageCredentialProviderBinDir, found one of them"
-                );
-                return Err(self.document.fault_at(alone, text));
-            }
-        };
-        Ok(NodeCredentials { docker_configs, providers })
-    }
-
-    fn tracing(&self, written: &WrittenTracing) -> Result<Tracing, Fault> {
-        let endpoint = self.optional("tracing.endpoint", &written.endpoint, collector)?;
-        let sampling_rate_per_million = match &written.sampling_rate_per_million {
-            Some(rate) if rate.value > 1_000_000 => {
-                let text = "tracing.samplingRatePerMillion: expected at most 1000000".to_owned();
-                return Err(self.document.fault_at(rate, text));
-            }
-            rate => rate.as_ref().map_or(0, |rate| rate.value),
-        };
-        let endpoint = endpoint.unwrap_or_else(|| "localhost:4317".to_owned());
-        Ok(Tracing { endpoint, sampling_rate_per_million })
-    }
-
-    fn hosts(&self, written: &WrittenRegistry) -> Result<HostFiles, Fault> {
-        let folders = |text: &str| text.split(':').map(absolute).collect::<Result<Vec<_>, _>>();
-        let config_path = self.optional("registry.configPath", &written.config_path, folders)?;
-        let registries_conf = self.optional("registry.registriesConf", &written.registries_conf, absolute)?;
-        match (config_path, registries_conf, &written.registries_conf) {
-            (Some(_), Some(_), Some(at)) => {
-                let text = "registry.registriesConf: expected this or registry.configPath, found both; keep the runtime's";
-                Err(self.document.fault_at(at, text.to_owned()))
-            }
-            (Some(folders), ..) => Ok(HostFiles::Containerd(folders)),
-            (None, Some(file), _) => Ok(HostFiles::Containers(file)),
-            (None, None, _) => Ok(HostFiles::None),
-        }
-    }
-
     pub(super) fn time(
         &self,
         key: &str,
@@ -458,7 +299,7 @@ impl Check<'_> {
         Ok(self.some_time(key, value, least, most)?.unwrap_or(default))
     }
 
-    fn some_time(
+    pub(super) fn some_time(
         &self,
         key: &str,
         value: &Option<Text>,
@@ -472,16 +313,6 @@ impl Check<'_> {
     }
 }
 
-fn collector(text: &str) -> Result<String, String> {
-    let whole = text
-        .parse::<http::uri::Authority>()
-        .ok()
-        .filter(|address| address.port_u16().is_some() && !address.host().is_empty() && !text.contains('@'));
-    whole
-        .map(|address| address.to_string())
-        .ok_or_else(|| "expected a collector's gRPC address as host:port such as localhost:4317".to_owned())
-}
-
 fn user_name(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     if text.is_empty() || text.len() > 32 || text.starts_with('-') || !plain {
@@ -490,16 +321,11 @@ fn user_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn registry_host(text: &str) -> Result<String, String> {
-    match Reference::parse_as_written(&format!("{text}/x")) {
-        Ok(reference) if reference.registry() == text => Ok(text.to_owned()),
-        _ => Err("expected a registry as host or host:port, as in image references".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{CredentialProviders, NodeCredentials};
+    use crate::registry::HostFiles;
 
     const VALID: &str = "\
 apiVersion: crivet.dev/v1alpha1
