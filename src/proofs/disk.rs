@@ -22,6 +22,8 @@ use crate::limits;
 
 /// The store's file.
 pub(super) const NAME: &str = "proofs.redb";
+/// A store that is being made, until it says what it is.
+const NEW: &str = "proofs.redb.new";
 /// Held by the crivet whose store it is.
 const LOCK: &str = "proofs.lock";
 /// How many times reading was begun and not ended.
@@ -169,7 +171,16 @@ pub(super) fn aside(dir: &Path) -> Vec<PathBuf> {
 
 /// Reads a store whole. Beside what holds: what is wrong with the rest.
 fn read(dir: &Path) -> Result<(Database, Content, Option<String>), Failure> {
-    let file = match files::open_state(dir, NAME) {
+    let is_new = match fs::symlink_metadata(dir.join(NAME)) {
+        Ok(there) => there.is_file() && there.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    // Under its own name only when it says what it is: one whose maker was killed before would be taken for damaged.
+    let name = if is_new { NEW } else { NAME };
+    if is_new {
+        let _ = fs::remove_file(dir.join(NEW));
+    }
+    let file = match files::open_state(dir, name) {
         Ok(file) => file,
         Err(error @ (FileError::Guard { kind: "file", .. } | FileError::NotAFile { .. })) => {
             return Err(Failure::Damaged(error.to_string()));
@@ -184,15 +195,16 @@ fn read(dir: &Path) -> Result<(Database, Content, Option<String>), Failure> {
         )));
     }
     let mut database = caught(|| Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
-    let read = caught(|| content(&mut database, length == 0));
-    match read {
-        Ok((content, damage)) => {
-            if length == 0 {
-                // Its name is on the disk, too, when the first record is.
-                let _ = File::open(dir).and_then(|dir| dir.sync_all());
-            }
-            Ok((database, content, damage))
+    let read = caught(|| {
+        let read = content(&mut database, is_new)?;
+        if is_new {
+            fs::rename(dir.join(NEW), dir.join(NAME))?;
+            let _ = File::open(dir).and_then(|dir| dir.sync_all());
         }
+        Ok(read)
+    });
+    match read {
+        Ok((content, damage)) => Ok((database, content, damage)),
         Err(failure) => {
             close(database);
             Err(failure)

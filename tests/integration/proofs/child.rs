@@ -100,6 +100,28 @@ async fn killed(seed: u64, times: usize) {
     }
 }
 
+/// It was set aside as one that lost what every store has: seen on a slow disk, by the test below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn killed_while_it_is_made_it_is_made_anew_and_nothing_is_set_aside() {
+    let mut numbers = Numbers(31);
+    for round in 0..rounds().div_ceil(5) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut child, _) = start(dir.path(), "");
+        let state = || std::fs::read_dir(dir.path()).into_iter().flatten().count();
+        // From its first file on: its start takes as long as it takes.
+        while state() == 0 {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(numbers.below(20_000) as u64)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let proofs = opened(dir.path()).await;
+        let store = proofs.summary().store;
+        assert_eq!((store.kept, store.set_aside), (Kept::Persistent, 0), "kill {round}: {store:?}");
+        super::close(&proofs);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn killed_in_mid_write_it_has_what_was_written_and_nothing_else() {
     let each = rounds().div_ceil(8);
