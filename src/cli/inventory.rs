@@ -11,14 +11,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED, in_force};
 use crate::audit::Decision;
-use crate::config::{self, Endpoint, Settings};
+use crate::config::{self, Endpoint, InsecureAllowed, Settings};
 use crate::control::{self, Control};
+use crate::cri::bound;
 use crate::cri::runtime::RuntimeClient;
 use crate::inventory::judge::{Judge, undecided};
 use crate::inventory::listed::Listed;
 use crate::inventory::report::{Inventory, Row};
 use crate::inventory::uses::{Question, uses};
-use crate::vetter::wire::Judged;
+use crate::vetter::wire::{Judged, Outcome};
 
 /// How often progress is told where standard error is no terminal.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -72,25 +73,30 @@ pub fn inventory(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// The sockets, and the setting `pauseImage`: all there is to know of the configuration where a daemon judges.
+/// The sockets, and the settings `pauseImage` and `insecureAllow…`: all there is to know of the configuration where a daemon judges.
 struct Sockets {
     listen: Endpoint,
     runtime: RuntimeClient,
     pause_image: Option<String>,
+    allowed: InsecureAllowed,
 }
 
 fn sockets(path: &Path) -> Result<Sockets, String> {
-    let (listen, runtime, image, pause_image) =
-        match config::load(path).map_err(|error| error.to_string())?.settings {
-            Settings::Whole(whole) => {
-                (whole.listen, whole.runtime_endpoint, whole.image_endpoint, whole.pause_image)
-            }
-            Settings::Salvaged(salvage) => {
-                (salvage.listen, salvage.runtime_endpoint, salvage.image_endpoint, None)
-            }
-        };
-    let runtime = RuntimeClient::new(runtime.path(), image.path());
-    Ok(Sockets { listen, runtime, pause_image: pause_image.map(|image| image.to_string()) })
+    let client = |runtime: Endpoint, image: Endpoint| RuntimeClient::new(runtime.path(), image.path());
+    Ok(match config::load(path).map_err(|error| error.to_string())?.settings {
+        Settings::Whole(whole) => Sockets {
+            listen: whole.listen,
+            runtime: client(whole.runtime_endpoint, whole.image_endpoint),
+            pause_image: whole.pause_image.map(|image| image.to_string()),
+            allowed: whole.insecure_allowed,
+        },
+        Settings::Salvaged(salvage) => Sockets {
+            listen: salvage.listen,
+            runtime: client(salvage.runtime_endpoint, salvage.image_endpoint),
+            pause_image: None,
+            allowed: InsecureAllowed::default(),
+        },
+    })
 }
 
 async fn take(arguments: &Arguments) -> Result<Inventory, (u8, String)> {
@@ -121,14 +127,21 @@ async fn take(arguments: &Arguments) -> Result<Inventory, (u8, String)> {
         progress.done += 1;
     }
     progress.end();
-    let rows = uses.into_iter().map(|used| {
+    let mut rows = Vec::new();
+    for used in uses {
         let judged = match used.trouble.is_empty() {
             true => judged.get(&used.question(namespace)).cloned(),
             false => Some(undecided(used.trouble.clone())),
         };
-        Row { judged: judged.unwrap_or_else(|| undecided("nothing was judged".to_owned())), used }
-    });
-    Ok(Inventory::new(rows.collect(), judge.name()))
+        let mut judged = judged.unwrap_or_else(|| undecided("nothing was judged".to_owned()));
+        // A proof is needed, and there: what stands on the image has to be bound to it, too.
+        if judged.outcome() == Outcome::Permitted && !judged.digest.is_empty() && !used.made.is_empty() {
+            let against = bound::against(&sockets.runtime, &used.made, &sockets.allowed).await;
+            judged = against.map_or(judged, undecided);
+        }
+        rows.push(Row { judged, used });
+    }
+    Ok(Inventory::new(rows, judge.name()))
 }
 
 async fn judge(arguments: &Arguments, sockets: &Sockets) -> Result<Judge, String> {

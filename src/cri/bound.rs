@@ -5,7 +5,7 @@
 //! chain ID and fetches files when they are read: another manifest can have filled it. And a runtime may take the snapshot for a
 //! hint and pull the image in its guest by itself (Kata), or run a module out of it. Neither says so to anybody, so those are known that do not.
 
-use super::runtime::Under;
+use super::runtime::{RuntimeClient, RuntimeError, Under};
 use crate::config::InsecureAllowed;
 
 /// containerd's own and fuse-overlayfs: each layer is unpacked whole, by containerd, which holds it to the diff ID.
@@ -44,6 +44,17 @@ pub fn is_bound(under: &Under, allowed: &InsecureAllowed) -> Result<(), String> 
         ));
     }
     Ok(())
+}
+
+/// What stands against making another container like this one, which is there already; one that is gone by now tells nothing.
+pub async fn against(runtime: &RuntimeClient, id: &str, allowed: &InsecureAllowed) -> Option<String> {
+    match runtime.layers_under(id).await {
+        Ok(under) => is_bound(&under, allowed).err(),
+        Err(RuntimeError::NotFound(_)) => None,
+        Err(error) => {
+            Some(format!("what it stands on cannot be looked at ({error}); see that the runtime answers"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub struct Use {
     pub guessed: bool,
     /// Why there is nothing to judge; then it is undecided.
     pub trouble: String,
+    /// The ID of the container, or of a sandbox; empty where nothing stands on the image.
+    pub made: String,
 }
 
 /// What is judged once for all uses that are equal in it.
@@ -95,7 +97,8 @@ pub fn uses(listed: &Listed, namespace: Option<&str>) -> Vec<Use> {
     for container in &listed.containers {
         let sandbox = sandboxes.get(container.pod_sandbox_id.as_str()).copied();
         let of_pod = of_pod(sandbox, container);
-        uses.push(used(listed, &of_pod, id_of(container), container.image.clone(), ROLE_IMAGE.to_owned()));
+        let image = used(listed, &of_pod, id_of(container), container.image.clone(), ROLE_IMAGE.to_owned());
+        uses.push(Use { made: container.id.clone(), ..image });
         let volumes = listed.volumes.get(&container.id).into_iter().flatten();
         for (number, spec) in volumes.enumerate() {
             let role = format!("image volume {}", number + 1);
@@ -177,15 +180,18 @@ fn names(image: &Image) -> Vec<String> {
 
 /// The pause image, once for each namespace with a pod: what every new pod there stands on.
 fn pause(listed: &Listed) -> Vec<Use> {
-    let mut namespaces: BTreeMap<String, bool> = BTreeMap::new();
+    let mut namespaces: BTreeMap<String, (bool, String)> = BTreeMap::new();
     for sandbox in listed.sandboxes.iter().filter(|s| s.state() == PodSandboxState::SandboxReady) {
         let namespace = sandbox.metadata.clone().unwrap_or_default().namespace;
-        *namespaces.entry(namespace).or_default() |= is_static(sandbox);
+        let (static_pod, made) = namespaces.entry(namespace).or_default();
+        *static_pod |= is_static(sandbox);
+        made.clone_from(&sandbox.id);
     }
     if namespaces.is_empty() {
-        namespaces.insert(String::new(), false);
+        namespaces.insert(String::new(), Default::default());
     }
-    let uses = namespaces.into_iter().map(|(namespace, static_pod)| Use {
+    let uses = namespaces.into_iter().map(|(namespace, (static_pod, made))| Use {
+        made,
         namespace,
         role: ROLE_PAUSE.to_owned(),
         reference: listed.pause.name.clone(),

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Relay, look, pause};
+use crate::cri::bound;
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::runtime::RuntimeError;
 use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
@@ -57,13 +59,19 @@ async fn refusals(relay: &Relay, serial: u64) -> Result<Vec<String>, String> {
     if !configured.policy_error.is_empty() {
         return Err(format!("the policies are not what is in their folder: {}", configured.policy_error));
     }
-    let mut calls = vec![pause_image(relay).await?];
-    calls.extend(static_pods(relay).await?);
+    let mut running = vec![Running { call: pause_image(relay).await?, container: String::new() }];
+    running.extend(static_pods(relay).await?);
     let mut refusals = Vec::new();
-    for call in calls {
-        refusals.extend(refusal(relay, call).await);
+    for running in running {
+        refusals.extend(refusal(relay, running).await);
     }
     Ok(refusals)
+}
+
+/// What would be asked about a container, and its ID; none for the pause image.
+struct Running {
+    call: Call,
+    container: String,
 }
 
 async fn pause_image(relay: &Relay) -> Result<Call, String> {
@@ -78,7 +86,7 @@ async fn pause_image(relay: &Relay) -> Result<Call, String> {
 }
 
 /// The images of the running containers of static pods, those that are mounted into them among them.
-async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
+async fn static_pods(relay: &Relay) -> Result<Vec<Running>, String> {
     let failed = |error: RuntimeError| error.to_string();
     let sandboxes = relay.runtime.pod_sandboxes().await.map_err(failed)?;
     let sandboxes: BTreeMap<String, PodSandbox> = sandboxes
@@ -86,7 +94,7 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
         .filter(|sandbox| sandbox.state() == PodSandboxState::SandboxReady && is_static(sandbox))
         .map(|sandbox| (sandbox.id.clone(), sandbox))
         .collect();
-    let mut calls = Vec::new();
+    let mut running = Vec::new();
     for container in relay.runtime.containers().await.map_err(failed)? {
         let Some(sandbox) = sandboxes.get(&container.pod_sandbox_id) else { continue };
         if container.state() != ContainerState::ContainerRunning {
@@ -106,7 +114,7 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
             Err(RuntimeError::NotFound(_)) => continue,
             Err(error) => return Err(failed(error)),
         }
-        calls.push(Call {
+        let call = Call {
             namespace: pod.namespace,
             pod_name: pod.name,
             pod_uid: pod.uid,
@@ -114,12 +122,13 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Call>, String> {
             labels: sandbox.labels.clone(),
             images,
             ..Default::default()
-        });
+        };
+        running.push(Running { call, container: container.id });
     }
     // The runtime's order is none, and the message should be the same each time.
-    calls.sort_by(|a, b| place(a).cmp(&place(b)));
-    calls.dedup_by(|a, b| place(a) == place(b));
-    Ok(calls)
+    running.sort_by(|a, b| place(a).cmp(&place(b)));
+    running.dedup_by(|a, b| place(a) == place(b));
+    Ok(running)
 }
 
 /// The image under the pod's own words. A runtime older than that field (containerd 1.6) and CRI-O do not keep them; then
@@ -147,12 +156,12 @@ fn is_static(sandbox: &PodSandbox) -> bool {
     sandbox.annotations.get(SOURCE).is_some_and(|source| source != "api")
 }
 
-fn place(call: &Call) -> (&str, &str, &str) {
+fn place(Running { call, .. }: &Running) -> (&str, &str, &str) {
     (&call.namespace, &call.pod_name, &call.container_name)
 }
 
-/// What an enforcing daemon would say against an image of this call.
-async fn refusal(relay: &Relay, call: Call) -> Option<String> {
+/// What an enforcing daemon would say against an image of this call, or against what is made of it.
+async fn refusal(relay: &Relay, Running { call, container }: Running) -> Option<String> {
     let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
     let whose = match call.images.first() {
         Some(image) if image.role == ROLE_PAUSE => "the pause image".to_owned(),
@@ -164,7 +173,14 @@ async fn refusal(relay: &Relay, call: Call) -> Option<String> {
             let needs_proof = verdict.judged.iter().any(|judged| !judged.digest.is_empty());
             match verdict.judged.into_iter().find(|judged| judged.refuses) {
                 Some(judged) => judged.message,
-                None if needs_proof => look::possible(relay).await.err()?.reply.message,
+                None if needs_proof => match look::possible(relay).await {
+                    Err(refusal) => refusal.reply.message,
+                    Ok(()) if container.is_empty() => return None,
+                    Ok(()) => {
+                        let allowed = Arc::clone(&relay.live.borrow().allowed);
+                        bound::against(&relay.runtime, &container, &allowed).await?
+                    }
+                },
                 None => return None,
             }
         }

@@ -56,6 +56,25 @@ async fn inventory_says_what_would_be_refused_and_marks_what_matters_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_runs_by_a_runtime_that_may_run_something_else_is_undecided_unless_it_is_allowed() {
+    let node = node().await;
+    node.runtime.state().runtime = Some("io.containerd.kata.v2".to_owned());
+    for (line, running) in [
+        ("", json!({"allowed": 0, "denied": 1, "undecided": 4})),
+        (
+            "insecureAllowRuntimes: [io.containerd.kata.v2]\n",
+            json!({"allowed": 4, "denied": 1, "undecided": 0}),
+        ),
+    ] {
+        let config = node.configure(&format!("mode: audit\n{line}"));
+        let said = json_of(&crivet(&["inventory", "--config", shown(&config), "-o", "json"]).await);
+        assert_eq!(said["summary"]["running"], running, "{said:#}");
+        // What is not in use is in nobody's runtime yet.
+        assert_eq!(said["summary"]["notInUse"]["allowed"], 1, "{said:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_warm_has_the_daemon_keep_the_proofs() {
     let node = node().await;
     let config = node.configure("mode: audit\n");

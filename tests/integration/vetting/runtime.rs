@@ -178,6 +178,16 @@ impl Runtime {
 }
 
 impl State {
+    /// The image of a container or sandbox, made here or there already, by ID.
+    fn image_under(&self, id: &str) -> Option<String> {
+        let made = self.containers.get(id).cloned();
+        let pod = || self.pods.iter().find(|pod| pod.name == id).map(|pod| pod.image_id.clone());
+        let running = || self.running.iter().find(|each| each.id == id).map(|each| each.image_ref.clone());
+        let of_sandbox =
+            || self.sandboxes.iter().find(|each| each.id == id).and_then(|_| self.find(&self.pause));
+        made.or_else(pod).or_else(running).or_else(|| of_sandbox().map(|pause| pause.id.clone()))
+    }
+
     fn take_in(&mut self, name: &str, image: &Image) {
         let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
         let listed = v1::Image {
@@ -317,9 +327,10 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         }
         CONTAINER => {
             let id = containers::GetContainerRequest::decode(body).ok()?.id;
-            if state.no_containers_service || !state.containers.contains_key(&id) {
+            if state.no_containers_service {
                 return None;
             }
+            state.image_under(&id)?;
             let container = containers::Container {
                 snapshotter: state.snapshotter.clone().unwrap_or_else(|| "overlayfs".to_owned()),
                 snapshot_key: id.clone(),
@@ -333,8 +344,8 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         }
         SNAPSHOT => {
             let key = snapshots::StatSnapshotRequest::decode(body).ok()?.key;
-            let image = state.containers.get(&key)?;
-            let parent = state.parent.clone().or_else(|| state.chains.get(image).cloned())?;
+            let image = state.image_under(&key)?;
+            let parent = state.parent.clone().or_else(|| state.chains.get(&image).cloned())?;
             let info = snapshots::Info { name: key, parent, ..Default::default() };
             snapshots::StatSnapshotResponse { info: Some(info) }.encode_to_vec()
         }

@@ -132,6 +132,21 @@ async fn a_static_pod_with_an_image_volume_that_would_be_denied_refuses_the_swit
     node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
 }
 
+#[tokio::test]
+async fn a_static_pod_on_a_snapshotter_that_binds_nothing_refuses_the_switch_until_it_is_allowed() {
+    let (node, _) = node(true).await;
+    node.runtime.state().snapshotter = Some("stargz".to_owned());
+    let gate = switched(&node).await;
+    let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
+    for said in ["static pod kube-system/etcd-node container main", "\"stargz\"", "insecureAllowSnapshotters"]
+    {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
+    node.configure(&format!("{}insecureAllowSnapshotters: [stargz]\n", mode(&node, "enforce")));
+    gate.reload().await;
+    node.status_like("the switch", |status| status.mode == "enforce").await;
+}
+
 /// containerd 1.6 does not keep the pod's own words.
 #[tokio::test]
 async fn a_runtime_that_does_not_say_what_the_pod_said_is_asked_for_all_names_of_the_image() {
