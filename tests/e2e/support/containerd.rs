@@ -9,6 +9,7 @@ use super::registry::Registry;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,9 +41,10 @@ impl Containerd {
         let text = configuration(version, &pause.reference)
             .replace("DIR", dir.to_str().unwrap())
             .replace("CNI", peers.programs("cni").to_str().unwrap())
-            .replace("RUNC", runc.to_str().unwrap())
-            .replace("SHIM", bin.join("containerd-shim-runc-v2").to_str().unwrap());
+            .replace("RUNC", runc.to_str().unwrap());
         fs::write(&config, text).unwrap();
+        fs::create_dir_all(dir.join("shims")).unwrap();
+        symlink(bin.join("containerd-shim-runc-v2"), dir.join("shims/containerd-shim-guest-v2")).unwrap();
 
         let socket = dir.join("containerd.sock");
         let crictl = Crictl::new(peers, &socket);
@@ -53,8 +55,12 @@ impl Containerd {
     }
 
     fn spawn(peers: &Peers, bin: &Path, config: &Path) -> Daemon {
-        // containerd looks for its shim in the PATH.
+        // containerd looks for its shim in the PATH, and a shim that is told nothing for runc.
         let mut path = OsString::from(bin);
+        path.push(":");
+        path.push(peers.program("runc").parent().unwrap());
+        path.push(":");
+        path.push(config.with_file_name("shims"));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let arguments = ["--config".as_ref(), config.as_os_str()];
@@ -143,7 +149,7 @@ impl Runtime for Containerd {
     }
 }
 
-/// The configuration of containerd `1.6`, `1.7` or `2`, where `DIR`, `CNI`, `RUNC` and `SHIM` stand for the places. The
+/// The configuration of containerd `1.6`, `1.7` or `2`, where `DIR`, `CNI` and `RUNC` stand for the places. The
 /// runtime handler `guest` is of a type that nobody knows, and runs pods as runc does.
 pub fn configuration(version: &str, pause: &str) -> String {
     let old = version.starts_with("1.");
@@ -203,7 +209,6 @@ Root = "DIR/runc"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.guest]
 runtime_type = "io.containerd.guest.v2"
-runtime_path = "SHIM"
 "#;
 
 const PLUGINS_2: &str = r#"
@@ -230,5 +235,4 @@ Root = "DIR/runc"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.guest]
 runtime_type = "io.containerd.guest.v2"
-runtime_path = "SHIM"
 "#;
