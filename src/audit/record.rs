@@ -148,6 +148,8 @@ named! {
         ContentAltered = "ContentAltered",
         /// Undecided: bytes, or the container, are not what was vetted.
         ContentDiffers = "ContentDiffers",
+        /// Undecided: a policy asks for a check of the image's layers on the node's disk, and none has found them whole in time.
+        ContentNotChecked = "ContentNotChecked",
         /// Undecided: a limit of crivet's was hit; the message names it.
         LimitReached = "LimitReached",
         /// Undecided: a trusted root that a policy rests on is not there.

@@ -17,4 +17,4 @@ pub use settings::{
     AuditLog, ConfigurationError, Mode, ProxyConfiguration, Registry, Tracing, Unmatched, Vetting,
 };
 pub(crate) use units::absolute;
-pub use units::{Endpoint, duration, quantity};
+pub use units::{Endpoint, duration, quantity, spoken};

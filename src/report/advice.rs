@@ -111,6 +111,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "The content is not what was vetted",
             "A tag that moved meanwhile settles itself. If it stays, pull the image anew and compare registry, mirror and node: content may have been altered.",
         ),
+        Some(Reason::ContentNotChecked) => (
+            "No check has found the image's layers whole in time",
+            "Its policy asks for one (content.layersCheckedWithin). Have checks run: systemctl enable --now crivet-content.timer crivet-content-requested.path. If they do, crivet doctor says why they cannot find it whole.",
+        ),
         Some(Reason::LimitReached) => (
             "The image is beyond a limit of crivet's",
             "The message names the limit. Remove signatures and attestations that nobody needs, or build a smaller index.",
