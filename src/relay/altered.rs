@@ -30,6 +30,8 @@ use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind, Outcome};
 
 const NAME: &str = "altered.json";
+/// A report may have waited so long to be taken, milliseconds: a layer that was read first is not older than its check for that.
+const ON_ITS_WAY: u64 = 60_000;
 /// Bytes of the file: what is known of a layer, in JSON's escapes.
 const FILE_BYTES: usize = limits::CONTENT_ALTERED * 8 * limits::CONTENT_FOUND_CHARS;
 
@@ -217,6 +219,7 @@ impl Altered {
     fn forget(&self, gone: &Layer) {
         let mut known = self.known();
         known.layers.retain(|layer| layer != gone);
+        self.told().remove(&(gone.snapshotter.clone(), gone.chain_id.clone()));
         self.count.store(known.layers.len(), Ordering::SeqCst);
         // The file follows with the next report; until then its line is about a snapshot that is not there.
         self.behind.store(true, Ordering::SeqCst);
@@ -337,7 +340,7 @@ pub async fn take(relay: &Relay, report: ContentReport, now: SystemTime) -> Resu
         }
     }
     if let Some(took) = ended.flatten() {
-        relay.checked.ended(now.saturating_sub(took));
+        relay.checked.ended(now.saturating_sub(took).saturating_sub(ON_ITS_WAY));
     }
     if relay.requested.checked(&images, moment).await || ended.is_some() {
         relay.checked.keep().await;
