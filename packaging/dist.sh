@@ -53,6 +53,8 @@ put systemd/crivet.service "$tree/usr/lib/systemd/system/crivet.service"
 put systemd/crivet.socket "$tree/usr/lib/systemd/system/crivet.socket"
 put systemd/crivet-content.service "$tree/usr/lib/systemd/system/crivet-content.service"
 put systemd/crivet-content.timer "$tree/usr/lib/systemd/system/crivet-content.timer"
+put systemd/crivet-content-requested.service "$tree/usr/lib/systemd/system/crivet-content-requested.service"
+put systemd/crivet-content-requested.path "$tree/usr/lib/systemd/system/crivet-content-requested.path"
 put systemd/sysusers.d/crivet.conf "$tree/usr/lib/sysusers.d/crivet.conf"
 put systemd/tmpfiles.d/crivet.conf "$tree/usr/lib/tmpfiles.d/crivet.conf"
 for policy in policy/*.yaml policy/containers-policy.json policy/namespaces/*.json; do

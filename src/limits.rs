@@ -723,6 +723,31 @@ pub const CONTENT_FOUND_CHARS: usize = 600;
 /// Layers that a check tells the daemon of at once: one image's. With what was found they have to fit into a frame of the control socket.
 pub const CONTENT_TOLD: usize = 200;
 
+/// How far the longest and the shortest of what a policy may ask go back: a check made within so many seconds. The shortest has to
+/// leave time for the check of the largest image, and for the kubelet to try again.
+pub const CONTENT_WITHIN_LEAST_SECONDS: u64 = 3600;
+
+/// The longest, seconds: 30 days. What is checked more seldom is not watched.
+pub const CONTENT_WITHIN_MOST_SECONDS: u64 = 30 * 24 * 3600;
+
+/// Between two checks of an image by crivet-content.timer lies at most so much, seconds: its day, its random delay, and the time
+/// the check takes to come to the image.
+pub const CONTENT_TIMER_SECONDS: u64 = 48 * 3600;
+
+/// Layers that are known to have been found whole. A node has some thousand; each costs some 200 bytes of memory.
+pub const CONTENT_WHOLE: usize = 16_384;
+
+/// How far the clock that is kept on the disk beside these may lag behind, seconds: as much a clock that is put back while the node is
+/// off can add to the age that a policy allows.
+pub const CONTENT_CLOCK_SECONDS: u64 = 600;
+
+/// Images that wait for a check. A node starts at most a few hundred containers together.
+pub const CONTENT_REQUESTS: usize = 256;
+
+/// An image whose check was begun is not requested again for so long, seconds: what cannot be compared is not read again at each try of
+/// the kubelet's. One that nobody has asked about for as long waits no more.
+pub const CONTENT_REQUEST_SECONDS: u64 = 600;
+
 /// Images that were removed because they were altered, and are not known to be back. A node has some hundred in all.
 pub const HEALED_IMAGES: usize = 1000;
 

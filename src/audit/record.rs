@@ -150,6 +150,8 @@ named! {
         ContentDiffers = "ContentDiffers",
         /// Undecided: what the container was made by need not run what the image's ID says.
         ContentUnbound = "ContentUnbound",
+        /// Undecided: a policy asks for a check of the image's layers on the node's disk, and none has found them whole in time.
+        ContentNotChecked = "ContentNotChecked",
         /// Undecided: a limit of crivet's was hit; the message names it.
         LimitReached = "LimitReached",
         /// Undecided: a trusted root that a policy rests on is not there.

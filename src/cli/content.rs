@@ -3,18 +3,17 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
 
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
 use crate::content::heal::heal;
-use crate::content::report::{Report, told};
-use crate::content::{Checker, Outcome, held};
-use crate::control::wire::{CheckedLayer, ContentReport};
+use crate::content::report::{Report, told, told_of_image};
+use crate::content::{Checker, Held, Image, Outcome, held};
+use crate::control::wire::{CheckedImage, ContentReport};
 use crate::control::{self, Control};
 use crate::cri::runtime::{Content, RuntimeClient};
 use crate::limits;
@@ -39,6 +38,9 @@ pub struct Arguments {
     /// Remove the images that are altered and that nothing stands on, so that they are pulled anew
     #[arg(long)]
     heal: bool,
+    /// Check those images only that wait for it, because a policy asks for a check before a container is made
+    #[arg(long, conflicts_with = "heal")]
+    requested: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -96,11 +98,20 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
         }
     }
     let mut daemon = Daemon::of(&listen).await;
+    let requested = match (arguments.requested, &mut daemon.0) {
+        (false, _) => None,
+        (true, None) => {
+            return Err(not_done("which images wait for a check only the daemon knows".to_owned()));
+        }
+        (true, Some(control)) => {
+            Some(control.content_requests().await.map_err(|error| not_done(error.to_string()))?)
+        }
+    };
     let mut checker = Checker::begin(runtime.clone(), SystemTime::now())
         .await
         .map_err(|error| not_done(error.to_string()))?;
     let checked = tokio::select! {
-        checked = all(&runtime, &mut checker, &mut daemon) => checked,
+        checked = all(&runtime, &mut checker, &mut daemon, requested.as_deref()) => checked,
         () = stopped() => Err("stopped before everything was compared".to_owned()),
     };
     if let Err(error) = checker.end().await {
@@ -117,21 +128,36 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
     Ok(report)
 }
 
-async fn all(runtime: &RuntimeClient, checker: &mut Checker, daemon: &mut Daemon) -> Result<Report, String> {
+/// Checks all images there are, or those with these IDs.
+async fn all(
+    runtime: &RuntimeClient,
+    checker: &mut Checker,
+    daemon: &mut Daemon,
+    requested: Option<&[String]>,
+) -> Result<Report, String> {
     let started = Instant::now();
     let mut report = Report::default();
-    for held in held(runtime).await.map_err(|error| error.to_string())? {
-        let images = checker.image(&held).await;
+    let all = held(runtime).await.map_err(|error| error.to_string())?;
+    for held in all.iter().filter(|held| is_requested(held, requested)) {
+        let images = checker.image(held).await;
         // At once: what comes later may end this process.
         for image in &images {
-            daemon.tell(told(image)).await;
+            daemon.tell(image).await;
         }
         report.images.extend(images);
     }
     report.layers = checker.layers();
     report.took = started.elapsed();
-    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
+    match requested {
+        None => daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await,
+        Some(requested) => daemon.not_found(requested, &report.images).await,
+    }
     Ok(report)
+}
+
+/// containerd's CRI has each of its images under its ID, too.
+fn is_requested(held: &Held, requested: Option<&[String]>) -> bool {
+    requested.is_none_or(|requested| held.names.iter().any(|name| requested.contains(name)))
 }
 
 async fn stopped() {
@@ -158,9 +184,19 @@ impl Daemon {
         Daemon(connected.ok())
     }
 
-    async fn tell(&mut self, layers: Vec<CheckedLayer>) {
-        for layers in layers.chunks(limits::CONTENT_TOLD) {
+    async fn tell(&mut self, image: &Image) {
+        for layers in told(image, Instant::now()).chunks(limits::CONTENT_TOLD) {
             self.send(ContentReport { layers: layers.to_vec(), ..Default::default() }).await;
+        }
+        self.send(ContentReport { images: vec![told_of_image(image)], ..Default::default() }).await;
+    }
+
+    /// What was requested and is not there any more.
+    async fn not_found(&mut self, requested: &[String], checked: &[Image]) {
+        for id in requested.iter().filter(|id| checked.iter().all(|image| image.id != **id)) {
+            let found = "the runtime has no image of this ID".to_owned();
+            let images = vec![CheckedImage { image_id: id.clone(), found }];
+            self.send(ContentReport { images, ..Default::default() }).await;
         }
     }
 

@@ -104,9 +104,11 @@ async fn relay(path: PathBuf, loaded: Loaded, connections: usize) -> ExitCode {
     // Before the first call, and before a check can tell more.
     if let Some(state) = &state {
         relay.altered.load(state).await;
+        relay.checked.load(state, SystemTime::now()).await;
         relay.healed.load(state).await;
         altered::tell(&relay);
     }
+    relay.requested.open(listen.runtime_dir()).await;
     if let Some(control) = relay_control::open(&control::socket(listen.runtime_dir())).await {
         let started =
             Started { at: SystemTime::now(), listen: listen.to_string(), configuration: governor.running() };

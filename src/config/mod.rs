@@ -22,5 +22,5 @@ pub use registry::Registry;
 pub use settings::{AuditLog, ConfigurationError, Mode, ProxyConfiguration, Unmatched};
 pub use tracing::Tracing;
 pub(crate) use units::absolute;
-pub use units::{Endpoint, duration, quantity};
+pub use units::{Endpoint, duration, quantity, spoken};
 pub use vetting::Vetting;

@@ -77,6 +77,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
 }
 
+/// A duration as [`duration`] reads it, in whole seconds: `48h`, `1h30m`.
+pub fn spoken(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let parts = parts.into_iter().filter(|(number, _)| *number > 0);
+    let text: String = parts.map(|(number, unit)| format!("{number}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// Parses a number of bytes as Kubernetes writes it: a whole number with `Ki`, `Mi`, `Gi` or nothing.
 pub fn quantity(text: &str) -> Result<u64, String> {
     let wrong = || format!("expected a size such as 512Ki, 100Mi or 1Gi, found {}", quoted(text));
@@ -124,6 +133,9 @@ mod tests {
             ("1m1ms", 60_001),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["0s", "72h", "1h30m", "5m", "1h1s"] {
+            assert_eq!(spoken(duration(text).unwrap()), text);
         }
         for bad in [
             "",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::folders::folders;
 use super::layer::{self, Expected, Found};
@@ -256,7 +256,7 @@ impl Checker {
         chain: Digest,
         expected: Expected,
     ) -> (Layer, Option<Arc<Tree>>) {
-        let digest = expected.digest;
+        let (digest, began) = (expected.digest, Instant::now());
         let folder = plan.folders.as_ref().ok().and_then(|(_, folders)| folders.get(at).cloned());
         let Found { blob, unpacked, skeleton, bytes } = match layer::open(&self.runtime, digest).await {
             Ok(pieces) => {
@@ -288,7 +288,7 @@ impl Checker {
                 outcome,
             });
         }
-        (Layer { digest, chain_id: chain, blob, unpacked: by_snapshotter, bytes }, skeleton)
+        (Layer { digest, chain_id: chain, blob, unpacked: by_snapshotter, bytes, began }, skeleton)
     }
 
     /// What was removed meanwhile was not altered.

@@ -123,6 +123,7 @@ mod tests {
                 outcome: if *altered { Outcome::Altered("x".to_owned()) } else { Outcome::Whole },
             }],
             bytes: 0,
+            began: std::time::Instant::now(),
         });
         Image {
             names: vec![name.to_owned()],

@@ -16,6 +16,8 @@ pub mod unpacked;
 
 pub use check::{Checker, Held, held};
 
+use std::time::Instant;
+
 use crate::image::Digest;
 
 /// What came of comparing something.
@@ -96,6 +98,8 @@ pub struct Layer {
     pub unpacked: Vec<Unpacked>,
     /// Bytes read, the blob's and those of files.
     pub bytes: u64,
+    /// When comparing it began.
+    pub began: Instant,
 }
 
 /// What a snapshotter has made of a layer.

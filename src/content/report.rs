@@ -1,13 +1,13 @@
 //! What a check came to, for people, for machines, and for the daemon. Pure.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::heal::Healed;
 use super::{Image, Layer, Outcome};
-use crate::control::wire::{CheckedLayer, ContentChecked};
+use crate::control::wire::{CheckedImage, CheckedLayer, ContentChecked};
 use crate::image::quoted_name;
 use crate::limits;
 
@@ -122,22 +122,19 @@ impl Report {
             images: number(self.images.len()),
             layers: number(self.layers),
             unchecked: number(self.images.iter().filter(is_unchecked).count()),
-            unchecked_because: because
-                .unwrap_or_default()
-                .chars()
-                .take(limits::CONTENT_FOUND_CHARS)
-                .collect(),
+            unchecked_because: short(&because.unwrap_or_default()),
+            took_ms: Some(millis(self.took)),
         }
     }
 }
 
-/// What the daemon is told of an image's layers: what is altered, and what is whole again.
-pub fn told(image: &Image) -> Vec<CheckedLayer> {
+/// What the daemon is told of an image's layers: what is altered, and what is whole.
+pub fn told(image: &Image, now: Instant) -> Vec<CheckedLayer> {
     let layers = image.layers.iter().flat_map(|layer| {
         layer.unpacked.iter().filter_map(|unpacked| {
             let found = match layer.blob.clone().and(unpacked.outcome.clone()) {
                 Outcome::Whole => String::new(),
-                Outcome::Altered(_) => said(layer)?.chars().take(limits::CONTENT_FOUND_CHARS).collect(),
+                Outcome::Altered(_) => short(&said(layer)?),
                 Outcome::Unchecked(_) => return None,
             };
             Some(CheckedLayer {
@@ -146,11 +143,26 @@ pub fn told(image: &Image) -> Vec<CheckedLayer> {
                 created: unpacked.created.clone(),
                 found,
                 image_id: image.id.clone(),
-                image: image.name().chars().take(limits::CONTENT_FOUND_CHARS).collect(),
+                image: short(image.name()),
+                age_ms: Some(millis(now.saturating_duration_since(layer.began))),
             })
         })
     });
     layers.collect()
+}
+
+/// What it is told of the image, when it has been told of all its layers.
+pub fn told_of_image(image: &Image) -> CheckedImage {
+    let found = image.layers.iter().find_map(said).unwrap_or_else(|| image.outcome().text().to_owned());
+    CheckedImage { image_id: image.id.clone(), found: short(&found) }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(limits::CONTENT_FOUND_CHARS).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn said(layer: &Layer) -> Option<String> {

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::wire::{
-    Answer, ContentReport, ContentTaken, Request, Status, StatusRequest, answer, link, request,
+    Answer, ContentReport, ContentRequestsRequest, ContentTaken, Request, Status, StatusRequest, answer,
+    link, request,
 };
 use crate::vetter::wire::{Call, Kind, Verdict, frame};
 
@@ -96,6 +97,17 @@ impl Control {
     pub async fn content(&mut self, report: ContentReport) -> Result<ContentTaken, ControlError> {
         match self.ask(request::Body::Content(report), TAKEN).await? {
             answer::Body::Content(taken) => Ok(taken),
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    /// The IDs of the images that wait for a check. Whoever asks makes it: they are not handed out again for a while.
+    ///
+    /// # Errors
+    /// It goes away, or is another version.
+    pub async fn content_requests(&mut self) -> Result<Vec<String>, ControlError> {
+        match self.ask(request::Body::ContentRequests(ContentRequestsRequest {}), STATUS).await? {
+            answer::Body::ContentRequests(requests) => Ok(requests.image_ids),
             _ => Err(ControlError::Unknown),
         }
     }

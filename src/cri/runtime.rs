@@ -295,6 +295,11 @@ impl RuntimeClient {
         Ok(Under { chain_id, made_by: Some(MadeBy { snapshotter, runtime }) })
     }
 
+    /// By which of containerd's snapshotters a container (or sandbox) was made.
+    pub async fn snapshotter_of(&self, id: &str) -> Result<String, RuntimeError> {
+        Ok(self.container(id).await?.snapshotter)
+    }
+
     async fn container(&self, id: &str) -> Result<Container, RuntimeError> {
         let request = in_k8s(GetContainerRequest { id: id.to_owned() });
         let response = ContainersClient::new(self.runtime.clone()).get(request).await;

@@ -28,6 +28,8 @@ pub struct PermittedImage {
     pub chain_id: Option<String>,
     /// Digests of the documents by which it was tied to the digest: index, manifest and config.
     pub documents: Vec<String>,
+    /// A check has to have found its layers whole within so long; `None`: no policy asks for that.
+    pub layers_checked_within: Option<Duration>,
 }
 
 impl Permit {
@@ -93,6 +95,9 @@ fn permitted(image: crate::vetter::wire::VettedImage) -> PermittedImage {
         image_ids: image.image_ids,
         chain_id: some(image.chain_id),
         documents: image.documents,
+        layers_checked_within: Some(image.layers_checked_within)
+            .filter(|within| *within > 0)
+            .map(|within| Duration::from_secs(within.into())),
     }
 }
 

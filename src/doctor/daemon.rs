@@ -9,6 +9,9 @@ use crate::image::quoted_name;
 /// Files of the audit log's size that should fit on its disk: the one that is written, and the one it is rotated to.
 const FREE_ENOUGH: u64 = 2;
 
+/// An image that has waited so long for a check, milliseconds, waits for more than its turn.
+const REQUESTED_LONG: u64 = 60_000;
+
 pub(super) fn configuration(facts: &Facts, findings: &mut Findings) {
     match &facts.configuration {
         Err(why) => findings.failure(
@@ -122,6 +125,23 @@ pub(super) fn layers(facts: &Facts, status: &Status, findings: &mut Findings) {
                 quoted_name(&first.found)
             ),
             "find out who writes to the runtime's folder; remove the images that crivet content check names with all their containers, and they are pulled again",
+        );
+    }
+    if let Some(first) = status.content_requests.iter().find(|image| image.waits_ms >= REQUESTED_LONG) {
+        let why = match (first.begun, first.found.as_str()) {
+            (false, _) => "no check of it was begun".to_owned(),
+            (true, "") => "a check of it was begun and has not ended".to_owned(),
+            (true, found) => format!("a check could not find it whole: {}", quoted_name(found)),
+        };
+        findings.warning(
+            "layers-requested",
+            format!(
+                "{} images wait for a check of their layers, which their policy asks for before a container is made; of {}, since {}: {why}",
+                status.content_requests_count,
+                quoted_name(&first.image),
+                age(first.waits_ms)
+            ),
+            "systemctl enable --now crivet-content-requested.path; journalctl -u crivet-content-requested says what came of it (docs/content.md)",
         );
     }
     match &status.content_checked {

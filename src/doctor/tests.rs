@@ -199,6 +199,10 @@ const CASES: &[Case] = {
             daemon(f).altered_layers =
                 vec![wire::CheckedLayer { found: "a file".into(), ..Default::default() }];
         }),
+        ("layers-requested", Warning, |f| {
+            let image = wire::RequestedImage { waits_ms: 60_000, ..Default::default() };
+            daemon(f).content_requests = vec![image];
+        }),
         ("layers-unchecked", Warning, |f| {
             let checked = wire::ContentChecked { images: 3, unchecked: 1, ..Default::default() };
             daemon(f).content_checked = Some(checked);

@@ -9,6 +9,7 @@ pub(super) struct ContentMetrics {
     altered: Gauge,
     unchecked: Gauge,
     last: Gauge,
+    requested: Gauge,
 }
 
 impl ContentMetrics {
@@ -20,6 +21,8 @@ impl ContentMetrics {
         registry.register("content_unchecked_images", help, all.unchecked.clone());
         let help = "Unix time at which the last check of the node's disk ended; 0: there was none";
         registry.register_with_unit("content_last_check", help, Unit::Seconds, all.last.clone());
+        let help = "Images that wait for a check of the node's disk, because a policy asks for one before a container is made";
+        registry.register("content_requested_images", help, all.requested.clone());
         all
     }
 
@@ -27,5 +30,9 @@ impl ContentMetrics {
         self.altered.set(i64::try_from(altered).unwrap_or(i64::MAX));
         self.unchecked.set(unchecked.into());
         self.last.set(i64::try_from(at).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn set_requested(&self, images: usize) {
+        self.requested.set(i64::try_from(images).unwrap_or(i64::MAX));
     }
 }

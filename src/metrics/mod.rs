@@ -402,6 +402,11 @@ impl RelayMetrics {
         self.content.set(altered, unchecked, at);
     }
 
+    /// How many images wait for such a check.
+    pub fn content_requested(&self, images: usize) {
+        self.content.set_requested(images);
+    }
+
     /// A call was forwarded on a permit that was held.
     pub fn permit_used(&self) {
         self.permits_used.inc();

@@ -35,6 +35,7 @@ fn page() -> String {
     relay.removed_after_look();
     relay.content_altered();
     relay.content_checked(2, 1, 1_785_585_600);
+    relay.content_requested(3);
     relay.hidden(2);
     relay.repulled(Ended::TimedOut, 1);
     relay.permit_used();
@@ -233,6 +234,7 @@ fn values_are_told_as_they_were_set() {
         "crivet_vetting_duration_seconds_count 11",
         "crivet_content_altered_layers 2",
         "crivet_content_unchecked_images 1",
+        "crivet_content_requested_images 3",
         "crivet_content_last_check_seconds 1785585600",
         "crivet_decisions_total{kind=\"PullImage\",decision=\"denied\",mode=\"enforce\",effective=\"refused\"} 1",
     ] {

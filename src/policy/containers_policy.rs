@@ -188,6 +188,7 @@ impl Reader<'_> {
             namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
             places: vec![Place::OWN],
             recheck: None,
+            layers_checked_within: None,
             exemptions: Vec::new(),
             pod_labels: Labels::new(),
             rule,

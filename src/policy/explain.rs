@@ -16,6 +16,7 @@ use super::exemption::Exemption;
 use super::model::{Mode, Policy, Rule, Subject};
 use super::pattern::lookup_key;
 use super::scope::Scopes;
+use crate::config::spoken;
 use crate::image::ImageName;
 
 /// Version of the JSON form (docs/policy-explain.schema.json). It changes when a field's meaning does.
@@ -107,6 +108,9 @@ pub struct Covering {
     /// How old the registry's word on the tag may be, and what comes of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recheck: Option<String>,
+    /// What it asks of the layers on the node's disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }
 
 impl PolicySet {
@@ -359,6 +363,9 @@ fn covering(policy: &Policy, subject: &Subject<'_>, scope: String, decides: bool
             recheck.on_drift.as_str()
         )
     });
+    let content = policy.layers_checked_within.map(|within| {
+        format!("a check of the node's disk has found the layers whole within the last {}", spoken(within))
+    });
     Covering {
         name: policy.name.clone(),
         kind: policy.kind.to_string(),
@@ -375,5 +382,6 @@ fn covering(policy: &Policy, subject: &Subject<'_>, scope: String, decides: bool
         asks,
         evidence: evidence.collect(),
         recheck,
+        content,
     }
 }

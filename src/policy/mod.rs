@@ -5,6 +5,7 @@ mod cel;
 mod compile;
 mod conditions;
 mod containers_policy;
+mod content;
 mod exemption;
 mod explain;
 mod glob;

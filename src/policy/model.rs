@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,8 @@ pub struct Policy {
     pub(super) places: Vec<Place>,
     pub(super) rule: Rule,
     pub(super) recheck: Option<Recheck>,
+    /// How long ago a check may have found its images' layers whole; `None`: it does not ask.
+    pub(super) layers_checked_within: Option<Duration>,
     pub(super) exemptions: Vec<Exemption>,
 }
 
@@ -280,6 +282,12 @@ impl Policy {
     /// How tags are held to their registry; `None`: what was vetted runs as long as it is on the node.
     pub fn recheck(&self) -> Option<Recheck> {
         self.recheck
+    }
+
+    /// How long ago a check may have found the layers on the node's disk whole, when a container is made of them; `None`: nobody
+    /// has to have checked them.
+    pub fn layers_checked_within(&self) -> Option<Duration> {
+        self.layers_checked_within
     }
 
     /// The requirements it is made of, whatever their combination.

@@ -12,6 +12,7 @@ use super::age::{self, MaxAge};
 use super::cel::About;
 use super::compile::{Compiled, required_reason};
 use super::conditions::{self, Written as WrittenCondition};
+use super::content::{self, Written as WrittenContent};
 use super::exemption::{self, Written as WrittenExemption};
 use super::model::{
     ClaimedRepository, Kind, Labels, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, Signer,
@@ -52,6 +53,7 @@ struct Spec {
     insecure_accept_anything: Option<Reason>,
     deny: Option<Reason>,
     recheck: Option<WrittenRecheck>,
+    content: Option<WrittenContent>,
     #[serde(default)]
     exemptions: Vec<WrittenExemption>,
 }
@@ -162,6 +164,12 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         let text = "spec.recheck: expected requirements beside it, found none; what nothing is asked of has no vetted digest to hold its tag to";
         faults.push(document.fault_at_start(text.to_owned()));
     }
+    let content = spec.content.as_ref();
+    let layers_checked_within = content.and_then(|written| content::read(document, written, &mut faults));
+    if spec.content.is_some() && spec.requirements.is_none() {
+        let text = "spec.content: expected requirements beside it, found none; what nothing is asked of is not looked at on the disk";
+        faults.push(document.fault_at_start(text.to_owned()));
+    }
     let exemptions = exemption::read(document, &spec.exemptions, &mut faults);
     if !spec.exemptions.is_empty() && spec.requirements.is_none() {
         let text =
@@ -181,6 +189,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
                 places,
                 rule,
                 recheck,
+                layers_checked_within,
                 exemptions,
             };
             Ok((Compiled::Native { policy, patterns }, written.metadata.name))

@@ -153,6 +153,7 @@ pub(super) fn compile(
         namespaces: namespace.map(|namespace| BTreeSet::from([namespace])),
         places: vec![Place::OWN],
         recheck: None,
+        layers_checked_within: None,
         exemptions: Vec::new(),
         pod_labels: Labels::new(),
         rule: Rule::Requires(Need::One(need)),

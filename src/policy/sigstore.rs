@@ -203,6 +203,7 @@ pub(super) fn compile(document: &Document<'_>, file: &str) -> Result<(Compiled, 
         places,
         rule,
         recheck: None,
+        layers_checked_within: None,
         exemptions: Vec::new(),
         pod_labels,
     };

@@ -3,6 +3,7 @@
 mod age;
 mod conditions;
 mod containers_policy;
+mod content;
 mod documented;
 mod exemptions;
 mod explain;
@@ -150,6 +151,7 @@ fn schema_has_the_keys_that_are_read() {
         ("/$defs/requirements/properties/atLeast", signed(&pem, "    atLeast: {unknown: 1}\n")),
         ("/properties/spec/properties/exemptions/items", signed(&pem, "  exemptions: [{unknown: 1}]\n")),
         ("/properties/spec/properties/recheck", signed(&pem, "  recheck: {unknown: 1}\n")),
+        ("/properties/spec/properties/content", signed(&pem, "  content: {unknown: 1}\n")),
         ("/$defs/keys/items", signed(&pem, "      unknown: 1\n")),
         (
             "/$defs/requirements/properties/claimedRepository",

@@ -1,11 +1,13 @@
 //! Layers that a check of the node's disk found altered (`crivet content check`): nothing that needs a proof is made on them.
 //!
 //! The check is another process, and reads what anybody has written. What it can do here is refuse more, by the name of a
-//! snapshot, and take back what it said of the same snapshot. That something may run it cannot say.
+//! snapshot, and take back what was said of the same snapshot before it began. What it says of layers that are whole goes to
+//! [`super::checked`], for policies that ask for it.
 //!
 //! What is known is on the disk before the check is answered, and read before the first call is: a crash forgets nothing. It
 //! is about one snapshot, by name and by when it was made: an image that was removed and unpacked anew has others.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,10 +15,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Relay;
 use super::ask::Refusal;
-use super::clients::millis;
 use crate::audit::Reason;
 use crate::config::files::{self, FileError};
 use crate::control::wire::{CheckedLayer, ContentChecked, ContentReport};
@@ -28,6 +30,8 @@ use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind, Outcome};
 
 const NAME: &str = "altered.json";
+/// A report may have waited so long to be taken, milliseconds: a layer that was read first is not older than its check for that.
+const ON_ITS_WAY: u64 = 60_000;
 /// Bytes of the file: what is known of a layer, in JSON's escapes.
 const FILE_BYTES: usize = limits::CONTENT_ALTERED * 8 * limits::CONTENT_FOUND_CHARS;
 
@@ -37,6 +41,8 @@ pub struct Altered {
     known: Mutex<Known>,
     /// How many there are: what every create pays for it.
     count: AtomicUsize,
+    /// When this crivet was told, by snapshotter and chain ID. A check that began before that does not take it back.
+    told: Mutex<HashMap<(String, String), u64>>,
     /// The file does not say all of it.
     behind: AtomicBool,
     /// The state folder. One report after the other, memory and disk.
@@ -75,14 +81,14 @@ struct Checked {
 
 impl Layer {
     fn new(told: CheckedLayer) -> Layer {
-        let CheckedLayer { snapshotter, chain_id, created, found, image_id, image } = told;
+        let CheckedLayer { snapshotter, chain_id, created, found, image_id, image, .. } = told;
         let short = |text: String| text.chars().take(limits::CONTENT_FOUND_CHARS).collect();
         Layer { snapshotter, chain_id, created, found: short(found), image_id, image: short(image) }
     }
 
     fn told(&self) -> CheckedLayer {
         let Layer { snapshotter, chain_id, created, found, image_id, image } = self.clone();
-        CheckedLayer { snapshotter, chain_id, created, found, image_id, image }
+        CheckedLayer { snapshotter, chain_id, created, found, image_id, image, age_ms: None }
     }
 
     fn is_of(&self, snapshotter: &str, chain_id: &str) -> bool {
@@ -148,7 +154,7 @@ impl Altered {
         let checked = known.checked.clone();
         let at = checked.as_ref().map_or(0, |checked| checked.at);
         let checked = checked.map(|Checked { images, layers, unchecked, unchecked_because, .. }| {
-            ContentChecked { images, layers, unchecked, unchecked_because }
+            ContentChecked { images, layers, unchecked, unchecked_because, took_ms: None }
         });
         (known.layers.iter().take(limits::FOUND_SHOWN).map(Layer::told).collect(), checked, at)
     }
@@ -157,7 +163,7 @@ impl Altered {
     ///
     /// # Errors
     /// It cannot be kept, or not all of it; one line.
-    async fn take(&self, report: ContentReport, now: SystemTime) -> Result<Vec<Layer>, String> {
+    async fn take(&self, report: ContentReport, now: u64) -> Result<Vec<Layer>, String> {
         let dir = self.dir.lock().await;
         let (news, refused) = self.remember(report, now);
         if self.behind.swap(false, Ordering::SeqCst) {
@@ -178,20 +184,31 @@ impl Altered {
     }
 
     /// What of it is news, and why not all of it was taken.
-    fn remember(&self, report: ContentReport, now: SystemTime) -> (Vec<Layer>, Option<String>) {
+    fn remember(&self, report: ContentReport, now: u64) -> (Vec<Layer>, Option<String>) {
         let mut known = self.known();
         let before = known.clone();
         let (mut news, mut refused) = (Vec::new(), None);
         for told in report.layers {
-            let layer = Layer::new(told.clone());
+            let (layer, key) = (Layer::new(told.clone()), (told.snapshotter.clone(), told.chain_id.clone()));
+            if layer.found.is_empty() && self.told().get(&key) >= Some(&began(&told, now).unwrap_or(0)) {
+                continue;
+            }
             match known.take(told) {
-                Ok(true) => news.push(layer),
-                Ok(false) => {}
+                Ok(is_news) => {
+                    if layer.found.is_empty() {
+                        self.told().remove(&key);
+                    } else {
+                        self.told().insert(key, now);
+                    }
+                    if is_news {
+                        news.push(layer);
+                    }
+                }
                 Err(error) => refused = Some(error),
             }
         }
-        if let Some(ContentChecked { images, layers, unchecked, unchecked_because }) = report.checked {
-            known.checked = Some(Checked { at: millis(now), images, layers, unchecked, unchecked_because });
+        if let Some(ContentChecked { images, layers, unchecked, unchecked_because, .. }) = report.checked {
+            known.checked = Some(Checked { at: now, images, layers, unchecked, unchecked_because });
         }
         self.count.store(known.layers.len(), Ordering::SeqCst);
         self.behind.fetch_or(*known != before, Ordering::SeqCst);
@@ -202,6 +219,7 @@ impl Altered {
     fn forget(&self, gone: &Layer) {
         let mut known = self.known();
         known.layers.retain(|layer| layer != gone);
+        self.told().remove(&(gone.snapshotter.clone(), gone.chain_id.clone()));
         self.count.store(known.layers.len(), Ordering::SeqCst);
         // The file follows with the next report; until then its line is about a snapshot that is not there.
         self.behind.store(true, Ordering::SeqCst);
@@ -237,9 +255,23 @@ impl Altered {
         Ok(None)
     }
 
+    /// Whether a snapshot of this name is known to be altered, whenever it was made.
+    fn names(&self, snapshotter: &str, chain_id: &str) -> bool {
+        self.known().layers.iter().any(|layer| layer.is_of(snapshotter, chain_id))
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<(String, String), u64>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a layer was begun to be compared, by the daemon's clock.
+fn began(told: &CheckedLayer, now: u64) -> Option<u64> {
+    told.age_ms.map(|age| now.saturating_sub(age))
 }
 
 /// Holds the layers of a permitted call's images to what checks have found. `chain_ids`: image by image, where there is one.
@@ -280,13 +312,14 @@ fn refusal(image: &ImageUse, layer: &Layer) -> String {
     )
 }
 
-fn shown(image: &ImageUse) -> String {
+/// An image, as messages name it.
+pub fn shown(image: &ImageUse) -> String {
     let name = if image.reference.is_empty() { &image.named } else { &image.reference };
     format!("image {}", quoted(name))
 }
 
 /// As a check has said it, unless it is not the line that it has to be.
-fn printable(found: &str) -> String {
+pub fn printable(found: &str) -> String {
     let is_line = found.chars().all(|c| matches!(c, ' '..='~'));
     if is_line { found.to_owned() } else { quoted_name(found) }
 }
@@ -296,7 +329,22 @@ fn printable(found: &str) -> String {
 /// # Errors
 /// See [`Altered::take`].
 pub async fn take(relay: &Relay, report: ContentReport, now: SystemTime) -> Result<usize, String> {
+    let (now, moment) = (relay.checked.now(now, Instant::now()), Instant::now());
+    let (layers, images) = (report.layers.clone(), report.images.clone());
+    let ended = report.checked.as_ref().map(|checked| checked.took_ms);
     let taken = relay.altered.take(report, now).await;
+    for told in &layers {
+        // Of what stays altered nothing is whole.
+        if !told.found.is_empty() || !relay.altered.names(&told.snapshotter, &told.chain_id) {
+            relay.checked.take(told, began(told, now));
+        }
+    }
+    if let Some(took) = ended.flatten() {
+        relay.checked.ended(now.saturating_sub(took).saturating_sub(ON_ITS_WAY));
+    }
+    if relay.requested.checked(&images, moment).await || ended.is_some() {
+        relay.checked.keep().await;
+    }
     for layer in taken.iter().flatten() {
         let (image, found) = (printable(&layer.image), printable(&layer.found));
         tracing::error!(%image, %found, chain_id = %layer.chain_id, "a layer is altered on this node's disk; nothing is made on it");
@@ -323,6 +371,7 @@ pub async fn take(relay: &Relay, report: ContentReport, now: SystemTime) -> Resu
 pub fn tell(relay: &Relay) {
     let (_, checked, at) = relay.altered.status();
     relay.metrics.content_checked(relay.altered.count(), checked.unwrap_or_default().unchecked, at / 1000);
+    relay.metrics.content_requested(relay.requested.status(Instant::now()).1);
 }
 
 fn read(dir: &Path) -> Result<Known, FileError> {
@@ -354,6 +403,7 @@ mod tests {
             found: found.into(),
             image_id: Digest::of(b"image").to_string(),
             image: "registry.example/app:1".into(),
+            age_ms: None,
         }
     }
 
@@ -371,7 +421,7 @@ mod tests {
     async fn what_was_found_outlives_crivet_until_it_is_whole_again() {
         let dir = tempfile::tempdir().unwrap();
         let altered = loaded(dir.path()).await;
-        let now = SystemTime::now();
+        let now = 5_000;
         let news =
             altered.take(report(&[layer(1, "bad"), layer(2, ""), layer(3, "bad")]), now).await.unwrap();
         assert_eq!(news.len(), 2);
@@ -386,16 +436,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_check_found_that_began_before_takes_nothing_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let altered = loaded(dir.path()).await;
+        let whole = |age_ms| CheckedLayer { age_ms, ..layer(1, "") };
+        altered.take(report(&[layer(1, "bad")]), 5_000).await.unwrap();
+        for (age, now) in [(None, 9_000), (Some(5_000), 9_000), (Some(4_000), 9_000), (Some(u64::MAX), 9_000)]
+        {
+            altered.take(report(&[whole(age)]), now).await.unwrap();
+            assert_eq!(altered.count(), 1, "{age:?}");
+        }
+        altered.take(report(&[whole(Some(3_999))]), 9_000).await.unwrap();
+        assert_eq!(altered.count(), 0);
+        assert_eq!(loaded(dir.path()).await.count(), 0);
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_written_counts_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let altered = loaded(dir.path()).await;
         std::fs::create_dir(dir.path().join(NAME)).unwrap();
-        let error = altered.take(report(&[layer(1, "bad")]), SystemTime::now()).await.unwrap_err();
+        let error = altered.take(report(&[layer(1, "bad")]), 5_000).await.unwrap_err();
         assert!(error.contains("cannot be kept"), "{error}");
         assert_eq!(altered.count(), 1);
         // Nothing new, and made good as soon as that is possible.
         std::fs::remove_dir(dir.path().join(NAME)).unwrap();
-        altered.take(report(&[layer(1, "bad")]), SystemTime::now()).await.unwrap();
+        altered.take(report(&[layer(1, "bad")]), 5_000).await.unwrap();
         assert_eq!(loaded(dir.path()).await.count(), 1);
     }
 
@@ -409,7 +475,7 @@ mod tests {
             let mut told = layer(1, "bad");
             broken(&mut told);
             let told = report(&[told, layer(2, "bad")]);
-            assert!(altered.take(told, SystemTime::now()).await.is_err());
+            assert!(altered.take(told, 5_000).await.is_err());
             // What is right beside it counts.
             assert_eq!(altered.count(), 1);
         }
@@ -421,7 +487,7 @@ mod tests {
         let all: Vec<_> = (0..=limits::CONTENT_ALTERED).map(|number| layer(number, "bad")).collect();
         let dir = tempfile::tempdir().unwrap();
         altered.load(dir.path()).await;
-        let error = altered.take(report(&all), SystemTime::now()).await.unwrap_err();
+        let error = altered.take(report(&all), 5_000).await.unwrap_err();
         assert!(error.contains("limits::CONTENT_ALTERED"), "{error}");
         assert_eq!(altered.count(), limits::CONTENT_ALTERED);
         assert_eq!(loaded(dir.path()).await.count(), limits::CONTENT_ALTERED);

@@ -11,7 +11,7 @@ use super::ask::Refusal;
 use super::body::{Passing, Relayed, ResponseBody};
 use super::intercept::{alert_unknown, same_id, traceparent};
 use super::upstream::Upstream;
-use super::{Relay, altered, documents, look, pause};
+use super::{Relay, altered, documents, look, pause, vouched};
 use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
@@ -111,7 +111,14 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             let chain_ids = verdict.images.iter().map(|image| Some(image.chain_id.as_str()));
             let chain_ids = chain_ids.map(|chain_id| chain_id.filter(|chain_id| !chain_id.is_empty()));
             let stands = altered::stand_on_whole_layers(relay, &call, chain_ids).await;
+            let is_altered = stands.is_err();
             if let Err(Refusal { reply, unrecorded }) = stands {
+                told(relay, &call, &reply, unrecorded);
+            }
+            if !is_altered
+                && let Err(Refusal { reply, unrecorded }) =
+                    vouched::beside(relay, &call, &wanted(&verdict)).await
+            {
                 told(relay, &call, &reply, unrecorded);
             }
             if let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await {
@@ -119,6 +126,18 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             }
         }
     }
+}
+
+/// What policies ask of the images' layers on the node's disk.
+fn wanted(verdict: &Verdict) -> Vec<Option<vouched::Wanted>> {
+    let wanted = verdict.images.iter().map(|image| {
+        (image.layers_checked_within > 0).then(|| vouched::Wanted {
+            image_id: image.image_ids.first().cloned().unwrap_or_default(),
+            chain_id: image.chain_id.clone(),
+            within: Duration::from_secs(image.layers_checked_within.into()),
+        })
+    });
+    wanted.collect()
 }
 
 /// What the pull brought, held to what was vetted.

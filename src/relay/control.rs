@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout};
 use super::clients::millis;
 use super::{Relay, altered, healed, listener, look};
 use crate::control::wire::{
-    self, Answer, BreakGlass, ContentReport, ContentTaken, Request, Status, answer, link, request,
+    self, Answer, BreakGlass, ContentReport, ContentRequests, ContentTaken, Request, Status, answer, link,
+    request,
 };
 use crate::limits;
 use crate::metrics::Counted;
@@ -73,6 +74,10 @@ async fn connection(relay: &Relay, started: &Started, stream: UnixStream) {
             Some(request::Body::Status(_)) => answer::Body::Status(status(relay, started).await),
             Some(request::Body::Judge(call)) => judge(relay, call).await,
             Some(request::Body::Content(report)) => content(relay, report).await,
+            Some(request::Body::ContentRequests(_)) => {
+                let image_ids = relay.requested.take(Instant::now()).await;
+                answer::Body::ContentRequests(ContentRequests { image_ids })
+            }
             None => answer::Body::Error(format!(
                 "a question that crivet {} does not know; is the command newer than the daemon? restart the daemon",
                 env!("CARGO_PKG_VERSION")
@@ -116,6 +121,7 @@ async fn status(relay: &Relay, started: &Started) -> Status {
     let live = relay.live.borrow();
     let (found, found_count, watching) = relay.found.status();
     let (altered_layers, content_checked, content_checked_at) = relay.altered.status();
+    let (content_requests, content_requests_count) = relay.requested.status(Instant::now());
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -151,6 +157,8 @@ async fn status(relay: &Relay, started: &Started) -> Status {
         altered_layers_count: u32::try_from(relay.altered.count()).unwrap_or(u32::MAX),
         content_checked,
         content_checked_at,
+        content_requests,
+        content_requests_count: u32::try_from(content_requests_count).unwrap_or(u32::MAX),
         revetted: Some(relay.revetting.status()),
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::ask::{Refusal, decide};
 use super::body::{RequestBody, ResponseBody, Whole};
 use super::upstream::{NoAnswer, Upstream, no_answer};
-use super::{Relay, altered, documents, healed, hidden, look, pause, user};
+use super::{Relay, altered, documents, healed, hidden, look, pause, user, vouched};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
 use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
@@ -79,6 +79,13 @@ pub async fn vet_then_forward(
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
         }
+        // Whole or not is read from the disk by others, and takes its time: what is made is not made twice for it.
+        let looked_at = match vetted {
+            Vetted::CreateContainer | Vetted::RunPodSandbox => {
+                vouched::before(relay, &call, &wanted(&permit), budget).await?
+            }
+            Vetted::PullImage => Vec::new(),
+        };
         let whole = async {
             match vetted {
                 Vetted::CreateContainer => are_whole(relay, &call, &permit, budget).await,
@@ -102,6 +109,13 @@ pub async fn vet_then_forward(
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {
                     let chain_id = chain_id(&call, &permit);
+                    let whole = match container(&call, &looked_at) {
+                        Some(snapshotters) if !snapshotters.is_empty() && whole.is_ok() => {
+                            let made = facts::made(vetted, &answer.data).unwrap_or_default();
+                            vouched::stands_on(relay, &made, snapshotters).await
+                        }
+                        _ => whole,
+                    };
                     hold_to_vetted(relay, vetted, chain_id, user, whole, &answer.data, budget).await?;
                 }
             }
@@ -289,9 +303,23 @@ async fn hold_to_vetted(
 
 /// The layers that what is made has to stand on, where they are known.
 fn chain_id<'p>(call: &Call, permit: &'p Permit) -> Option<&'p str> {
-    let mut of_role = call.images.iter().zip(permit.images());
-    let container = of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE);
-    container?.1.chain_id.as_deref()
+    container(call, permit.images())?.chain_id.as_deref()
+}
+
+/// Of what there is of each image, that of the one that is run.
+fn container<'a, T>(call: &Call, of_images: &'a [T]) -> Option<&'a T> {
+    let mut of_role = call.images.iter().zip(of_images);
+    of_role.find(|(image, _)| image.role == ROLE_IMAGE || image.role == ROLE_PAUSE).map(|(_, of)| of)
+}
+
+/// What policies ask of the images' layers on the node's disk.
+fn wanted(permit: &Permit) -> Vec<Option<vouched::Wanted>> {
+    let wanted = permit.images().iter().map(|image| {
+        let within = image.layers_checked_within?;
+        let image_id = image.image_ids.first().cloned().unwrap_or_default();
+        Some(vouched::Wanted { image_id, chain_id: image.chain_id.clone().unwrap_or_default(), within })
+    });
+    wanted.collect()
 }
 
 /// Reads a vetted call's body, bounded in bytes and time.

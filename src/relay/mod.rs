@@ -8,6 +8,7 @@ pub mod ask;
 pub mod beside;
 pub mod body;
 pub mod break_glass;
+pub mod checked;
 pub mod clients;
 pub mod control;
 pub mod descriptors;
@@ -26,11 +27,13 @@ pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod presence;
+pub mod requested;
 pub mod revet;
 pub mod serve;
 pub mod switch;
 pub mod upstream;
 pub mod user;
+pub mod vouched;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,6 +45,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::altered::Altered;
 use self::body::{Passing, Relayed, ResponseBody};
+use self::checked::Checked;
 use self::clients::Clients;
 use self::documents::Documents;
 use self::found::Found;
@@ -50,6 +54,7 @@ use self::hidden::Hidden;
 use self::keeper::Vetter;
 use self::pause::PauseImage;
 use self::permits::Permits;
+use self::requested::Requested;
 use self::revet::Revetting;
 use self::serve::Stop;
 use self::upstream::{Endpoints, Upstream};
@@ -131,6 +136,10 @@ pub struct Relay {
     pub user_answers: Answers,
     /// Layers that a check of the node's disk found altered.
     pub altered: Altered,
+    /// Layers that one found whole, and when.
+    pub checked: Checked,
+    /// Images that wait for one.
+    pub requested: Requested,
     /// Images that were removed because of it.
     pub healed: Healed,
     /// What runs and is stored and that the policies in force do not allow.
@@ -174,6 +183,8 @@ impl Relay {
             documents: Documents::default(),
             user_answers: Answers::default(),
             altered: Altered::default(),
+            checked: Checked::default(),
+            requested: Requested::default(),
             healed: Healed::default(),
             revetting: Revetting::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),

@@ -115,6 +115,10 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
             "What runs there need not be what the image's ID says",
             "Give the pods a runtime class with containerd's overlayfs and runc. Where you accept what the lazy snapshotter or the guest fetches unvetted, name it in insecureAllowSnapshotters or insecureAllowRuntimes (docs/configuration.md).",
         ),
+        Some(Reason::ContentNotChecked) => (
+            "No check has found the image's layers whole in time",
+            "Its policy asks for one (content.layersCheckedWithin). Have checks run: systemctl enable --now crivet-content.timer crivet-content-requested.path. If they do, crivet doctor says why they cannot find it whole.",
+        ),
         Some(Reason::LimitReached) => (
             "The image is beyond a limit of crivet's",
             "The message names the limit. Remove signatures and attestations that nobody needs, or build a smaller index.",

@@ -123,12 +123,18 @@ fn permitted(vetting: &Vetting) -> VettedImage {
         image_ids: vetting.ties.iter().map(|tie| tie.id().to_string()).collect(),
         chain_id: vetting.ties.first().map(|tie| tie.chain_id().to_string()).unwrap_or_default(),
         documents: vetting.ties.first().map(documents).unwrap_or_default(),
+        layers_checked_within: vetting.layers_checked_within.map(seconds).unwrap_or_default(),
     }
 }
 
 fn documents(tie: &Tie) -> Vec<String> {
     let by_hash = tie.digests().into_iter().chain([tie.id().0]);
     by_hash.map(|digest| digest.to_string()).collect()
+}
+
+/// Whole ones: less than one would be none, and none is not asked.
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
 }
 
 fn millis(duration: Duration) -> u32 {

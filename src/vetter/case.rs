@@ -89,6 +89,8 @@ pub struct Vetting {
     pub policies: Vec<PolicyVetting>,
     /// What its tag's recheck means for the call.
     pub recheck: Rechecked,
+    /// How long ago a check may have found its layers on the node's disk whole; `None`: no policy asks for that.
+    pub layers_checked_within: Option<Duration>,
 }
 
 /// What follows from what the registry said of a tag.
@@ -240,6 +242,12 @@ impl<'a> Case<'a> {
         policy.asks(&self.subject(), digests, self.now)
     }
 
+    /// The least of what its policies ask of a check of the layers on the node's disk: of what is exempted they ask nothing.
+    pub fn layers_checked_within(&self, digests: &[Digest]) -> Option<Duration> {
+        let asking = self.policies.iter().filter(|policy| self.asks(policy, digests));
+        asking.filter_map(|policy| policy.layers_checked_within()).min()
+    }
+
     /// Where its policies have their evidence. A signature is the same wherever it was found.
     pub fn places(&self, digests: &[Digest]) -> Vec<&'a Place> {
         let mut places: Vec<&Place> = Vec::new();
@@ -331,6 +339,7 @@ impl<'a> Case<'a> {
             until: None,
             policies,
             recheck: Rechecked::default(),
+            layers_checked_within: None,
         }
     }
 
@@ -506,6 +515,7 @@ impl Vetting {
             until: None,
             policies: Vec::new(),
             recheck: Rechecked::default(),
+            layers_checked_within: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::verifications::Verifications;
 use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
-use crate::image::{Digest, ImageId, ImageName, Platform, Reference, quoted};
+use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::{Policy, Subject};
 use crate::proofs::Proofs;
@@ -184,6 +184,8 @@ impl Vetter {
 
     async fn vetted(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
         let vetting = self.decide(case, image).await;
+        let digests = vetting.ties.first().map(Tie::digests).unwrap_or_default();
+        let vetting = Vetting { layers_checked_within: case.layers_checked_within(&digests), ..vetting };
         self.rechecked(case, image, vetting).await
     }
 

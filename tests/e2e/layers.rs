@@ -202,6 +202,92 @@ fn what_cannot_be_compared_is_not_called_whole() {
     node.crictl().create("unchecked", &pod, &app).unwrap();
 }
 
+/// Has the node's policy ask for a check of layers, by a restart of crivet.
+fn asks_for_checks(node: &mut Node) {
+    let file = crate::support::crivet::Crivet::dir(&node.peers).join("policies.d/0.yaml");
+    let policy = fs::read_to_string(&file).unwrap();
+    let asking = policy.replace("\nspec:\n", "\nspec:\n  content: {layersCheckedWithin: 1h}\n");
+    assert_ne!(asking, policy);
+    fs::write(&file, asking).unwrap();
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+}
+
+const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
+const NOT_CHECKED: &str = "expected a check that has found its layers whole within the last 1h";
+
+fn image_is_made_only_after_a_check(setup: &Setup<'_>) {
+    let Some(mut node) = Node::start(setup) else { return };
+    let dir = crate::support::crivet::Crivet::dir(&node.peers);
+    let (request, kept) = (dir.join("content-requested"), dir.join("state/checked.json"));
+    let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("before").unwrap();
+    asks_for_checks(&mut node);
+    let refused = |node: &Node, pod: &str, found: &str| {
+        assert_refused(node.crictl().create("app", pod, &app), UNDECIDED, &[NOT_CHECKED, found]);
+    };
+    let requested = |node: &Node| {
+        assert!(request.exists());
+        let (code, report) = check_with(node, &["--requested"]);
+        assert!(!request.exists());
+        (code, report)
+    };
+
+    refused(&node, &pod, "found none of layers");
+    let (code, report) = requested(&node);
+    // That image alone.
+    assert_eq!((code, report["images"].as_array().unwrap().len()), (Some(0), 1), "{report}");
+    assert_eq!(of(&report, &app).0, "whole");
+    node.crictl().create("app", &pod, &app).unwrap();
+    // The pause image is asked about by the same policy.
+    assert_refused(node.crictl().sandbox("pause"), UNDECIDED, &[NOT_CHECKED]);
+    assert_eq!(requested(&node).0, Some(0));
+    let pod = node.crictl().sandbox("pause").unwrap();
+    node.crictl().create("another", &pod, &app).unwrap();
+
+    // A restart forgets nothing, and what is too old by then is checked anew.
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    node.crictl().create("restarted", &pod, &app).unwrap();
+    node.crivet.kill();
+    let mut known: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    for layer in known["layers"].as_array_mut().unwrap() {
+        layer["at"] = json!(layer["at"].as_u64().unwrap() - 3_600_000);
+    }
+    fs::write(&kept, known.to_string()).unwrap();
+    node.crivet.start_again(&node.peers);
+    refused(&node, &pod, "found an older one of layers");
+    assert_eq!(requested(&node).0, Some(0));
+
+    // Altered since: not seen before the next check, which here is one of all there is.
+    fs::write(folders(&node, &app).pop().unwrap().join("greeting"), "hullo").unwrap();
+    node.crictl().create("not-seen", &pod, &app).unwrap();
+    assert_eq!(check(&node).0, Some(1));
+    assert_refused(node.crictl().create("seen", &pod, &app), DENIED, &["it was altered on this node"]);
+    assert!(!request.exists(), "it is denied, and waits for nothing");
+
+    // Removed and pulled anew, it is not what was checked.
+    node.crictl().run(["rmp", "-fa"]).unwrap();
+    node.crictl().run(["rmi", &app.id]).unwrap();
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("anew").unwrap();
+    refused(&node, &pod, "found none of layers");
+    assert_eq!(requested(&node).0, Some(0));
+    node.crictl().create("anew", &pod, &app).unwrap();
+    assert!(!node.containerd.ctr(&["leases", "list"]).contains("crivet-content"));
+}
+
+#[test]
+fn image_is_made_only_after_a_check_that_its_policy_asks_for() {
+    image_is_made_only_after_a_check(&Setup::default());
+}
+
+#[test]
+fn image_is_made_only_after_a_check_that_its_policy_asks_for_on_containerd_2() {
+    image_is_made_only_after_a_check(&Setup::on_containerd_2());
+}
+
 fn altered_images_are_removed_and_pulled_anew(setup: &Setup<'_>) {
     let Some(mut node) = Node::start(setup) else { return };
     let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));

@@ -44,6 +44,14 @@ fn units() -> tempfile::TempDir {
     let check = check.replace("/usr/bin/crivet", env!("CARGO_BIN_EXE_crivet"));
     fs::write(dir.path().join("crivet-content.service"), check).unwrap();
     fs::copy(shipped().join("crivet-content.timer"), dir.path().join("crivet-content.timer")).unwrap();
+    let requested = fs::read_to_string(shipped().join("crivet-content-requested.service")).unwrap();
+    let command = "/usr/bin/crivet content check --requested --config /etc/crivet/config.yaml";
+    assert!(requested.contains(&format!("\nExecStart={command}\n")));
+    let requested = requested.replace("/usr/bin/crivet", env!("CARGO_BIN_EXE_crivet"));
+    fs::write(dir.path().join("crivet-content-requested.service"), requested).unwrap();
+    let path = fs::read_to_string(shipped().join("crivet-content-requested.path")).unwrap();
+    assert!(path.contains(&format!("\nPathExists=/run/crivet/{}\n", crivet::relay::requested::NAME)));
+    fs::write(dir.path().join("crivet-content-requested.path"), path).unwrap();
     let kubelet = "[Service]\nExecStart=/bin/true $KUBELET_EXTRA_ARGS\n";
     fs::write(dir.path().join("kubelet.service"), kubelet).unwrap();
     let drop_in = dir.path().join("kubelet.service.d");
@@ -72,6 +80,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "crivet.socket",
         "crivet-content.service",
         "crivet-content.timer",
+        "crivet-content-requested.service",
+        "crivet-content-requested.path",
         "kubelet.service",
     ] {
         let mut verify = Command::new("systemd-analyze");
@@ -90,7 +100,11 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 fn the_services_are_exposed_no_more_than_they_must_be() {
     let dir = units();
     // In tenths. 2.1 with the vetter's drop to its user and the network, on systemd 252; versions differ a little.
-    for (unit, threshold) in [("crivet.service", "24"), ("crivet-content.service", "24")] {
+    for (unit, threshold) in [
+        ("crivet.service", "24"),
+        ("crivet-content.service", "24"),
+        ("crivet-content-requested.service", "24"),
+    ] {
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=yes", "--threshold", threshold]).arg(dir.path().join(unit));
         let Some(output) = run(&mut security) else { return };

@@ -12,6 +12,7 @@ mod found;
 mod inventory;
 mod kept;
 mod labels;
+mod layers;
 mod layouts;
 mod leak;
 mod logins;

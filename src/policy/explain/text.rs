@@ -63,6 +63,9 @@ impl Display for Covering {
         if let Some(recheck) = &self.recheck {
             writeln!(f, "  recheck  {recheck}")?;
         }
+        if let Some(content) = &self.content {
+            writeln!(f, "  content  {content}")?;
+        }
         Ok(())
     }
 }

@@ -1,7 +1,11 @@
 //! Patterns, globs and scopes that cover nothing or everything, and policies that never count.
 
+use std::time::Duration;
+
 use super::Warning;
+use crate::config::spoken;
 use crate::image::{Digest, ImageName, Reference};
+use crate::limits;
 use crate::policy::compile::{PolicySet, Scope, sigstore_names};
 use crate::policy::model::{Policy, Rule};
 use crate::policy::pattern::{Pattern, lookup_key};
@@ -64,6 +68,7 @@ impl PolicySet {
         }
         self.beside_the_clusters(&mut found);
         self.rechecks_of_digests(&mut found);
+        self.checks_ahead_of_the_timer(&mut found);
         found
     }
 
@@ -118,6 +123,18 @@ impl PolicySet {
                 let text = "spec.recheck: all patterns name a digest, and a digest cannot move; remove it";
                 found.push(Warning::at(policy, 0, text.to_owned()));
             }
+        }
+    }
+
+    fn checks_ahead_of_the_timer(&self, found: &mut Vec<Warning>) {
+        const TIMER: Duration = Duration::from_secs(limits::CONTENT_TIMER_SECONDS);
+        let asks = |policy: &&Policy| policy.layers_checked_within.is_some_and(|within| within < TIMER);
+        for policy in self.policies.iter().filter(asks) {
+            let text = format!(
+                "spec.content.layersCheckedWithin: shorter than {}, the longest that crivet-content.timer leaves between two checks; containers wait for a check of their own then; write more, or have the timer run more often",
+                spoken(TIMER)
+            );
+            found.push(Warning::at(policy, 0, text));
         }
     }
 }

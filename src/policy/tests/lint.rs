@@ -296,6 +296,16 @@ fn recheck_of_a_digest_is_doubtful() {
 }
 
 #[test]
+fn checks_that_have_to_be_newer_than_the_timer_makes_them_are_doubtful() {
+    for (within, doubtful) in [("47h59m", true), ("48h", false)] {
+        let content = format!("  content: {{layersCheckedWithin: {within}}}\n");
+        let warnings = lint(&signed(&Signer::new().pem(), &content));
+        assert_eq!(warnings.len(), usize::from(doubtful), "{warnings:?}");
+        assert!(warnings.iter().all(|found| found.contains("shorter than 48h")), "{warnings:?}");
+    }
+}
+
+#[test]
 fn warnings_are_bounded_and_in_order() {
     let many: String = (0..limits::POLICY_WARNINGS + 5)
         .map(|n| accepting(&format!("a{n}"), &format!("images: ['hub.docker.com/a/x{n}']")))

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crivet::cri::containerd::{containers, content, snapshots};
+use crivet::cri::containerd::{containers, content, snapshots, types::Timestamp};
 use crivet::cri::v1;
 use prost::Message;
 
@@ -25,10 +25,12 @@ const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
 const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
+const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
 const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
 /// containerd's content service.
 pub const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
 
+const OVERLAYFS: &str = "overlayfs";
 const NOT_FOUND: u16 = 5;
 const INTERNAL: u16 = 13;
 
@@ -41,6 +43,10 @@ pub struct State {
     arrives: HashMap<String, Image>,
     content: HashMap<String, Vec<u8>>,
     chains: HashMap<String, String>,
+    /// What overlayfs has unpacked, by chain ID: the layer below, and when.
+    pub unpacked: BTreeMap<String, (String, i64)>,
+    /// Other snapshotters that have unpacked all images.
+    pub other_snapshotters: Vec<String>,
     containers: BTreeMap<String, String>,
     made: usize,
     /// Sandboxes and containers that are there already, as they are listed.
@@ -200,6 +206,7 @@ impl State {
         self.content.insert(image.digest(), image.manifest.clone());
         self.content.insert(image.id(), image.config.clone());
         self.chains.insert(image.id(), image.chain());
+        self.unpacked.insert(image.chain(), (String::new(), 1));
     }
 
     fn find(&self, name: &str) -> Option<&v1::Image> {
@@ -332,7 +339,7 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             }
             state.image_under(&id)?;
             let container = containers::Container {
-                snapshotter: state.snapshotter.clone().unwrap_or_else(|| "overlayfs".to_owned()),
+                snapshotter: state.snapshotter.clone().unwrap_or_else(|| OVERLAYFS.to_owned()),
                 snapshot_key: id.clone(),
                 runtime: Some(containers::container::Runtime {
                     name: state.runtime.clone().unwrap_or_else(|| "io.containerd.runc.v2".to_owned()),
@@ -343,11 +350,24 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             containers::GetContainerResponse { container: Some(container) }.encode_to_vec()
         }
         SNAPSHOT => {
-            let key = snapshots::StatSnapshotRequest::decode(body).ok()?.key;
+            let snapshots::StatSnapshotRequest { snapshotter, key } = Message::decode(body).ok()?;
+            if let Some((parent, created)) = state.unpacked.get(&key).filter(|_| snapshotter == OVERLAYFS) {
+                let created_at = Some(Timestamp { seconds: *created, nanos: 0 });
+                let info =
+                    snapshots::Info { name: key, parent: parent.clone(), created_at, ..Default::default() };
+                return Some(snapshots::StatSnapshotResponse { info: Some(info) }.encode_to_vec());
+            }
             let image = state.image_under(&key)?;
             let parent = state.parent.clone().or_else(|| state.chains.get(&image).cloned())?;
             let info = snapshots::Info { name: key, parent, ..Default::default() };
             snapshots::StatSnapshotResponse { info: Some(info) }.encode_to_vec()
+        }
+        CONTENT_INFO => {
+            let digest = content::InfoRequest::decode(body).ok()?.digest;
+            state.content.get(&digest)?;
+            let label = |name: &String| (format!("containerd.io/gc.ref.snapshot.{name}"), String::new());
+            let labels = state.other_snapshotters.iter().map(label).collect();
+            content::InfoResponse { info: Some(content::Info { labels }) }.encode_to_vec()
         }
         CONTENT => {
             let digest = content::ReadContentRequest::decode(body).ok()?.digest;

@@ -1,0 +1,228 @@
+//! Before a create, where a policy asks for it (`content.layersCheckedWithin`): every layer that the image stands on was found whole by a
+//! check, not too long ago. What was not is requested, and the create is undecided until it is done.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, timeout};
+
+use super::altered::{shown, stand_on_whole_layers};
+use super::ask::Refusal;
+use super::checked::Found;
+use super::requested::Asked;
+use super::{Relay, documents};
+use crate::audit::Reason;
+use crate::config::spoken;
+use crate::cri::deadline::Budget;
+use crate::cri::runtime::{Content, RuntimeClient, RuntimeError};
+use crate::limits;
+use crate::vetter::wire::{Call, ImageUse};
+
+/// The snapshotter that has what other images had unpacked already, which no label of theirs says.
+const OVERLAYFS: &str = "overlayfs";
+
+/// What is asked of an image's layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The image's ID; empty: it is not known.
+    pub image_id: String,
+    /// Its topmost layer and all below it; empty: that is not known.
+    pub chain_id: String,
+    /// How long ago they may have been found whole.
+    pub within: Duration,
+}
+
+/// Why an image's layers are not known to be whole.
+enum Lacking {
+    /// The runtime has unpacked it nowhere.
+    Nowhere,
+    /// By the name of the snapshot.
+    Layer { chain_id: String, is_too_old: bool },
+}
+
+/// Holds the images of a permitted call to what their policies ask of their layers, within what is left of the budget. What lacks a
+/// check is requested. Answers with the snapshotters that were looked at, image by image; empty: nothing is asked.
+///
+/// # Errors
+/// One is altered, or not known to be whole.
+pub async fn before(
+    relay: &Relay,
+    call: &Call,
+    wanted: &[Option<Wanted>],
+    budget: Budget,
+) -> Result<Vec<Vec<String>>, Refusal> {
+    if wanted.iter().all(Option::is_none) {
+        return Ok(Vec::new());
+    }
+    let held = timeout(budget.left(Instant::now().into_std()), hold(relay, call, wanted, true)).await;
+    held.unwrap_or_else(|_| Err(documents::not_read()))
+}
+
+/// The same where nothing is enforced: nothing is requested.
+///
+/// # Errors
+/// What enforce mode would have said.
+pub async fn beside(relay: &Relay, call: &Call, wanted: &[Option<Wanted>]) -> Result<(), Refusal> {
+    if wanted.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    hold(relay, call, wanted, false).await.map(drop)
+}
+
+/// Holds what was made to the snapshotters that were looked at: the runtime may have another for the pod's runtime class, and unpack
+/// for it within the call.
+///
+/// # Errors
+/// It stands on what was not looked at.
+pub async fn stands_on(relay: &Relay, made: &str, snapshotters: &[String]) -> Result<(), Refusal> {
+    let own = |text: &str| Refusal::own(text, Reason::ContentNotChecked);
+    match relay.runtime.snapshotter_of(made).await {
+        Ok(snapshotter) if snapshotters.contains(&snapshotter) => Ok(()),
+        Ok(snapshotter) => Err(own(&format!(
+            "the runtime made the container by its snapshotter {}, which had not unpacked the image before; its layers there were not checked",
+            crate::image::quoted(&snapshotter)
+        ))),
+        Err(error) => {
+            Err(own(&format!("by which snapshotter the container was made cannot be told: {error}")))
+        }
+    }
+}
+
+async fn hold(
+    relay: &Relay,
+    call: &Call,
+    wanted: &[Option<Wanted>],
+    requests: bool,
+) -> Result<Vec<Vec<String>>, Refusal> {
+    // What is altered is denied, whatever else there is to say.
+    let asked = wanted.iter().map(|wanted| wanted.as_ref().map(|wanted| wanted.chain_id.as_str()));
+    stand_on_whole_layers(relay, call, asked.map(|id| id.filter(|id| !id.is_empty()))).await?;
+    let mut looked_at = Vec::with_capacity(wanted.len());
+    for (image, wanted) in call.images.iter().zip(wanted) {
+        let Some(wanted) = wanted else {
+            looked_at.push(Vec::new());
+            continue;
+        };
+        match look(relay, wanted).await {
+            Ok(Ok(snapshotters)) => looked_at.push(snapshotters),
+            Ok(Err(lacking)) => return Err(refusal(relay, image, wanted, &lacking, requests).await),
+            Err(why) => {
+                let text = format!("{}: {}, found none: {why}", shown(image), expected(wanted));
+                return Err(Refusal::own(&text, Reason::ContentNotChecked));
+            }
+        }
+    }
+    Ok(looked_at)
+}
+
+/// By which snapshotters the image is unpacked, if it is whole in each.
+async fn look(relay: &Relay, wanted: &Wanted) -> Result<Result<Vec<String>, Lacking>, String> {
+    match relay.runtime.content().await.map_err(|error| error.to_string())? {
+        Content::Services => {}
+        Content::Storage(_) => return Err("layers are not checked on CRI-O".to_owned()),
+    }
+    if wanted.image_id.is_empty() || wanted.chain_id.is_empty() {
+        return Err("on which layers it stands is not known".to_owned());
+    }
+    let now = relay.checked.now(SystemTime::now(), Instant::now());
+    if relay.checked.lags(now) {
+        relay.checked.keep().await;
+    }
+    let snapshotters = unpacked_by(&relay.runtime, wanted).await.map_err(|error| error.to_string())?;
+    if snapshotters.is_empty() {
+        return Ok(Err(Lacking::Nowhere));
+    }
+    for snapshotter in &snapshotters {
+        let lacking = under(relay, snapshotter, wanted, now).await.map_err(|error| error.to_string())?;
+        if let Some(lacking) = lacking {
+            return Ok(Err(lacking));
+        }
+    }
+    Ok(Ok(snapshotters))
+}
+
+async fn unpacked_by(runtime: &RuntimeClient, wanted: &Wanted) -> Result<Vec<String>, RuntimeError> {
+    let mut snapshotters = runtime.unpacked_by(&wanted.image_id).await?;
+    match runtime.snapshot(OVERLAYFS, &wanted.chain_id).await {
+        Ok(_) => snapshotters.push(OVERLAYFS.to_owned()),
+        Err(RuntimeError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
+    snapshotters.sort();
+    snapshotters.dedup();
+    Ok(snapshotters)
+}
+
+/// The first layer, from the top down, that is not known to be whole.
+async fn under(
+    relay: &Relay,
+    snapshotter: &str,
+    wanted: &Wanted,
+    now: u64,
+) -> Result<Option<Lacking>, RuntimeError> {
+    let mut key = wanted.chain_id.clone();
+    for _ in 0..=limits::LAYERS {
+        let snapshot = match relay.runtime.snapshot(snapshotter, &key).await {
+            Ok(snapshot) => snapshot,
+            Err(RuntimeError::NotFound(_)) => {
+                return Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }));
+            }
+            Err(error) => return Err(error),
+        };
+        match relay.checked.find(snapshotter, &key, &snapshot.created, wanted.within, now) {
+            Found::Whole => {}
+            Found::TooOld => return Ok(Some(Lacking::Layer { chain_id: key, is_too_old: true })),
+            Found::Never => return Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false })),
+        }
+        if snapshot.parent.is_empty() {
+            return Ok(None);
+        }
+        key = snapshot.parent;
+    }
+    Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }))
+}
+
+fn expected(wanted: &Wanted) -> String {
+    format!(
+        "expected a check that has found its layers whole within the last {} (content.layersCheckedWithin)",
+        spoken(wanted.within)
+    )
+}
+
+async fn refusal(
+    relay: &Relay,
+    image: &ImageUse,
+    wanted: &Wanted,
+    lacking: &Lacking,
+    requests: bool,
+) -> Refusal {
+    let found = match lacking {
+        Lacking::Nowhere => "found that the runtime has not unpacked it".to_owned(),
+        Lacking::Layer { chain_id, is_too_old: true } => format!("found an older one of layers {chain_id}"),
+        Lacking::Layer { chain_id, is_too_old: false } => format!("found none of layers {chain_id}"),
+    };
+    let todo = if requests {
+        let name = if image.reference.is_empty() { &image.named } else { &image.reference };
+        let asked = relay.requested.ask(&wanted.image_id, name, Instant::now()).await;
+        super::altered::tell(relay);
+        told(&asked)
+    } else {
+        "run crivet content check".to_owned()
+    };
+    let text = format!("{}: {}, {found}; {todo}", shown(image), expected(wanted));
+    Refusal::own(&text, Reason::ContentNotChecked)
+}
+
+fn told(asked: &Asked) -> String {
+    match asked {
+        Asked::Waits => "one was requested, and the container is made when it is done; if that does not happen: systemctl enable --now crivet-content-requested.path".to_owned(),
+        Asked::Begun => "one was begun, and the container is made when it is done".to_owned(),
+        Asked::NotWhole(why) => format!(
+            "the last one could not find it whole: {}; it is tried again later",
+            super::altered::printable(why)
+        ),
+        Asked::TooMany => format!(
+            "more than {} images wait for one (limits::CONTENT_REQUESTS); run crivet content check",
+            limits::CONTENT_REQUESTS
+        ),
+    }
+}

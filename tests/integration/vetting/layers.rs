@@ -1,0 +1,224 @@
+//! A policy that asks for a check of an image's layers before a create (`content.layersCheckedWithin`). The check is the test.
+
+use std::path::PathBuf;
+
+use crivet::control::wire::{CheckedImage, CheckedLayer, ContentChecked, ContentReport};
+use crivet::control::{self, Control};
+use serde_json::{Value, json};
+
+use super::node::{Gate, Node, allowed, refusal};
+use super::registry::Image;
+use super::runtime::REMOVE;
+use crate::support::client::CREATE;
+
+const UNDECIDED: &str = "SignatureValidationFailed: undecided: image ";
+const EXPECTED: &str = "expected a check that has found its layers whole within the last 72h";
+
+/// A node whose policy asks for a check, and whose runtime has a signed image under `app:1`; crivet runs in this mode.
+async fn asking(mode: &str) -> (Node, Gate, Image, String) {
+    let node = Node::new().await;
+    let spec = "  content: {layersCheckedWithin: 72h}\n";
+    node.policy("all.yaml", &node.signed_by("all", &node.signer, spec));
+    let image = node.push_signed("app", "1", "one");
+    let name = node.named("app:1");
+    node.runtime.preloaded(&name, &image);
+    let gate = node.serve(mode).await;
+    (node, gate, image, name)
+}
+
+const ENFORCE: &str = "mode: enforce\n";
+
+fn request(node: &Node) -> PathBuf {
+    node.place.path().join("content-requested")
+}
+
+async fn daemon(node: &Node) -> Control {
+    Control::connect(&control::socket(node.place.path())).await.unwrap()
+}
+
+fn layer(image: &Image) -> CheckedLayer {
+    CheckedLayer {
+        snapshotter: "overlayfs".into(),
+        chain_id: image.chain(),
+        created: "1.000000000".into(),
+        image_id: image.id(),
+        image: "app:1".into(),
+        age_ms: Some(1),
+        ..Default::default()
+    }
+}
+
+/// What a check says that found the image whole, but for what is changed.
+async fn checked(node: &Node, image: &Image, change: impl Fn(&mut CheckedLayer)) {
+    let mut told = layer(image);
+    change(&mut told);
+    let images = vec![CheckedImage { image_id: image.id(), found: told.found.clone() }];
+    let report = ContentReport { layers: vec![told], images, ..Default::default() };
+    daemon(node).await.content(report).await.unwrap();
+}
+
+#[tokio::test]
+async fn image_that_no_check_has_found_whole_is_requested_and_runs_when_one_has() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    assert!(!request(&node).exists());
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(EXPECTED), "{text}");
+    assert!(text.contains(&format!("found none of layers {}", image.chain())), "{text}");
+    assert!(text.contains("systemctl enable --now crivet-content-requested.path"), "{text}");
+    // Nothing was made to be taken away again.
+    assert_eq!((node.runtime.calls(CREATE).len(), node.runtime.calls(REMOVE).len()), (0, 0));
+    let record = node.record("the record", |r| r["reason"] == "ContentNotChecked").await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("refused")));
+    assert_eq!(node.metric("crivet_content_requested_images").await, 1.0);
+
+    assert!(request(&node).exists());
+    assert_eq!(daemon(&node).await.content_requests().await.unwrap(), [image.id()]);
+    assert!(!request(&node).exists());
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("one was begun"), "{text}");
+    checked(&node, &image, |_| {}).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    assert_eq!(node.metric("crivet_content_requested_images").await, 0.0);
+    // With the permit that is held, too: altered or unpacked anew since.
+    node.runtime.state().unpacked.insert(image.chain(), (String::new(), 2));
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("found none of layers"), "{text}");
+    assert!(request(&node).exists());
+}
+
+#[tokio::test]
+async fn check_of_anything_but_this_snapshot_is_none() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    let changes: [fn(&mut CheckedLayer); 4] = [
+        |told| told.snapshotter = "native".into(),
+        |told| told.chain_id = told.image_id.clone(),
+        |told| told.created = "2.000000000".into(),
+        |told| told.age_ms = None,
+    ];
+    for change in changes {
+        checked(&node, &image, change).await;
+        let text = refusal(&gate.create(&image.id(), &name).await);
+        assert!(text.contains("found none of layers"), "{text}");
+    }
+    checked(&node, &image, |_| {}).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn check_longer_ago_than_the_policy_says_is_too_old() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    const AGE: u64 = 72 * 3600 * 1000;
+    checked(&node, &image, |told| told.age_ms = Some(AGE)).await;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains(&format!("found an older one of layers {}", image.chain())), "{text}");
+    checked(&node, &image, |told| told.age_ms = Some(AGE - 600_000)).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn layer_below_that_was_not_checked_counts() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    let below = super::registry::digest_of(b"below");
+    node.runtime.state().unpacked.insert(image.chain(), (below.clone(), 1));
+    node.runtime.state().unpacked.insert(below.clone(), (String::new(), 1));
+    checked(&node, &image, |_| {}).await;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains(&format!("found none of layers {below}")), "{text}");
+    checked(&node, &image, |told| told.chain_id.clone_from(&below)).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn altered_layer_is_denied_until_a_check_that_began_later() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    checked(&node, &image, |_| {}).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    checked(&node, &image, |told| told.found = "layer: a file".into()).await;
+    let denied = |text: String| text.contains("it was altered on this node");
+    assert!(denied(refusal(&gate.create(&image.id(), &name).await)));
+    // Of one that was under way when the other found it.
+    checked(&node, &image, |told| told.age_ms = Some(60_000)).await;
+    assert!(denied(refusal(&gate.create(&image.id(), &name).await)));
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    checked(&node, &image, |told| told.age_ms = Some(0)).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn image_that_cannot_be_compared_stays_undecided_and_is_not_read_again_at_each_try() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    refusal(&gate.create(&image.id(), &name).await);
+    let mut control = daemon(&node).await;
+    assert_eq!(control.content_requests().await.unwrap(), [image.id()]);
+    let images = vec![CheckedImage { image_id: image.id(), found: "a sparse file".into() }];
+    control.content(ContentReport { images, ..Default::default() }).await.unwrap();
+    for _ in 0..2 {
+        let text = refusal(&gate.create(&image.id(), &name).await);
+        assert!(text.contains("the last one could not find it whole: a sparse file"), "{text}");
+    }
+    assert!(!request(&node).exists());
+    assert!(control.content_requests().await.unwrap().is_empty());
+    let status = control.status().await.unwrap();
+    let told = (status.content_requests_count, status.content_requests[0].found.as_str());
+    assert_eq!(told, (1, "a sparse file"));
+}
+
+#[tokio::test]
+async fn image_unpacked_by_a_snapshotter_that_is_not_checked_is_undecided() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    checked(&node, &image, |_| {}).await;
+    node.runtime.state().other_snapshotters = vec!["stargz".into()];
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("found none of layers"), "{text}");
+    // Nothing says so before: it is unpacked within the call.
+    node.runtime.state().other_snapshotters.clear();
+    node.runtime.state().snapshotter = Some("stargz".into());
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("by its snapshotter \"stargz\""), "{text}");
+    assert_eq!(node.runtime.containers(), 0);
+}
+
+#[tokio::test]
+async fn what_was_found_whole_outlives_crivet() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    checked(&node, &image, |_| {}).await;
+    let end = ContentChecked { images: 1, layers: 1, took_ms: Some(60_000), ..Default::default() };
+    let report = ContentReport { checked: Some(end), ..Default::default() };
+    daemon(&node).await.content(report).await.unwrap();
+    drop(gate);
+    let gate = node.serve(ENFORCE).await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    // A check of all there is that does not find it again: it took less time than has passed since.
+    node.runtime.state().unpacked.insert(image.chain(), (String::new(), 2));
+    checked(&node, &image, |told| {
+        (told.created, told.age_ms) = ("2.000000000".into(), Some(120_000));
+    })
+    .await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let end = ContentChecked { took_ms: Some(0), ..Default::default() };
+    let report = ContentReport { checked: Some(end), ..Default::default() };
+    daemon(&node).await.content(report).await.unwrap();
+    assert!(refusal(&gate.create(&image.id(), &name).await).contains("found none of layers"));
+}
+
+#[tokio::test]
+async fn in_audit_mode_it_is_recorded_and_nothing_is_requested() {
+    let (node, gate, image, name) = asking("mode: audit\n").await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    let is_it = |record: &Value| record["reason"] == "ContentNotChecked";
+    let record = node.record("the record", is_it).await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("forwarded")));
+    assert!(record["message"].as_str().unwrap().contains(EXPECTED), "{record}");
+    assert!(!request(&node).exists());
+}
+
+#[tokio::test]
+async fn policy_that_does_not_ask_needs_no_check() {
+    let node = Node::strict().await;
+    let image = node.push_signed("app", "1", "one");
+    let name = node.named("app:1");
+    node.runtime.preloaded(&name, &image);
+    let gate = node.enforce().await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    assert!(!request(&node).exists());
+}
