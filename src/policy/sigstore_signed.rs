@@ -101,8 +101,8 @@ pub(super) fn requirement(
         By::Fulcio { authorities, issuer, email } => {
             let root = logs_of(&certificates(document, &authorities)?, &authorities)?;
             let subject = Matcher::Exact(email.value.clone());
-            let identity =
-                Identity { issuer: Matcher::Exact(issuer.value.clone()), subject, claims: Vec::new() };
+            let issuer = Matcher::Exact(issuer.value.clone());
+            let identity = Identity { issuer, subject, by_email: true, claims: Vec::new() };
             let keyless = KeylessAuthority {
                 name: None,
                 root: root.as_ref().map(|root| root.name.clone()).unwrap_or_default(),
