@@ -258,7 +258,7 @@ fn policy(data: &[u8]) -> bool {
     });
     for name in &names {
         for namespace in [None, Some("default")] {
-            let subject = Subject { name, namespace, labels: &NO_LABELS };
+            let subject = Subject { name, namespace, labels: &NO_LABELS, is_pause: false };
             let applicable = set.applicable(&subject);
             assert!(applicable.len() <= set.len());
             assert!(set.adding(&subject).is_empty(), "added without a label");

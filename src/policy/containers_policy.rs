@@ -28,6 +28,9 @@ const DOCKER: &str = "docker";
 /// The type of requirement that has keys.
 const SIGSTORE_SIGNED: &str = "sigstoreSigned";
 
+/// Why an image that the pod names by ID, or not at all, is denied in a namespace with a file of its own.
+const NAMELESS: &str = "the file of a namespace is for images that pods name by their repository";
+
 /// The others that containers/image has (containers-transports(5)). No image comes to a CRI by them.
 const OTHER_TRANSPORTS: [&str; 9] = [
     "atomic",
@@ -144,6 +147,12 @@ pub(super) fn compile(file: &str, text: &str, materials: &Materials<'_>) -> Resu
         reader.rule(&written.default);
     } else {
         add(&mut reader, scope::ALL.to_owned(), "default", &written.default);
+    }
+    if namespace.is_some() {
+        // CRI-O cannot look such an image up, and makes no container of it (verifyImageSignature).
+        let rule = Rule::Deny { reason: NAMELESS.to_owned() };
+        let policy = reader.policy("without a name", rule, namespace.clone(), &written.default);
+        policies.push((scope::NAMELESS.to_owned(), policy));
     }
     let Reader { roots, faults, .. } = reader;
     if faults.is_empty() { Ok(Compiled { namespace, policies, roots }) } else { Err(faults) }

@@ -57,7 +57,7 @@ fn signed(pem: &str, more: &str) -> String {
 
 fn applicable(set: &PolicySet, image: &str, namespace: Option<&str>) -> Vec<String> {
     let name = ImageName::parse(image).unwrap();
-    let found = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS });
+    let found = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false });
     found.iter().map(|policy| policy.name().to_owned()).collect()
 }
 
@@ -69,7 +69,7 @@ fn judge(set: &PolicySet, image: &str, signatures: &[SimpleSigning]) -> Judgemen
 
 fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgement {
     let name = ImageName::parse(image).unwrap();
-    let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS, is_pause: false };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
     policy.judge(
@@ -347,8 +347,10 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     .unwrap();
     let denies = |image: &str, namespace, digests: &[Digest]| {
         let name = ImageName::parse(image).unwrap();
-        set.denies(&Subject { name: &name, namespace, labels: &NO_LABELS }, digests, |_| true)
-            .map(|policy| policy.name().to_owned())
+        set.denies(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false }, digests, |_| {
+            true
+        })
+        .map(|policy| policy.name().to_owned())
     };
     for image in ["nginx", "r.io/a:v1", "", &bad.hex()] {
         assert_eq!(denies(image, None, &[Digest::of(b"x"), bad]).as_deref(), Some("everywhere"), "{image}");
@@ -359,7 +361,7 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     assert_eq!(denies("r.io/b:v1", Some("dev"), &[manifest()]), None);
     let may_deny = |image: &str, namespace| {
         let name = ImageName::parse(image).unwrap();
-        set.may_deny(&Subject { name: &name, namespace, labels: &NO_LABELS }).count()
+        set.may_deny(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false }).count()
     };
     assert_eq!(
         [may_deny("r.io/a:v1", Some("dev")), may_deny("r.io/a:v1", None), may_deny("", None)],

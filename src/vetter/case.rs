@@ -13,6 +13,7 @@ use super::trouble::Trouble;
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
+use crate::cri::facts::ROLE_PAUSE;
 use crate::image::{Digest, ImageName, Reference, Tie};
 use crate::limits;
 use crate::policy::{
@@ -124,6 +125,7 @@ pub(super) struct Case<'a> {
     /// For messages.
     pub shown: String,
     pub name: ImageName,
+    pub is_pause: bool,
     pub policies: Vec<&'a Policy>,
     pub part: Part,
     /// The highest time ever seen: what ends by the clock ends by this.
@@ -190,10 +192,11 @@ impl InForce {
     }
 
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
-    pub fn only_audits(&self, namespace: &str, labels: &Labels, reference: &str) -> bool {
-        let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
+    pub fn only_audits(&self, namespace: &str, labels: &Labels, image: &ImageUse) -> bool {
+        let name = ImageName::parse(&image.reference);
+        let (Ok(policies), Ok(name)) = (&self.policies, name) else { return false };
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace, labels };
+        let subject = Subject { name: &name, namespace, labels, is_pause: image.role == ROLE_PAUSE };
         let covering = self.covering(policies, &subject);
         !covering.is_empty()
             && covering
@@ -216,7 +219,8 @@ impl<'a> Case<'a> {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { name: &self.name, namespace: self.namespace(), labels: self.context.labels }
+        let (namespace, labels) = (self.namespace(), self.context.labels);
+        Subject { name: &self.name, namespace, labels, is_pause: self.is_pause }
     }
 
     /// Whether a policy is of the part that is asked.

@@ -459,10 +459,7 @@ impl Session {
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
-            && call
-                .images
-                .iter()
-                .all(|image| in_force.only_audits(&call.namespace, &call.labels, &image.reference));
+            && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &call.labels, image));
         if nobody_waits {
             verdict(answer::nobody_waits(&in_force, &call));
         }
