@@ -19,7 +19,7 @@ use crate::image::{Digest, ImageName, quoted};
 use crate::limits;
 use crate::trust;
 use crate::trust::source::RootSource;
-use crate::yaml::{self, Document, Fault};
+use crate::yaml::{self, Document, Fault, Filled};
 
 /// What is wrong with a policy file, in one line: file, line, key, and what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +101,8 @@ impl Compiled {
 struct Header {
     api_version: Spanned<String>,
     kind: Spanned<String>,
+    #[serde(rename = "spec")]
+    _spec: Option<Filled>,
 }
 
 impl PolicySet {

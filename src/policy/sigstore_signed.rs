@@ -166,12 +166,12 @@ fn certificates(document: &Document<'_>, pem: &Pem<'_>) -> Result<Vec<Certificat
         .map_err(|error| document.fault_at(pem.written, format!("{}: {error}", pem.key)))
 }
 
-/// Refuses more keys than one requirement may name.
-pub(super) fn at_most(document: &Document<'_>, key: &str, found: usize) -> Result<(), Fault> {
+/// Refuses more keys than one requirement, which is written `at`, may name.
+pub(super) fn at_most(document: &Document<'_>, at: &Text, key: &str, found: usize) -> Result<(), Fault> {
     if (1..=limits::POLICY_KEYS).contains(&found) {
         return Ok(());
     }
     let cap = limits::POLICY_KEYS;
-    Err(document
-        .fault_at_start(format!("{key}: expected one to {cap} keys (limit POLICY_KEYS), found {found}")))
+    let text = format!("{key}: expected one to {cap} keys (limit POLICY_KEYS), found {found}");
+    Err(document.fault_at(at, text))
 }

@@ -507,3 +507,31 @@ fn look_up_tries_few_patterns_however_many_there_are() {
         assert_eq!(many.candidates(&key), few.candidates(&key));
     }
 }
+
+#[test]
+fn null_in_what_a_document_says_is_an_error_and_in_the_clusters_own_records_is_not() {
+    let valid = "apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {name: a, creationTimestamp: null}\nspec:\n  images: ['r.io/**']\n  namespaces: [dev]\n  deny: {reason: test}\n";
+    assert!(compile(&valid.replace(", creationTimestamp: null", "")).is_ok());
+    for (from, to, line) in [
+        ("namespaces: [dev]", "namespaces:", 6),
+        ("namespaces: [dev]", "namespaces: ~", 6),
+        ("namespaces: [dev]", "podLabels: null", 6),
+        ("namespaces: [dev]", "namespaces: [dev, null]", 6),
+        ("deny: {reason: test}", "deny: null", 7),
+    ] {
+        let error = compile(&valid.replace(", creationTimestamp: null", "").replace(from, to)).unwrap_err();
+        assert!(
+            error.starts_with(&format!("p.yaml:{line}: ")) && error.contains("found none (null)"),
+            "{to}: {error}"
+        );
+    }
+    let pem = indented(&Signer::new().pem(), 8);
+    let cluster = format!(
+        "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: a, creationTimestamp: null}}\nspec:\n  images: [{{glob: 'r.io/**'}}]\n  authorities:\n  - key:\n      data: |\n{pem}    attestations: [{{predicateType: vuln}}]\nstatus: null\n"
+    );
+    assert!(compile(&cluster).is_ok());
+    // Without the null it would be a signature that is asked for.
+    let error =
+        compile(&cluster.replace("attestations: [{predicateType: vuln}]", "attestations: null")).unwrap_err();
+    assert!(error.contains("found none (null)"), "{error}");
+}

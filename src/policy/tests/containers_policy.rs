@@ -242,6 +242,54 @@ fn short_name_is_docker_hub_s_as_where_cri_o_makes_a_container() {
 }
 
 #[test]
+fn null_is_never_a_policy() {
+    let accept = r#"[{"type": "insecureAcceptAnything"}]"#;
+    for (text, line) in [
+        ("{\n \"default\": null\n}".to_owned(), 2),
+        (format!("{{\n \"default\": {accept},\n \"transports\": null\n}}"), 3),
+        (format!("{{\n \"default\": {accept},\n \"transports\": {{\"docker\": null}}\n}}"), 3),
+        (format!("{{\"default\": {accept}, \"transports\": {{\n\n\"docker\": {{\"r.io\": null}}}}}}"), 3),
+        (format!("{{\"default\": {accept}, \"transports\": {{\n\"atomic\": {{\"\": null}}}}}}"), 2),
+        ("{\"default\": [\nnull]}".to_owned(), 2),
+        ("{\"default\": [{\"type\": \"insecureAcceptAnything\",\n \"keyData\": null}]}".to_owned(), 2),
+        ("{\"default\": [{\"type\":\n null}]}".to_owned(), 2),
+        ("null".to_owned(), 1),
+    ] {
+        let error = load(&[("policy.json", &text)]).unwrap_err();
+        assert!(error.starts_with(&format!("policy.json:{line}: ")), "{text}: {error}");
+    }
+}
+
+#[test]
+fn fault_in_json_names_its_line() {
+    for (text, expected) in [
+        (
+            "{\n \"default\": [\n  {\"type\": \"reject\"},\n ]\n}",
+            "policy.json:4: expected a containers-policy.json",
+        ),
+        (
+            "{\n \"default\": [{\"type\": \"reject\"}],\n \"default\": []\n}",
+            "policy.json:3: expected a containers-policy.json",
+        ),
+        (
+            "{\n \"default\": [{\"type\": \"reject\"}],\n\n \"other\": []\n}",
+            "policy.json:4: unknown field `other`",
+        ),
+        (
+            "{\"default\": [{\"type\": \"reject\"}],\n \"transports\": {\n  \"dokcer\": {}}}",
+            "policy.json:3: transports: expected docker",
+        ),
+        (
+            "{\"default\": [\n {\"type\": \"sigstoreSigned\",\n \"keyDatas\": []}]}",
+            "policy.json:2: keyData: expected one to",
+        ),
+    ] {
+        let error = load(&[("policy.json", text)]).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
 fn namespace_s_file_takes_the_place_of_the_node_s() {
     let reject = r#"{"default": [{"type": "reject"}]}"#;
     let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
