@@ -50,6 +50,8 @@ pub struct PolicySet {
     pub(super) labelled: PatternIndex<Scope>,
     /// Patterns of deny rules with a digest, by digest.
     pub(super) denied: HashMap<Digest, Vec<Scope>>,
+    /// The names that these patterns are for, each once.
+    denied_names: PatternIndex<DeniedName>,
     pub(super) sigstore: PatternIndex<SigstoreScope>,
     /// The places in `policies` of ClusterImagePolicies for all images.
     pub(super) sigstore_all: Vec<usize>,
@@ -65,6 +67,13 @@ pub(super) struct Scope {
     pub policy: usize,
     /// The line it is written on.
     pub line: u64,
+}
+
+/// A pattern without the digests that deny rules have with it, and the places of those rules in `policies`.
+#[derive(Debug, Clone)]
+struct DeniedName {
+    pattern: Pattern,
+    policies: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -250,9 +259,20 @@ impl PolicySet {
 
     /// The policies that deny some digest of an image with this name: before it is allowed its content has to be known.
     pub fn may_deny<'a>(&'a self, subject: &'a Subject<'a>) -> impl Iterator<Item = &'a Policy> {
-        let scopes = self.denied.values().flatten();
-        let scopes = scopes.filter(|scope| scope.pattern.matches_name(subject.name));
-        scopes.filter_map(|scope| self.policies.get(scope.policy)).filter(|policy| policy.covers_pod(subject))
+        let key = match subject.name {
+            ImageName::Reference(reference) => lookup_key(reference),
+            ImageName::Id(_) | ImageName::Empty => String::new(),
+        };
+        let names = self.denied_names.candidates(&key).filter(|name| name.pattern.matches_name(subject.name));
+        let policies: Vec<usize> = names.flat_map(|name| &name.policies).copied().collect();
+        let policies = policies.into_iter().filter_map(|at| self.policies.get(at));
+        policies.filter(|policy| policy.covers_pod(subject))
+    }
+
+    /// How many names of deny rules are tried for a look-up key.
+    #[cfg(test)]
+    pub(super) fn denied_candidates(&self, key: &str) -> usize {
+        self.denied_names.candidates(key).count()
     }
 
     /// How many patterns are tried for a look-up key.
@@ -308,6 +328,7 @@ struct Builder {
     native: PatternIndex<Scope>,
     labelled: PatternIndex<Scope>,
     denied: HashMap<Digest, Vec<Scope>>,
+    denied_names: HashMap<Pattern, Vec<usize>>,
     sigstore: PatternIndex<SigstoreScope>,
     sigstore_all: Vec<usize>,
     scoped: Scoped,
@@ -541,6 +562,10 @@ impl Builder {
             let scope = Scope { pattern, specificity, policy: at, line };
             if let (Rule::Deny { .. }, Some(digest)) = (&policy.rule, scope.pattern.digest()) {
                 self.denied.entry(digest).or_default().push(scope.clone());
+                let policies = self.denied_names.entry(scope.pattern.name()).or_default();
+                if policies.last() != Some(&at) {
+                    policies.push(at);
+                }
             }
             let index = if adds { &mut self.labelled } else { &mut self.native };
             index.insert(&scope.pattern.to_string(), scope);
@@ -554,11 +579,16 @@ impl Builder {
             self.errors.truncate(limits::POLICY_ERRORS);
             return Err(self.errors);
         }
+        let mut denied_names = PatternIndex::default();
+        for (pattern, policies) in self.denied_names {
+            denied_names.insert(&pattern.to_string(), DeniedName { pattern, policies });
+        }
         Ok(PolicySet {
             policies: self.policies,
             native: self.native,
             labelled: self.labelled,
             denied: self.denied,
+            denied_names,
             sigstore: self.sigstore,
             sigstore_all: self.sigstore_all,
             scoped: self.scoped,

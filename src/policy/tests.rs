@@ -371,6 +371,26 @@ fn digest_that_is_denied_is_denied_under_every_name() {
 }
 
 #[test]
+fn deny_rules_for_other_names_are_not_tried() {
+    let mut text = denying("everywhere", &format!("images: ['**@{}', '**@{}']", index(), manifest()));
+    for n in 0..100 {
+        text += &denying(&format!("one-{n}"), &format!("images: ['r.io/a{n}/b@{}']", index()));
+    }
+    let set = compile(&text).unwrap();
+    let may_deny = |image: &str| {
+        let name = ImageName::parse(image).unwrap();
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
+        let mut found: Vec<_> = set.may_deny(&subject).map(|policy| policy.name().to_owned()).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(may_deny("r.io/a7/b:v1"), ["everywhere", "one-7"]);
+    assert_eq!(may_deny("r.io/a7/c:v1"), ["everywhere"]);
+    assert_eq!(may_deny(""), ["everywhere"]);
+    assert_eq!(set.denied_candidates("r.io/a7/b:v1"), 2);
+}
+
+#[test]
 fn each_break_of_a_valid_policy_is_named_with_file_line_and_key() {
     let signer = Signer::new();
     let valid = signed(&signer.pem(), "");
