@@ -104,7 +104,7 @@ impl Compiled {
     }
 }
 
-/// What tells dialects apart.
+/// What tells dialects apart, and all that they say: the cluster's own records in an exported object may have nulls.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
@@ -452,6 +452,10 @@ impl Builder {
             }
             ("config.openshift.io/v1", "ClusterImagePolicy") => openshift::compile(document, file, false)?,
             ("config.openshift.io/v1", "ImagePolicy") => openshift::compile(document, file, true)?,
+            ("crivet.dev/v1alpha1", "PolicyTest") => {
+                let text = "expected a policy, found a PolicyTest; keep it outside the folder of policies, for crivet policy test FILE";
+                return Err(vec![document.fault_at(&header.kind, text.to_owned())]);
+            }
             (version, kind) => {
                 let text = format!(
                     "expected crivet.dev/v1alpha1 ImagePolicy, policy.sigstore.dev/v1beta1 ClusterImagePolicy or v1alpha1 TrustRoot, config.openshift.io/v1 ClusterImagePolicy or ImagePolicy, found {} {}; other kinds are not supported",

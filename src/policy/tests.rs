@@ -555,3 +555,9 @@ fn null_in_what_a_document_says_is_an_error_and_in_the_clusters_own_records_is_n
         compile(&cluster.replace("attestations: [{predicateType: vuln}]", "attestations: null")).unwrap_err();
     assert!(error.contains("found none (null)"), "{error}");
 }
+
+#[test]
+fn policy_test_among_the_policies_is_told_where_it_belongs() {
+    let error = compile("apiVersion: crivet.dev/v1alpha1\nkind: PolicyTest\ncases: []\n").unwrap_err();
+    assert!(error.starts_with("p.yaml:2: ") && error.contains("for crivet policy test FILE"), "{error}");
+}
