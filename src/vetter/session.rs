@@ -14,9 +14,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::case::{Context, InForce, Vetting};
+use super::case::{Context, InForce};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
+use super::vetting::Vetting;
 use super::wire::{
     self, Call, Configure, Configured, FromVetter, Kind, Outcome, State, ToVetter, Verdict, from_vetter,
     to_vetter,

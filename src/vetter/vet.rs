@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::background::{Background, Guest};
-use super::case::{Case, Context, InForce, Part, Vetting};
+use super::case::{Case, Context, InForce, Part};
 use super::credentials::Credentials;
 use super::evaluator::Evaluator;
 use super::evidence::Evidences;
@@ -21,6 +21,7 @@ use super::node::Node;
 use super::recheck::Rechecks;
 use super::trouble::Trouble;
 use super::verifications::Verifications;
+use super::vetting::Vetting;
 use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
