@@ -23,6 +23,32 @@ pub struct Document<'a> {
     text: &'a str,
 }
 
+/// A Kubernetes object, as it is written or exported.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Object<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    /// What it is called.
+    pub metadata: Metadata,
+    /// What it says.
+    pub spec: S,
+    /// The cluster's own record in an exported object.
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// An object's name. An exported object's metadata has much besides that is the cluster's own.
+#[derive(Deserialize)]
+pub struct Metadata {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its namespace.
+    pub namespace: Option<Spanned<String>>,
+}
+
 /// A value without a null in it, whatever it is. A key that is written with nothing behind it reads as if it were not there, and
 /// what is not there may say more than was meant: no namespaces are all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
