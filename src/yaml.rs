@@ -1,6 +1,9 @@
 //! YAML as the operator writes it, read strictly, with errors of one line that name line and key. No I/O.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{MergeKeyPolicy, Spanned};
 
 /// What is wrong with a document, and where.
@@ -18,6 +21,105 @@ pub struct Document<'a> {
     /// Lines of the file before this document.
     before: u64,
     text: &'a str,
+}
+
+/// A Kubernetes object, as it is written or exported.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Object<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    /// What it is called.
+    pub metadata: Metadata,
+    /// What it says.
+    pub spec: S,
+    /// The cluster's own record in an exported object.
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// An object's name. An exported object's metadata has much besides that is the cluster's own.
+#[derive(Deserialize)]
+pub struct Metadata {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its namespace.
+    pub namespace: Option<Spanned<String>>,
+}
+
+/// A value without a null in it, whatever it is. A key that is written with nothing behind it reads as if it were not there, and
+/// what is not there may say more than was meant: no namespaces are all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled;
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Filled {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self, E> {
+        Err(E::custom("expected a value, found none (null); write one, or remove the key"))
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self, E> {
+        self.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<IgnoredAny, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 /// Longest message about a document, characters; what a parser echoes has no bound of its own.
@@ -145,6 +247,24 @@ mod tests {
         assert_eq!(read.len(), 2);
         assert_eq!(read[0].a, "-----BEGIN X-----\n---\n");
         assert_eq!(documents.iter().map(Document::line).collect::<Vec<_>>(), [3, 10]);
+    }
+
+    #[test]
+    fn key_without_a_value_is_refused_with_its_line_wherever_it_is() {
+        for (text, line) in [
+            ("a: {b: [1, x, {c: true}], d: 'null', e: \"\", f: {}, g: []}\nh: |\n  null\n", None),
+            ("a:\n  b:\n    c: null\n", Some(3)),
+            ("a: x\nb: ~\n", Some(2)),
+            ("a: x\nb:\nc: y\n", Some(2)),
+            ("a:\n- x\n-\n", Some(3)),
+            ("a: x\nb: {c: [Null]}\n", Some(2)),
+        ] {
+            let read = documents(text)[0].read::<Filled>();
+            assert_eq!(read.as_ref().err().map(|fault| fault.line), line, "{text}: {read:?}");
+            if let Err(Fault { text: said, .. }) = read {
+                assert!(said.contains("expected a value, found none (null)"), "{said}");
+            }
+        }
     }
 
     #[test]

@@ -16,11 +16,12 @@ use crate::config::{self, ProxyConfiguration, Settings};
 use crate::image::Platform;
 use crate::policy::{Labels, Outcome};
 use crate::telemetry::Trace;
-use crate::vetter::case::{Context, InForce, Vetting};
+use crate::vetter::case::{Context, InForce};
 use crate::vetter::layouts::Layouts;
 use crate::vetter::load::{client, keeper, logins, roots_at_fault};
 use crate::vetter::node::Node;
 use crate::vetter::vet::Vetter;
+use crate::vetter::vetting::Vetting;
 use crate::vetter::wire::{ImageUse, Kind};
 
 /// Images were denied.

@@ -56,6 +56,15 @@ pub enum FileError {
         /// What is wrong with it.
         error: Box<FileError>,
     },
+    /// One in the folder of namespaces' policies that is a policy of no namespace.
+    #[error(
+        "{}: expected <namespace>.json, which is all that is read in this folder, found another name; rename it, or move it out",
+        .path.display()
+    )]
+    Stray {
+        /// The path.
+        path: PathBuf,
+    },
     /// A name that is no UTF-8.
     #[error("{}: expected a file name in UTF-8; rename the file", .path.display())]
     Name {
@@ -136,7 +145,7 @@ pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<
 
 /// Reads a folder's policies: every `*.yaml`, `*.yml` and `*.json` that is not hidden, sorted by name, and those of its
 /// folder [`NAMESPACES`], each with that before its name. Hidden entries
-/// (`..data` of Kubernetes volumes, editors' files) and other extensions are not policies; any policy file that cannot be read or is not
+/// (`..data` of Kubernetes volumes, editors' files) and other extensions are not policies, and in [`NAMESPACES`] the latter are errors; any policy file that cannot be read or is not
 /// guarded is an error, because a set with a file left out is another set.
 ///
 /// A Kubernetes volume is exchanged by turning its `..data` link; if that happens meanwhile, reading begins anew.
@@ -156,10 +165,15 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     // Resolved once, so that a set exchanged meanwhile (a link swapped) is read from one side only.
     let real = guarded_folder(dir)?;
     let mut entries = 0;
-    let (mut names, has_namespaces) = policy_names(dir, &real, &mut entries)?;
-    if has_namespaces {
+    let (mut names, others) = policy_names(dir, &real, &mut entries)?;
+    if others.iter().any(|name| name == NAMESPACES) {
         let folder = real.join(NAMESPACES);
-        let (within, _) = policy_names(&dir.join(NAMESPACES), &guarded_folder(&folder)?, &mut entries)?;
+        let folder = guarded_folder(&folder)?;
+        let (within, strays) = policy_names(&dir.join(NAMESPACES), &folder, &mut entries)?;
+        // A namespace whose policy is not read falls under the node's, which may ask for less.
+        if let Some(name) = strays.into_iter().min() {
+            return Err(FileError::Stray { path: dir.join(NAMESPACES).join(name) });
+        }
         names.extend(within.into_iter().map(|name| format!("{NAMESPACES}/{name}")));
     }
     names.sort();
@@ -183,9 +197,13 @@ fn read_policy_dir_once(dir: &Path) -> Result<Vec<SourceFile>, FileError> {
     Ok(files)
 }
 
-/// The names of a folder's policies, and whether it has one for namespaces. `entries` counts those of all folders.
-fn policy_names(dir: &Path, real: &Path, entries: &mut usize) -> Result<(Vec<String>, bool), FileError> {
-    let (mut names, mut has_namespaces) = (Vec::new(), false);
+/// The names of a folder's policies, and of what else is in it and not hidden. `entries` counts those of all folders.
+fn policy_names(
+    dir: &Path,
+    real: &Path,
+    entries: &mut usize,
+) -> Result<(Vec<String>, Vec<String>), FileError> {
+    let (mut names, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(real).map_err(at(dir))? {
         if *entries == limits::POLICY_FILES {
             let (limit, cap) = ("POLICY_FILES", limits::POLICY_FILES);
@@ -195,12 +213,12 @@ fn policy_names(dir: &Path, real: &Path, entries: &mut usize) -> Result<(Vec<Str
         let name = entry.map_err(at(dir))?.file_name();
         let Some(name) = name.to_str() else { return Err(FileError::Name { path: dir.join(name) }) };
         let is_policy = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
-        if is_policy && !name.starts_with('.') {
-            names.push(name.to_owned());
+        if !name.starts_with('.') {
+            let list = if is_policy { &mut names } else { &mut others };
+            list.push(name.to_owned());
         }
-        has_namespaces |= name == NAMESPACES;
     }
-    Ok((names, has_namespaces))
+    Ok((names, others))
 }
 
 /// Reads the files whose keys and certificates these policies name by path, to be compiled beside them.
@@ -389,6 +407,22 @@ mod tests {
         assert_eq!(names(read_policy_dir(dir.path()).unwrap()), ["a.yaml", "namespaces/team.json"]);
         fs::set_permissions(&within, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(read_policy_dir(dir.path()), Err(FileError::Guard { kind: "folder", .. })));
+    }
+
+    #[test]
+    fn file_of_a_namespace_with_a_misspelt_ending_is_an_error() {
+        let dir = folder();
+        fs::create_dir(dir.path().join(NAMESPACES)).unwrap();
+        write(&dir.path().join("notes.txt"), "", 0o644);
+        for name in ["namespaces/a.json", "namespaces/team.jsn", "namespaces/b.json.bak"] {
+            write(&dir.path().join(name), "{}", 0o644);
+        }
+        let error = read_policy_dir(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("namespaces/b.json.bak: expected <namespace>.json"), "{error}");
+        fs::remove_file(dir.path().join("namespaces/b.json.bak")).unwrap();
+        assert!(read_policy_dir(dir.path()).unwrap_err().to_string().contains("team.jsn"));
+        fs::rename(dir.path().join("namespaces/team.jsn"), dir.path().join("namespaces/team.json")).unwrap();
+        assert_eq!(read_policy_dir(dir.path()).unwrap().len(), 2);
     }
 
     #[test]

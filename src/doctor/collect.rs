@@ -309,7 +309,12 @@ async fn registries(in_force: &InForce, runtime: &RuntimeClient) -> Vec<(String,
     for image in runtime.list_images().await.unwrap_or_default() {
         for name in image.repo_tags.iter().chain(&image.repo_digests) {
             let Ok(name @ ImageName::Reference(_)) = ImageName::parse(name) else { continue };
-            let covering = policies.applicable(&Subject { name: &name, namespace: None, labels: &NO_LABELS });
+            let covering = policies.applicable(&Subject {
+                name: &name,
+                namespace: None,
+                labels: &NO_LABELS,
+                is_pause: false,
+            });
             if let (true, ImageName::Reference(reference)) =
                 (covering.iter().any(|policy| policy.needs_evidence()), &name)
             {

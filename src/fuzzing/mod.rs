@@ -18,8 +18,8 @@ use crate::image::json;
 use crate::image::layer::fuzzing as layer;
 use crate::image::manifest::{Descriptor, Document, ImageConfig};
 use crate::image::{Digest, ImageName, Platform, Reference};
-use crate::policy::fuzzing as conditions;
 use crate::policy::{NO_LABELS, Policy, PolicySet, SourceFile, Subject};
+use crate::policy::{fuzzing as conditions, rego_fuzzing as rego};
 use crate::registry::credentials::{Answer, DockerConfig, matches, read_providers};
 use crate::registry::hosts::fuzzing as hosts;
 use crate::verify::fuzzing as verify;
@@ -87,6 +87,8 @@ targets! {
     POLICY: "policy", policy, policy_seeds;
     /// A condition of a policy, and the predicate that it is about.
     CONDITION: "condition", conditions::condition, conditions::condition_seeds;
+    /// A policy in Rego, and what it is given.
+    REGO: "rego", rego::rego, rego::rego_seeds;
     /// docker's `config.json`, the kubelet's credential providers and their answers.
     LOGINS: "logins", logins, Vec::new;
     /// A layer's archive, plain or compressed.
@@ -258,7 +260,7 @@ fn policy(data: &[u8]) -> bool {
     });
     for name in &names {
         for namespace in [None, Some("default")] {
-            let subject = Subject { name, namespace, labels: &NO_LABELS };
+            let subject = Subject { name, namespace, labels: &NO_LABELS, is_pause: false };
             let applicable = set.applicable(&subject);
             assert!(applicable.len() <= set.len());
             assert!(set.adding(&subject).is_empty(), "added without a label");

@@ -23,8 +23,13 @@ pub enum JsonError {
         found: usize,
     },
     /// Not JSON, or JSON with a duplicate key or too many values.
-    #[error("expected strict JSON, found: {0}")]
-    Syntax(String),
+    #[error("expected strict JSON, found: {text}")]
+    Syntax {
+        /// What is wrong.
+        text: String,
+        /// The line, from 1; 0: not known.
+        line: usize,
+    },
     /// A key that Go's decoder, and so the runtime, would take for another one.
     #[error("expected the key \"{expected}\", found {}, which other readers take for the same key", quoted(.found))]
     Spelling {
@@ -44,11 +49,19 @@ pub enum JsonError {
 }
 
 impl JsonError {
+    /// The line that it is on, from 1, where one is known.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::Syntax { line: line @ 1.., .. } => Some(*line),
+            _ => None,
+        }
+    }
+
     /// Whether it is a limit that was hit: nothing is known then.
     pub fn is_limit(&self) -> bool {
         match self {
             Self::TooLarge { .. } => true,
-            Self::Syntax(text) => text.contains("(limit JSON_VALUES)"),
+            Self::Syntax { text, .. } => text.contains("(limit JSON_VALUES)"),
             Self::Spelling { .. } | Self::Value { .. } => false,
         }
     }
@@ -64,7 +77,7 @@ pub fn parse(bytes: &[u8], limit: &'static str, cap: usize) -> Result<Value, Jso
     }
     let mut left = limits::JSON_VALUES;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let syntax = |error: serde_json::Error| JsonError::Syntax(error.to_string());
+    let syntax = |error: serde_json::Error| JsonError::Syntax { line: error.line(), text: error.to_string() };
     let value = Strict { left: &mut left }.deserialize(&mut reader).map_err(syntax)?;
     reader.end().map_err(syntax)?;
     Ok(value)

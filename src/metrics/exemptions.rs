@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::StateLabel;
 use crate::policy::PolicySet;
-use crate::vetter::case::Vetting;
+use crate::vetter::vetting::Vetting;
 
 /// Exemptions that are written, and how often they let an image run.
 pub(super) struct ExemptionMetrics {

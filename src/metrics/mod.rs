@@ -37,7 +37,7 @@ use crate::registry::Outcome;
 use crate::relay::hidden::Ended;
 use crate::relay::revet::Counts;
 use crate::trust::Trust;
-use crate::vetter::case::Vetting;
+use crate::vetter::vetting::Vetting;
 use crate::vetter::wire::Outcome as Verdict;
 
 /// What a page of metrics ends with (OpenMetrics 1.0, "EOF").

@@ -17,7 +17,7 @@ use super::sigstore_signed::{By, Pem, at_most, email, requirement};
 use crate::image::{json, quoted};
 use crate::limits;
 use crate::trust::source::RootSource;
-use crate::yaml::{self, Document, Fault};
+use crate::yaml::{self, Document, Fault, Filled};
 
 /// The folder within policyDir with a file for each of some namespaces: CRI-O's `signature_policy_dir`.
 pub const NAMESPACES: &str = "namespaces";
@@ -27,6 +27,9 @@ const DOCKER: &str = "docker";
 
 /// The type of requirement that has keys.
 const SIGSTORE_SIGNED: &str = "sigstoreSigned";
+
+/// Why an image that the pod names by ID, or not at all, is denied in a namespace with a file of its own.
+const NAMELESS: &str = "the file of a namespace is for images that pods name by their repository";
 
 /// The others that containers/image has (containers-transports(5)). No image comes to a CRI by them.
 const OTHER_TRANSPORTS: [&str; 9] = [
@@ -74,7 +77,8 @@ pub fn key_files<'a>(files: impl IntoIterator<Item = &'a SourceFile>) -> BTreeMa
         let documents = yaml::documents(&text);
         let [document] = documents.as_slice() else { continue };
         let Ok(mut written) = document.read::<Written>() else { continue };
-        let docker = written.transports.remove(DOCKER).into_iter().flat_map(BTreeMap::into_values);
+        let docker = written.transports.remove(DOCKER).into_iter();
+        let docker = docker.flat_map(|scopes| scopes.value.into_values());
         let requirements = docker.chain([written.default]).flat_map(|list| list.value);
         for requirement in requirements.filter(|requirement| requirement.r#type.value == SIGSTORE_SIGNED) {
             for path in requirement.paths().filter(|path| path.value.starts_with('/')) {
@@ -96,7 +100,8 @@ pub(super) fn compile(file: &str, text: &str, materials: &Materials<'_>) -> Resu
     let namespace = namespace(file).map_err(|text| vec![Fault { line: 1, text }])?;
     // Whoever else reads the file reads JSON: what is none, or has a key twice, is refused here as there.
     if let Err(error) = json::parse(text.as_bytes(), "POLICY_SET_BYTES", limits::POLICY_SET_BYTES) {
-        return Err(vec![Fault { line: 1, text: format!("expected a containers-policy.json: {error}") }]);
+        let line = error.line().map_or(1, |line| line as u64);
+        return Err(vec![Fault { line, text: format!("expected a containers-policy.json: {error}") }]);
     }
     let text = without_tabs(text);
     let documents = yaml::documents(&text);
@@ -104,7 +109,8 @@ pub(super) fn compile(file: &str, text: &str, materials: &Materials<'_>) -> Resu
         let text = "expected one containers-policy.json, found several documents; keep one".to_owned();
         return Err(vec![Fault { line: 1, text }]);
     };
-    let written: Written = document.read().map_err(|fault| vec![fault])?;
+    let read = document.read::<Filled>().and_then(|Filled| document.read());
+    let written: Written = read.map_err(|fault| vec![fault])?;
     let mut reader = Reader { document, file, materials, roots: Vec::new(), faults: Vec::new() };
     let mut policies = Vec::new();
     let mut add =
@@ -121,10 +127,10 @@ pub(super) fn compile(file: &str, text: &str, materials: &Materials<'_>) -> Resu
         if transport != DOCKER {
             let known = OTHER_TRANSPORTS.join(", ");
             let text = format!("transports: expected {DOCKER}, {known}, found {}", quoted(transport));
-            reader.faults.push(document.fault_at_start(text));
+            reader.faults.push(document.fault_at(scopes, text));
             continue;
         }
-        for (written, list) in scopes {
+        for (written, list) in &scopes.value {
             if written == scope::ALL {
                 covers_all = true;
                 add(&mut reader, scope::ALL.to_owned(), DOCKER, list);
@@ -144,6 +150,12 @@ pub(super) fn compile(file: &str, text: &str, materials: &Materials<'_>) -> Resu
         reader.rule(&written.default);
     } else {
         add(&mut reader, scope::ALL.to_owned(), "default", &written.default);
+    }
+    if namespace.is_some() {
+        // CRI-O cannot look such an image up, and makes no container of it (verifyImageSignature).
+        let rule = Rule::Deny { reason: NAMELESS.to_owned() };
+        let policy = reader.policy("without a name", rule, namespace.clone(), &written.default);
+        policies.push((scope::NAMELESS.to_owned(), policy));
     }
     let Reader { roots, faults, .. } = reader;
     if faults.is_empty() { Ok(Compiled { namespace, policies, roots }) } else { Err(faults) }
@@ -339,7 +351,7 @@ impl Reader<'_> {
             list.into_iter().flatten().chain(single).collect::<Vec<_>>()
         };
         let (read, written) = (all(paths, path), all(datas, data));
-        at_most(self.document, key, read.len() + written.len())?;
+        at_most(self.document, at, &format!("{key}Data"), read.len() + written.len())?;
         let read = read.into_iter().map(|path| self.file(&format!("{key}Path"), path));
         let written =
             written.into_iter().map(|data| Pem::encoded(&format!("{key}Data"), data, self.document));

@@ -15,7 +15,7 @@ use super::compile::{PolicySet, Scope, sigstore_names};
 use super::exemption::Exemption;
 use super::model::{Mode, Policy, Rule, Subject};
 use super::pattern::lookup_key;
-use super::scope::Scopes;
+use super::scope::{ALL, NAMELESS, Scopes};
 use crate::config::spoken;
 use crate::image::ImageName;
 
@@ -259,8 +259,8 @@ impl PolicySet {
     }
 
     fn explain_scoped(&self, subject: &Subject<'_>, decides: &dyn Fn(&Policy) -> bool) -> Vec<Covering> {
-        let own = subject.namespace.filter(|namespace| self.scoped.namespaces.contains_key(*namespace));
-        let of_namespace = own.and_then(|namespace| self.scoped.namespaces.get(namespace));
+        let of_namespace = self.scoped.of_namespace(subject);
+        let own = subject.namespace.filter(|_| of_namespace.is_some());
         let mut found = self.explain_scopes(subject, decides, &self.scoped.openshift, None);
         found.extend(
             of_namespace.iter().flat_map(|scopes| self.explain_scopes(subject, decides, scopes, None)),
@@ -289,7 +289,11 @@ impl PolicySet {
                     continue;
                 }
                 let decides = decides(policy);
-                let shown = if scope.is_empty() { "all images".to_owned() } else { scope.clone() };
+                let shown = match scope.as_str() {
+                    ALL => "all images".to_owned(),
+                    NAMELESS => "images without a name".to_owned(),
+                    scope => scope.to_owned(),
+                };
                 let why = match (decides, beaten, &winner) {
                     (true, _, _) => "the most specific scope".to_owned(),
                     (false, Some(beaten), _) => beaten.to_owned(),

@@ -346,7 +346,10 @@ fn threshold(key: &'static str, witness: &Witness) -> Option<(&'static str, Node
 
 fn identity(identity: &Identity) -> Node {
     let mut map = vec![matcher("issuer", "issuerRegExp", &identity.issuer)];
-    map.push(matcher("subject", "subjectRegExp", &identity.subject));
+    map.push(match &identity.subject {
+        Matcher::Exact(email) if identity.by_email => ("email", Node::Text(email.clone())),
+        subject => matcher("subject", "subjectRegExp", subject),
+    });
     Node::Map(map)
 }
 

@@ -1,22 +1,20 @@
 //! Whether what is known about an image satisfies a policy.
 
+mod check;
 mod review;
 mod tree;
+mod words;
 
-use std::fmt;
 use std::time::SystemTime;
 
-use serde::Serialize;
-
+pub use self::check::{Check, CheckStep, Outcome};
 use self::tree::Ways;
+use self::words::{answered, one_of, told};
 use super::cel::{About, Answer, Condition, Conditions};
 use super::model::comparable_repository;
 use super::model::{ClaimedRepository, NamedRepository, Policy, Requirement, Rule, Signer, Subject, Wanted};
 use crate::image::{Digest, ImageName, Reference, quoted};
-use crate::verify::{Authority, Checked, Evidence, Failure, Sought, Step, Verified};
-
-/// Most keys, identities or digests that one message lists.
-const LISTED: usize = 3;
+use crate::verify::{Checked, Evidence, Failure, Sought, Step, Verified};
 
 /// Says whether evidence is what is sought, by a signer: [`crate::verify::verify`], or what it said before. It depends on
 /// nothing but these, the image's digests, and the trusted roots.
@@ -87,66 +85,6 @@ pub enum Shortfall {
     Limit,
     /// A trusted root is not there: undecided.
     Trust,
-}
-
-/// One thing that was looked at, as `crivet verify` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at.
-    pub name: String,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// One line.
-    pub detail: String,
-    /// Each check that was made, in order; one that does not hold is the last.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<CheckStep>,
-}
-
-/// One check of a signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckStep {
-    /// Which.
-    pub name: &'static str,
-    /// Where it is written that it has to hold.
-    pub clause: &'static str,
-    /// Whether it does.
-    pub outcome: Outcome,
-    /// What was found, one line.
-    pub detail: String,
-}
-
-impl From<&Checked> for CheckStep {
-    fn from(checked: &Checked) -> Self {
-        let (name, clause) = (checked.step.name(), checked.step.clause());
-        Self { name, clause, outcome: Outcome::Passed, detail: checked.detail.clone() }
-    }
-}
-
-impl Check {
-    fn of(name: String, outcome: Outcome, detail: String) -> Self {
-        Self { name, outcome, detail, steps: Vec::new() }
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Passed => "passed",
-            Outcome::Failed => "failed",
-        };
-        write!(f, "{}: {outcome}: {}", self.name, self.detail)
-    }
-}
-
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It holds.
-    Passed,
-    /// It does not.
-    Failed,
 }
 
 /// Why one piece of evidence does not do. The further it got, the more its failure tells.
@@ -512,92 +450,6 @@ impl Case<'_> {
             ImageName::Id(_) | ImageName::Empty => None,
         }
     }
-
-    fn expected(&self, requirement: &Requirement) -> String {
-        let signers = one_of(requirement.signers.iter().map(|signer| authority_text(&signer.authority)));
-        let repository = match (&requirement.wanted, &requirement.repository.named) {
-            (Wanted::Attestation(_), _) | (_, NamedRepository::Any) => String::new(),
-            (_, NamedRepository::OneOf(names)) => {
-                format!(" for repository {}", one_of(names.iter().cloned()))
-            }
-            (_, NamedRepository::Signed(identity)) => {
-                format!(" for {}", identity.expected(self.subject.name))
-            }
-            (_, NamedRepository::Same) => match self.own_repository() {
-                Some(own) => format!(" for repository {own}"),
-                None => " for the image's own repository".to_owned(),
-            },
-        };
-        let age = requirement.max_age.as_ref().map(|age| format!(", not older than {}", age.written()));
-        let (what, age) = (requirement.wanted.with_article(), age.unwrap_or_default());
-        let conditions = match requirement.conditions.len() {
-            0 => "",
-            1 => " that meets the policy's condition",
-            _ => " that meets each of the policy's conditions",
-        };
-        format!("{what} by {signers}{repository}{age}{conditions}")
-    }
-
-    fn remedy(&self, requirement: &Requirement, furthest: Option<&Why>) -> String {
-        match (&requirement.repository.named, self.subject.name, furthest) {
-            (_, _, Some(Why::Condition { undecided: true, .. })) => {
-                "see docs/conditions.md for the limits".to_owned()
-            }
-            (_, _, Some(Why::Condition { .. })) => {
-                let what = requirement.wanted.what();
-                format!("make the {what} anew so that it does, or change the condition (docs/conditions.md)")
-            }
-            (_, _, Some(Why::Verify(failure))) if failure.undecided => {
-                "see docs/verification.md for the limits and docs/trust.md for trusted roots".to_owned()
-            }
-            (NamedRepository::Same, ImageName::Id(_) | ImageName::Empty, _)
-                if matches!(requirement.wanted, Wanted::Signature) =>
-            {
-                "name the image by its repository in the pod".to_owned()
-            }
-            (NamedRepository::Signed(identity), ImageName::Id(_) | ImageName::Empty, _)
-                if identity.needs_name() =>
-            {
-                "name the image by its repository in the pod".to_owned()
-            }
-            (NamedRepository::Signed(identity), _, Some(Why::OtherRepository { unnamed, .. })) => {
-                identity.remedy(*unnamed).to_owned()
-            }
-            (_, _, Some(Why::OtherRepository { unnamed: true, .. })) => {
-                "a sigstore bundle has no place for it: write claimedRepository: {unnamed: accept} in the policy if that will do"
-                    .to_owned()
-            }
-            (_, _, Some(Why::TooOld { undated: true, .. })) => {
-                "sign it anew with a timestamp (cosign sign --timestamp-server-url URL), or with a log that promises a time"
-                    .to_owned()
-            }
-            (_, _, Some(Why::OtherRepository { .. })) => {
-                "sign the image in its own repository, or allow the other one in claimedRepository".to_owned()
-            }
-            _ => {
-                let image = match (self.own_repository(), self.digests.first()) {
-                    (Some(own), Some(digest)) => format!(" {own}@{digest}"),
-                    _ => String::new(),
-                };
-                let by_key = requirement.signers.iter().any(|signer| matches!(signer.authority, Authority::Key(_)));
-                let key = if by_key { " --key KEY" } else { "" };
-                match &requirement.wanted {
-                    Wanted::Signature if by_key => format!("sign it with such a key (cosign sign{key}{image})"),
-                    Wanted::Signature => {
-                        let other = match furthest.map(Why::shortfall) {
-                            Some(Shortfall::OtherIdentity) => ", or add the one found to the policy if it may sign",
-                            _ => "",
-                        };
-                        format!("sign it as such an identity (cosign sign{image}){other}")
-                    }
-                    Wanted::Attestation(types) => {
-                        let kind = types.first().map_or("TYPE", String::as_str);
-                        format!("attest it (cosign attest{key} --type {kind} --predicate FILE{image})")
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl Shortfall {
@@ -614,68 +466,4 @@ impl Wanted {
             Self::Attestation(predicate_types) => Sought::Attestation { predicate_types },
         }
     }
-
-    fn what(&self) -> &'static str {
-        match self {
-            Self::Signature => "signature",
-            Self::Attestation(_) => "attestation",
-        }
-    }
-
-    fn with_article(&self) -> String {
-        match self {
-            Self::Signature => "a signature".to_owned(),
-            Self::Attestation(types) => format!("an attestation of type {}", one_of(types.iter().cloned())),
-        }
-    }
-}
-
-/// A condition as a check.
-fn answered(condition: &Condition, answer: &Answer) -> CheckStep {
-    let (outcome, detail) = match answer {
-        Answer::Holds => (Outcome::Passed, condition.shown()),
-        Answer::Fails(found) if found.is_empty() => (Outcome::Failed, condition.shown()),
-        Answer::Fails(found) => (Outcome::Failed, format!("{}; {found}", condition.shown())),
-        Answer::Unknown(text) => {
-            (Outcome::Failed, format!("{}; it cannot be told: {text}", condition.shown()))
-        }
-    };
-    let detail = match (answer, condition.message()) {
-        (Answer::Holds, _) | (_, None) => detail,
-        (_, Some(message)) => format!("{detail} ({message})"),
-    };
-    CheckStep { name: "condition", clause: "conditions of the policy", outcome, detail }
-}
-
-fn told(verified: &Verified, requirement: &Requirement) -> String {
-    let by = match &verified.authority {
-        Some(name) => format!("{name} ({})", verified.signer),
-        None => verified.signer.to_string(),
-    };
-    let what = match (&requirement.wanted, &verified.docker_reference) {
-        (Wanted::Signature, Some(reference)) => format!(", for repository {}", quoted(reference)),
-        (Wanted::Signature, None) => ", for no repository by name".to_owned(),
-        (Wanted::Attestation(_), _) => match &verified.predicate {
-            Some(predicate) => format!(", {}", quoted(&predicate.predicate_type)),
-            None => String::new(),
-        },
-    };
-    format!("by {by}, on {}{what}", verified.digest)
-}
-
-fn authority_text(authority: &Authority) -> String {
-    let name = authority.name();
-    match (authority, name) {
-        (Authority::Key(key), Some(name)) => format!("key {name} ({})", key.key.fingerprint()),
-        (Authority::Key(key), None) => format!("key {}", key.key.fingerprint()),
-        (Authority::Keyless(_) | Authority::Pki(_), Some(name)) => format!("identity {name}"),
-        (Authority::Keyless(keyless), None) => one_of(keyless.identities.iter().map(ToString::to_string)),
-        (Authority::Pki(pki), None) => one_of(pki.subjects.iter().map(ToString::to_string)),
-    }
-}
-
-fn one_of(items: impl ExactSizeIterator<Item = String>) -> String {
-    let more = items.len().saturating_sub(LISTED);
-    let listed = items.take(LISTED).collect::<Vec<_>>().join(" or ");
-    if more == 0 { listed } else { format!("{listed} or {more} more") }
 }

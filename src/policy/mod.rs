@@ -38,6 +38,8 @@ pub use lint::Warning;
 pub(crate) use model::comparable_registry;
 pub use model::{Kind, Labels, Mode, NO_LABELS, Place, Policy, Signer, SourceFile, Subject};
 pub use recheck::{OnDrift, Recheck, WithoutAnswer};
+#[cfg(any(test, fuzzing))]
+pub(crate) use rego::fuzzing as rego_fuzzing;
 
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,8 @@ pub struct Subject<'a> {
     pub namespace: Option<&'a str>,
     /// The pod's labels, which its author writes.
     pub labels: &'a Labels,
+    /// It is what the pod's sandbox is made of, which nobody who writes pods has chosen.
+    pub is_pause: bool,
 }
 
 /// Labels of a pod.

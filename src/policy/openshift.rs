@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::compile::Compiled;
 use super::model::{Kind, Labels, Need, Place, Policy, Rule};
@@ -13,31 +12,10 @@ use super::signed_identity::SignedIdentity;
 use super::signers::Text;
 use super::sigstore_signed::{By, Pem, email, requirement};
 use crate::image::quoted;
-use crate::yaml::{Document, Fault};
+use crate::yaml::{Document, Fault, Metadata, Object};
 
 /// As the custom resource's definition has it.
 const SCOPES: usize = 256;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Written {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: Metadata,
-    spec: Spec,
-    /// The cluster's own record in an exported policy; it says nothing about images.
-    #[serde(rename = "status")]
-    _status: Option<IgnoredAny>,
-}
-
-/// An exported object's metadata has much that is the cluster's own.
-#[derive(Deserialize)]
-struct Metadata {
-    name: Text,
-    namespace: Option<Text>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +106,7 @@ pub(super) fn compile(
     file: &str,
     namespaced: bool,
 ) -> Result<(Compiled, Text), Vec<Fault>> {
-    let written: Written = document.read().map_err(|fault| vec![fault])?;
+    let written: Object<Spec> = document.read().map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
     let scopes = scopes(document, &written.spec.scopes, &mut faults);
     let namespace = namespace(document, &written.metadata, namespaced).map_err(|fault| faults.push(fault));

@@ -109,6 +109,11 @@ impl Pattern {
         }
     }
 
+    /// The same without tag and digest.
+    pub(super) fn name(&self) -> Self {
+        Self { segments: self.segments.clone(), suffix: Suffix::None }
+    }
+
     /// Whether it covers an image by name and by what is written beside the name.
     pub fn matches(&self, name: &ImageName) -> bool {
         self.matches_name(name)

@@ -9,6 +9,9 @@ use crate::limits;
 /// The scope of everything.
 pub(super) const ALL: &str = "";
 
+/// The scope of images that a pod names by ID, or not at all. Nothing that is written is it.
+pub(super) const NAMELESS: &str = "@";
+
 /// Docker Hub in fully expanded names.
 const DOCKER_HUB: &str = "docker.io";
 
@@ -76,7 +79,7 @@ pub(super) fn is_within(scope: &str, outer: &str) -> bool {
 
 /// The scopes an image is in, the most specific one first.
 fn scopes_of(name: &ImageName) -> Vec<String> {
-    let ImageName::Reference(reference) = name else { return vec![ALL.to_owned()] };
+    let ImageName::Reference(reference) = name else { return vec![NAMELESS.to_owned(), ALL.to_owned()] };
     let repository = comparable_repository(reference);
     let image = match (reference.digest(), reference.tag()) {
         (Some(digest), _) => Some(format!("{repository}@{digest}")),
@@ -137,7 +140,7 @@ impl Scopes {
             None if scope.contains('/') => scope.to_owned(),
             None => format!("{scope}/{word}"),
         };
-        let named = self.0.iter().filter(|(scope, _)| *scope != ALL);
+        let named = self.0.iter().filter(|(scope, _)| ![ALL, NAMELESS].contains(&scope.as_str()));
         named.flat_map(move |(scope, policies)| policies.iter().map(move |policy| (sample(scope), *policy)))
     }
 }
@@ -164,11 +167,17 @@ impl Scoped {
         if found.is_empty() {
             found = self.openshift.most_specific(subject.name, own);
         }
-        let of_namespace = subject.namespace.and_then(|namespace| self.namespaces.get(namespace));
-        if let Some(file) = of_namespace.or(self.node.as_ref()) {
+        if let Some(file) = self.of_namespace(subject).or(self.node.as_ref()) {
             found.extend(file.most_specific(subject.name, |_| true));
         }
         found
+    }
+
+    /// The namespace's own file, where it has one. CRI-O holds the pause image to the node's file, whatever the pod
+    /// (`CreatePodSandbox` is given the server's own context).
+    pub fn of_namespace(&self, subject: &Subject<'_>) -> Option<&Scopes> {
+        let namespace = subject.namespace.filter(|_| !subject.is_pause)?;
+        self.namespaces.get(namespace)
     }
 
     /// A name in each scope, and the place of the policy it is of.
@@ -215,7 +224,8 @@ mod tests {
         assert_eq!(by_digest[..2], [format!("r.io/a@sha256:{HEX}"), "r.io/a".to_owned()]);
         assert_eq!(of("r.io:443/a")[1], "r.io/a");
         assert_eq!(of("localhost/a"), ["localhost/a:latest", "localhost/a", "localhost", ""]);
-        assert_eq!([of(""), of(&format!("sha256:{HEX}"))], [[""], [""]]);
+        assert_eq!([of(""), of(&format!("sha256:{HEX}"))], [[NAMELESS, ALL], [NAMELESS, ALL]]);
+        assert!(parse(NAMELESS).is_err());
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) struct WrittenIdentity {
     issuer_reg_exp: Option<Text>,
     subject: Option<Text>,
     subject_reg_exp: Option<Text>,
+    email: Option<Text>,
     claims: Option<BTreeMap<String, Spanned<Claim>>>,
 }
 
@@ -159,10 +160,11 @@ impl Reader<'_> {
 
     /// The line of an identity's subject, which is what tells identities apart.
     fn line_of_identity(&self, identity: Option<&WrittenIdentity>) -> u64 {
-        let texts =
-            identity.into_iter().flat_map(|WrittenIdentity { issuer, subject, subject_reg_exp, .. }| {
-                [subject_reg_exp, subject, issuer].into_iter().flatten()
-            });
+        let texts = identity.into_iter().flat_map(
+            |WrittenIdentity { issuer, subject, subject_reg_exp, email, .. }| {
+                [subject_reg_exp, subject, email, issuer].into_iter().flatten()
+            },
+        );
         texts.into_iter().next().map_or(self.document.line(), |text| self.document.line_of(text))
     }
 
@@ -228,8 +230,19 @@ impl Reader<'_> {
 
     fn identity(&mut self, written: &WrittenIdentity) -> Option<Identity> {
         let issuer = (written.issuer.as_ref(), written.issuer_reg_exp.as_ref());
-        let named = Reader { document: self.document, at: &self.key_of("keyless"), faults: self.faults }
-            .named(issuer, (written.subject.as_ref(), written.subject_reg_exp.as_ref()));
+        let at = self.key_of("keyless");
+        let mut reader = Reader { document: self.document, at: &at, faults: self.faults };
+        let named = match (&written.email, &written.subject, &written.subject_reg_exp) {
+            (Some(email), None, None) => reader
+                .named(issuer, (Some(email), None))
+                .map(|identity| Identity { by_email: true, ..identity }),
+            (Some(email), ..) => {
+                let text = "expected it, subject or subjectRegExp, found several; keep one";
+                reader.fault_at("identities.email", email, text.to_owned());
+                None
+            }
+            (None, subject, expression) => reader.named(issuer, (subject.as_ref(), expression.as_ref())),
+        };
         let mut claims = Vec::new();
         let mut whole = true;
         for (name, expected) in written.claims.iter().flatten() {
@@ -264,7 +277,7 @@ impl Reader<'_> {
     ) -> Option<Identity> {
         let issuer = self.matcher("identities.issuer", issuer.0, issuer.1);
         let subject = self.matcher("identities.subject", subject.0, subject.1);
-        Some(Identity { issuer: issuer?, subject: subject?, claims: Vec::new() })
+        Some(Identity { issuer: issuer?, subject: subject?, by_email: false, claims: Vec::new() })
     }
 
     fn matcher(&mut self, key: &str, exact: Option<&Text>, expression: Option<&Text>) -> Option<Matcher> {

@@ -101,8 +101,8 @@ pub(super) fn requirement(
         By::Fulcio { authorities, issuer, email } => {
             let root = logs_of(&certificates(document, &authorities)?, &authorities)?;
             let subject = Matcher::Exact(email.value.clone());
-            let identity =
-                Identity { issuer: Matcher::Exact(issuer.value.clone()), subject, claims: Vec::new() };
+            let issuer = Matcher::Exact(issuer.value.clone());
+            let identity = Identity { issuer, subject, by_email: true, claims: Vec::new() };
             let keyless = KeylessAuthority {
                 name: None,
                 root: root.as_ref().map(|root| root.name.clone()).unwrap_or_default(),
@@ -166,12 +166,12 @@ fn certificates(document: &Document<'_>, pem: &Pem<'_>) -> Result<Vec<Certificat
         .map_err(|error| document.fault_at(pem.written, format!("{}: {error}", pem.key)))
 }
 
-/// Refuses more keys than one requirement may name.
-pub(super) fn at_most(document: &Document<'_>, key: &str, found: usize) -> Result<(), Fault> {
+/// Refuses more keys than one requirement, which is written `at`, may name.
+pub(super) fn at_most(document: &Document<'_>, at: &Text, key: &str, found: usize) -> Result<(), Fault> {
     if (1..=limits::POLICY_KEYS).contains(&found) {
         return Ok(());
     }
     let cap = limits::POLICY_KEYS;
-    Err(document
-        .fault_at_start(format!("{key}: expected one to {cap} keys (limit POLICY_KEYS), found {found}")))
+    let text = format!("{key}: expected one to {cap} keys (limit POLICY_KEYS), found {found}");
+    Err(document.fault_at(at, text))
 }

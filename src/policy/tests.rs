@@ -58,7 +58,7 @@ fn signed(pem: &str, more: &str) -> String {
 
 fn applicable(set: &PolicySet, image: &str, namespace: Option<&str>) -> Vec<String> {
     let name = ImageName::parse(image).unwrap();
-    let found = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS });
+    let found = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false });
     found.iter().map(|policy| policy.name().to_owned()).collect()
 }
 
@@ -70,7 +70,7 @@ fn judge(set: &PolicySet, image: &str, signatures: &[SimpleSigning]) -> Judgemen
 
 fn judge_evidence(set: &PolicySet, image: &str, evidence: &[Evidence]) -> Judgement {
     let name = ImageName::parse(image).unwrap();
-    let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS, is_pause: false };
     let [policy] = set.applicable(&subject)[..] else { panic!("not one policy") };
     let digests = [index(), manifest()];
     policy.judge(
@@ -349,8 +349,10 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     .unwrap();
     let denies = |image: &str, namespace, digests: &[Digest]| {
         let name = ImageName::parse(image).unwrap();
-        set.denies(&Subject { name: &name, namespace, labels: &NO_LABELS }, digests, |_| true)
-            .map(|policy| policy.name().to_owned())
+        set.denies(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false }, digests, |_| {
+            true
+        })
+        .map(|policy| policy.name().to_owned())
     };
     for image in ["nginx", "r.io/a:v1", "", &bad.hex()] {
         assert_eq!(denies(image, None, &[Digest::of(b"x"), bad]).as_deref(), Some("everywhere"), "{image}");
@@ -361,13 +363,33 @@ fn digest_that_is_denied_is_denied_under_every_name() {
     assert_eq!(denies("r.io/b:v1", Some("dev"), &[manifest()]), None);
     let may_deny = |image: &str, namespace| {
         let name = ImageName::parse(image).unwrap();
-        set.may_deny(&Subject { name: &name, namespace, labels: &NO_LABELS }).count()
+        set.may_deny(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false }).count()
     };
     assert_eq!(
         [may_deny("r.io/a:v1", Some("dev")), may_deny("r.io/a:v1", None), may_deny("", None)],
         [2, 1, 1]
     );
     assert_eq!(applicable(&set, &format!("r.io/z@{bad}"), None), ["everywhere"]);
+}
+
+#[test]
+fn deny_rules_for_other_names_are_not_tried() {
+    let mut text = denying("everywhere", &format!("images: ['**@{}', '**@{}']", index(), manifest()));
+    for n in 0..100 {
+        text += &denying(&format!("one-{n}"), &format!("images: ['r.io/a{n}/b@{}']", index()));
+    }
+    let set = compile(&text).unwrap();
+    let may_deny = |image: &str| {
+        let name = ImageName::parse(image).unwrap();
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
+        let mut found: Vec<_> = set.may_deny(&subject).map(|policy| policy.name().to_owned()).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(may_deny("r.io/a7/b:v1"), ["everywhere", "one-7"]);
+    assert_eq!(may_deny("r.io/a7/c:v1"), ["everywhere"]);
+    assert_eq!(may_deny(""), ["everywhere"]);
+    assert_eq!(set.denied_candidates("r.io/a7/b:v1"), 2);
 }
 
 #[test]
@@ -506,4 +528,38 @@ fn look_up_tries_few_patterns_however_many_there_are() {
         let key = pattern::lookup_key(&reference);
         assert_eq!(many.candidates(&key), few.candidates(&key));
     }
+}
+
+#[test]
+fn null_in_what_a_document_says_is_an_error_and_in_the_clusters_own_records_is_not() {
+    let valid = "apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {name: a, creationTimestamp: null}\nspec:\n  images: ['r.io/**']\n  namespaces: [dev]\n  deny: {reason: test}\n";
+    assert!(compile(&valid.replace(", creationTimestamp: null", "")).is_ok());
+    for (from, to, line) in [
+        ("namespaces: [dev]", "namespaces:", 6),
+        ("namespaces: [dev]", "namespaces: ~", 6),
+        ("namespaces: [dev]", "podLabels: null", 6),
+        ("namespaces: [dev]", "namespaces: [dev, null]", 6),
+        ("deny: {reason: test}", "deny: null", 7),
+    ] {
+        let error = compile(&valid.replace(", creationTimestamp: null", "").replace(from, to)).unwrap_err();
+        assert!(
+            error.starts_with(&format!("p.yaml:{line}: ")) && error.contains("found none (null)"),
+            "{to}: {error}"
+        );
+    }
+    let pem = indented(&Signer::new().pem(), 8);
+    let cluster = format!(
+        "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {{name: a, creationTimestamp: null}}\nspec:\n  images: [{{glob: 'r.io/**'}}]\n  authorities:\n  - key:\n      data: |\n{pem}    attestations: [{{predicateType: vuln}}]\nstatus: null\n"
+    );
+    assert!(compile(&cluster).is_ok());
+    // Without the null it would be a signature that is asked for.
+    let error =
+        compile(&cluster.replace("attestations: [{predicateType: vuln}]", "attestations: null")).unwrap_err();
+    assert!(error.contains("found none (null)"), "{error}");
+}
+
+#[test]
+fn policy_test_among_the_policies_is_told_where_it_belongs() {
+    let error = compile("apiVersion: crivet.dev/v1alpha1\nkind: PolicyTest\ncases: []\n").unwrap_err();
+    assert!(error.starts_with("p.yaml:2: ") && error.contains("for crivet policy test FILE"), "{error}");
 }

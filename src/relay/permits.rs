@@ -11,7 +11,7 @@ use crate::decision::Permit;
 use crate::limits;
 use crate::vetter::wire::Call;
 
-/// Permits by the facts they were given for: kind, images by name and the pod's words, namespace, labels.
+/// Permits by the facts they were given for: kind, images by name, the pod's words and what they are for, namespace, labels.
 #[derive(Default)]
 pub struct Permits {
     held: Mutex<Held>,
@@ -29,7 +29,7 @@ struct Held {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     kind: i32,
-    images: Vec<(String, String)>,
+    images: Vec<(String, String, String)>,
     namespace: String,
     labels: Vec<(String, String)>,
 }
@@ -123,7 +123,11 @@ impl Permits {
 fn key(call: &Call) -> Key {
     Key {
         kind: call.kind,
-        images: call.images.iter().map(|image| (image.named.clone(), image.reference.clone())).collect(),
+        images: call
+            .images
+            .iter()
+            .map(|image| (image.named.clone(), image.reference.clone(), image.role.clone()))
+            .collect(),
         namespace: call.namespace.clone(),
         // With those of one pod a permit would never serve a second one.
         labels: call

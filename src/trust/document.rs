@@ -6,7 +6,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use serde_saphyr::Spanned;
 use sigstore_tuf::TrustedMetadataSet;
@@ -18,28 +17,9 @@ use super::source::{self, Anchor, Given, Mirror, RootSource, TARGETS, TRUSTED_RO
 use super::unpack::unpack;
 use crate::image::{Digest, quoted};
 use crate::limits;
-use crate::yaml::{Document, Fault};
+use crate::yaml::{Document, Fault, Object};
 
 type Text = Spanned<String>;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Written {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: Metadata,
-    spec: Spec,
-    /// The cluster's own record in an exported document.
-    #[serde(rename = "status")]
-    _status: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: Text,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -110,7 +90,7 @@ struct Log {
 /// # Errors
 /// Faults with their lines.
 pub fn read(document: &Document<'_>, file: &str) -> Result<(RootSource, Spanned<String>), Fault> {
-    let written: Written = document.read()?;
+    let written: Object<Spec> = document.read()?;
     let name = written.metadata.name;
     let within = Within { document };
     let named = within.of("metadata.name", &name, source::name)?;

@@ -237,7 +237,7 @@ pub(super) fn version(material: &TrustedRoot) -> Result<Digest, RootError> {
     fn lines<T: serde::Serialize>(material: Material, entries: &[T]) -> Result<Vec<String>, RootError> {
         let line = |entry: &T| Ok(format!("{} {}", material.key(), serde_json::to_string(entry)?));
         let lines: Result<Vec<String>, serde_json::Error> = entries.iter().map(line).collect();
-        lines.map_err(|error| JsonError::Syntax(quoted(&error.to_string())).into())
+        lines.map_err(|error| JsonError::Syntax { text: quoted(&error.to_string()), line: 0 }.into())
     }
     let mut all = lines(Material::Logs, &material.tlogs)?;
     all.extend(lines(Material::CtLogs, &material.ctlogs)?);

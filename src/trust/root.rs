@@ -202,8 +202,8 @@ impl Root {
         for material in [Material::Authorities, Material::TimestampAuthorities] {
             check_authorities(&value, material)?;
         }
-        let material: TrustedRoot =
-            serde_json::from_value(value).map_err(|error| JsonError::Syntax(quoted(&error.to_string())))?;
+        let material: TrustedRoot = serde_json::from_value(value)
+            .map_err(|error| JsonError::Syntax { text: quoted(&error.to_string()), line: 0 })?;
         let logs = material.tlogs.iter().enumerate().map(|(n, log)| {
             let key = &log.public_key;
             read_log(Material::Logs, n, log.log_id.key_id.as_bytes(), &log.base_url, key)

@@ -111,6 +111,8 @@ pub struct Identity {
     pub issuer: Matcher,
     /// One of the certificate's subject alternative names.
     pub subject: Matcher,
+    /// Of those only its e-mail addresses count.
+    pub by_email: bool,
     /// Further claims of Fulcio's certificate.
     pub claims: Vec<(FulcioClaim, Matcher)>,
 }
@@ -228,7 +230,8 @@ impl fmt::Display for Matcher {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "subject {} by issuer {}", self.subject, self.issuer)?;
+        let what = if self.by_email { "e-mail" } else { "subject" };
+        write!(f, "{what} {} by issuer {}", self.subject, self.issuer)?;
         for (claim, matcher) in &self.claims {
             write!(f, ", {claim} {matcher}")?;
         }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sigstore_verify::crypto::WEBPKI_VERIFICATION_ALGS;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::Certificate;
@@ -88,15 +89,33 @@ impl Usage {
         }
     }
 
+    fn is_among(self, usage: &ExtendedKeyUsage<'_>) -> bool {
+        match self {
+            Self::CodeSigning => usage.code_signing,
+            Self::TimeStamping => usage.time_stamping,
+        }
+    }
+
+    /// Whether an anchor's certificate is one of an authority that may issue such certificates, with so many others `between`
+    /// (RFC 5280, 4.2.1.3, 4.2.1.9 and 4.2.1.12). To webpki an anchor is a name and a key; Go, and with it cosign and
+    /// containers/image, holds it to what it says of itself.
+    fn may_issue(self, anchor: &[u8], between: usize) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(anchor) else { return false };
+        let (basic, key, extended) =
+            (parsed.basic_constraints(), parsed.key_usage(), parsed.extended_key_usage());
+        let (Ok(Some(basic)), Ok(key), Ok(extended)) = (basic, key, extended) else { return false };
+        let most = basic.value.path_len_constraint;
+        basic.value.ca
+            && most.is_none_or(|most| u32::try_from(between).is_ok_and(|between| between <= most))
+            && key.is_none_or(|usage| usage.value.key_cert_sign())
+            && extended.is_none_or(|usage| usage.value.any || self.is_among(usage.value))
+    }
+
     /// Whether the certificate says that it is for this. Authorities need not say anything (RFC 5280, 4.2.1.12), and what
     /// they do say is looked at with the chain.
     fn is_of(self, certificate: &Certificate) -> bool {
         let Ok((_, parsed)) = X509Certificate::from_der(certificate.der()) else { return false };
-        match (self, parsed.extended_key_usage()) {
-            (Self::CodeSigning, Ok(Some(usage))) => usage.value.code_signing,
-            (Self::TimeStamping, Ok(Some(usage))) => usage.value.time_stamping,
-            _ => false,
-        }
+        matches!(parsed.extended_key_usage(), Ok(Some(usage)) if self.is_among(usage.value))
     }
 }
 
@@ -125,8 +144,8 @@ fn verify_with(
         .chain(extra.iter().map(Certificate::der))
         .map(CertificateDer::from)
         .collect();
-    let leaf = CertificateDer::from(leaf.der());
-    let end = EndEntityCert::try_from(&leaf).map_err(said)?;
+    let leaf_der = CertificateDer::from(leaf.der());
+    let end = EndEntityCert::try_from(&leaf_der).map_err(said)?;
     let since = time.duration_since(UNIX_EPOCH).map_err(|_| Refusal::Other("one before 1970".to_owned()))?;
     let anchors = [anchor];
     let path = end
@@ -140,6 +159,14 @@ fn verify_with(
             None,
         )
         .map_err(said)?;
+    // A signer's own certificate may be the one that is trusted: then it issues nothing.
+    if leaf.der() != issuer.anchor
+        && !usage.may_issue(issuer.anchor, path.intermediate_certificates().count())
+    {
+        let text =
+            "one whose authority's own certificate is not for issuing such (basic constraints, key usage)";
+        return Err(Refusal::Other(text.to_owned()));
+    }
     Ok(match path.intermediate_certificates().next() {
         Some(issuer) => issuer.subject_public_key_info().as_ref().to_vec(),
         // An anchor has the content only.

@@ -176,6 +176,7 @@ fn authorities(name: &str, dir: &Path, case: &Value) -> Vec<Authority> {
             identities: vec![Identity {
                 issuer: exact("issuer"),
                 subject: exact("subject"),
+                by_email: false,
                 claims: Vec::new(),
             }],
             sct: true,

@@ -59,7 +59,8 @@ impl Identity {
     /// found.
     fn holds(&self, found: &CertificateSigner) -> Result<(), String> {
         let issuer = found.issuer.as_deref().is_some_and(|issuer| self.issuer.matches(issuer));
-        let subject = found.names.iter().any(|name| self.subject.matches(name.as_str()));
+        let counts = |name: &&AltName| !self.by_email || matches!(name, AltName::Email(_));
+        let subject = found.names.iter().filter(counts).any(|name| self.subject.matches(name.as_str()));
         if !issuer || !subject {
             return Err(self.to_string());
         }

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::case::{InForce, Rechecked, Vetting};
+use super::case::InForce;
+use super::vetting::{Rechecked, Vetting};
 use super::wire::{Call, ImageUse, Judged, Kind, Outcome, Verdict, VettedImage};
 use crate::audit::{Decision, Effective, Mode as RecordMode, PolicyDecision, Reason, Record};
 use crate::config::Mode;

@@ -10,13 +10,14 @@ use super::evidence::Form;
 use super::layouts::Layouts;
 use super::node_logins::NodeLogins;
 use super::trouble::Trouble;
+use super::vetting::{PolicyVetting, Rechecked, Vetting};
 use super::wire::{Auth, ImageUse, Kind};
 use crate::audit::{Decision, Reason};
 use crate::config::{Mode, ProxyConfiguration, Unmatched};
+use crate::cri::facts::ROLE_PAUSE;
 use crate::image::{Digest, ImageName, Reference, Tie};
-use crate::limits;
 use crate::policy::{
-    Check, Conditions, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
+    Conditions, Judgement, Labels, Place, Policy, PolicySet, Shortfall, Signer, Subject, Verifies,
 };
 use crate::registry::Client;
 use crate::telemetry::Trace;
@@ -60,65 +61,6 @@ pub struct Context<'a> {
     pub answer_by: Instant,
 }
 
-/// What came of one image.
-#[derive(Clone, Debug)]
-pub struct Vetting {
-    /// What was decided.
-    pub decision: Decision,
-    /// Why it was not allowed, or what its recheck found though it was, or that it is exempted.
-    pub reason: Option<Reason>,
-    /// A registry or the network is why it is undecided.
-    pub registry: bool,
-    /// Whether a decision against the image refuses the call, going by its policies' modes.
-    pub enforced: bool,
-    /// Whether what is known of the image binds the relay: not where the policies that cover it only audit, and also where
-    /// those that refuse have said yes and one that audits has not.
-    pub binds: bool,
-    /// The same as one deterministic line; empty if there is nothing to say.
-    pub text: String,
-    /// The normalised reference it was decided under, where there is one.
-    pub reference: Option<String>,
-    /// The digest the decision is about.
-    pub digest: Option<Digest>,
-    /// What that digest was walked to: on a pull, every image it may be on this platform.
-    pub ties: Vec<Tie>,
-    /// Until when it may be allowed without being looked at anew: an exemption ends, or a certificate that has no other time
-    /// to go by.
-    pub until: Option<SystemTime>,
-    /// Each policy that covers the image, and what it says.
-    pub policies: Vec<PolicyVetting>,
-    /// What its tag's recheck means for the call.
-    pub recheck: Rechecked,
-    /// How long ago a check may have found its layers on the node's disk whole; `None`: no policy asks for that.
-    pub layers_checked_within: Option<Duration>,
-}
-
-/// What follows from what the registry said of a tag.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rechecked {
-    /// Until when that may be relied on; `None`: nothing was asked.
-    pub fresh_until: Option<Instant>,
-    /// The same while no vetter lives.
-    pub usable_until: Option<Instant>,
-    /// The image is to be pulled anew before a container is made of it.
-    pub pull_anew: bool,
-}
-
-/// What one policy says.
-#[derive(Clone, Debug)]
-pub struct PolicyVetting {
-    /// Its name.
-    pub name: String,
-    /// Where it is written.
-    pub source: String,
-    /// What it says by itself.
-    pub decision: Decision,
-    /// The image is exempted from it.
-    pub exempted: bool,
-    /// Each check made.
-    pub checks: Vec<Check>,
-}
-
 /// An image's name as the policies see it, and what they are.
 pub(super) struct Case<'a> {
     pub in_force: &'a InForce,
@@ -126,6 +68,7 @@ pub(super) struct Case<'a> {
     /// For messages.
     pub shown: String,
     pub name: ImageName,
+    pub is_pause: bool,
     pub policies: Vec<&'a Policy>,
     pub part: Part,
     /// The highest time ever seen: what ends by the clock ends by this.
@@ -192,10 +135,11 @@ impl InForce {
     }
 
     /// Whether no policy covering this image would refuse it: then nobody needs to wait for its vetting.
-    pub fn only_audits(&self, namespace: &str, labels: &Labels, reference: &str) -> bool {
-        let (Ok(policies), Ok(name)) = (&self.policies, ImageName::parse(reference)) else { return false };
+    pub fn only_audits(&self, namespace: &str, labels: &Labels, image: &ImageUse) -> bool {
+        let name = ImageName::parse(&image.reference);
+        let (Ok(policies), Ok(name)) = (&self.policies, name) else { return false };
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace, labels };
+        let subject = Subject { name: &name, namespace, labels, is_pause: image.role == ROLE_PAUSE };
         let covering = self.covering(policies, &subject);
         !covering.is_empty()
             && covering
@@ -218,7 +162,8 @@ impl<'a> Case<'a> {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { name: &self.name, namespace: self.namespace(), labels: self.context.labels }
+        let (namespace, labels) = (self.namespace(), self.context.labels);
+        Subject { name: &self.name, namespace, labels, is_pause: self.is_pause }
     }
 
     /// Whether a policy is of the part that is asked.
@@ -463,59 +408,5 @@ fn reason(why: Shortfall) -> Reason {
         Shortfall::TooOld => Reason::SignatureTooOld,
         Shortfall::Condition => Reason::ConditionNotMet,
         Shortfall::TooFewSigners => Reason::SignersTooFew,
-    }
-}
-
-impl Vetting {
-    /// With what the policies say that only audit, where those that refuse have said yes.
-    pub(super) fn with_audited(self, audited: Vetting) -> Vetting {
-        let (policies, until) = (
-            self.policies.iter().chain(&audited.policies).cloned().collect(),
-            self.until.into_iter().chain(audited.until).min(),
-        );
-        let fresh_until = self.recheck.fresh_until.into_iter().chain(audited.recheck.fresh_until).min();
-        let recheck = Rechecked { fresh_until, ..self.recheck };
-        // What was noted by those that refuse comes first.
-        let told = match (audited.decision, &self.reason) {
-            (Decision::Allowed, Some(_)) => (self.reason, self.text),
-            _ => (audited.reason, audited.text),
-        };
-        Vetting {
-            decision: audited.decision,
-            reason: told.0,
-            text: told.1,
-            registry: audited.registry,
-            enforced: false,
-            policies,
-            until,
-            recheck,
-            ..self
-        }
-    }
-
-    /// An image whose vetting is not done when the answer is due.
-    pub fn late(in_force: &InForce, image: &ImageUse) -> Vetting {
-        let name = if image.reference.is_empty() { &image.named } else { &image.reference };
-        let shown: String = name.escape_debug().take(limits::QUOTED_CHARS).collect();
-        let late = Vetting::undecided(in_force, Trouble::Late);
-        Vetting { text: format!("image {shown}: {}", late.text), ..late }
-    }
-
-    pub(super) fn undecided(in_force: &InForce, trouble: Trouble) -> Vetting {
-        Vetting {
-            decision: Decision::Undecided,
-            reason: Some(trouble.reason()),
-            registry: false,
-            enforced: in_force.enforces(None),
-            binds: false,
-            text: trouble.to_string(),
-            reference: None,
-            digest: None,
-            ties: Vec::new(),
-            until: None,
-            policies: Vec::new(),
-            recheck: Rechecked::default(),
-            layers_checked_within: None,
-        }
     }
 }

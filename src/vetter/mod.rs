@@ -22,6 +22,7 @@ pub mod session;
 pub mod trouble;
 pub mod verifications;
 pub mod vet;
+pub mod vetting;
 pub mod visit;
 pub mod wire;
 

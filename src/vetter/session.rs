@@ -14,9 +14,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::case::{Context, InForce, Vetting};
+use super::case::{Context, InForce};
 use super::node::{Node, Questions};
 use super::vet::Vetter;
+use super::vetting::Vetting;
 use super::wire::{
     self, Call, Configure, Configured, FromVetter, Kind, Outcome, State, ToVetter, Verdict, from_vetter,
     to_vetter,
@@ -459,10 +460,7 @@ impl Session {
         let nobody_waits = !call.beside
             && !asked_by_crivet
             && !call.images.is_empty()
-            && call
-                .images
-                .iter()
-                .all(|image| in_force.only_audits(&call.namespace, &call.labels, &image.reference));
+            && call.images.iter().all(|image| in_force.only_audits(&call.namespace, &call.labels, image));
         if nobody_waits {
             verdict(answer::nobody_waits(&in_force, &call));
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::background::{Background, Guest};
-use super::case::{Case, Context, InForce, Part, Vetting};
+use super::case::{Case, Context, InForce, Part};
 use super::credentials::Credentials;
 use super::evaluator::Evaluator;
 use super::evidence::Evidences;
@@ -21,9 +21,11 @@ use super::node::Node;
 use super::recheck::Rechecks;
 use super::trouble::Trouble;
 use super::verifications::Verifications;
+use super::vetting::Vetting;
 use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
+use crate::cri::facts::ROLE_PAUSE;
 use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
 use crate::limits;
 use crate::policy::{Policy, Subject};
@@ -139,7 +141,8 @@ impl Vetter {
             }
         };
         let namespace = Some(context.namespace).filter(|namespace| !namespace.is_empty());
-        let subject = Subject { name: &name, namespace, labels: context.labels };
+        let is_pause = image.role == ROLE_PAUSE;
+        let subject = Subject { name: &name, namespace, labels: context.labels, is_pause };
         let covering = in_force.covering(policies, &subject);
         let enforces = |policy: &Policy| in_force.enforces(policy.mode());
         let having_a_say = || covering.iter().copied().chain(policies.may_deny(&subject));
@@ -163,6 +166,7 @@ impl Vetter {
             context,
             shown: shown.clone(),
             name: name.clone(),
+            is_pause,
             policies,
             part,
             now,

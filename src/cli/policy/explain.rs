@@ -74,7 +74,8 @@ fn say(arguments: &Arguments) -> Result<String, Vec<String>> {
     let namespace = arguments.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     let labels = arguments.pod_labels.iter().cloned().collect();
     let unmatched_runs = config.as_ref().is_some_and(|config| config.unmatched == Unmatched::Allow);
-    let explanation = set.explain(&Subject { name: &name, namespace, labels: &labels }, unmatched_runs);
+    let explanation =
+        set.explain(&Subject { name: &name, namespace, labels: &labels, is_pause: false }, unmatched_runs);
     let outcome = outcome(explanation.says, &arguments.image, config.as_ref());
     match arguments.output {
         Output::Text => Ok(format!("{explanation}\noutcome: {outcome}\n")),

@@ -14,7 +14,8 @@ use crate::audit::{Decision, Reason};
 use crate::cli::verify::{in_force, vet_one, vetter};
 use crate::config::{ProxyConfiguration, Unmatched};
 use crate::policy::{self, Named, Policy, PolicySet, Says};
-use crate::vetter::case::{InForce, Vetting};
+use crate::vetter::case::InForce;
+use crate::vetter::vetting::Vetting;
 
 /// The command's arguments.
 #[derive(Args)]

@@ -24,7 +24,7 @@ pub(crate) fn now() -> SystemTime {
 /// What is the case for an attestation with this predicate.
 pub(super) fn facts(about: About, predicate: &[u8]) -> Facts {
     let name = ImageName::parse("ghcr.io/acme/app:v1").unwrap();
-    let subject = Subject { name: &name, namespace: Some("shop"), labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: Some("shop"), labels: &NO_LABELS, is_pause: false };
     let digest = Digest::of(b"index");
     let verified = Verified {
         signer: Signer::Key(Digest::of(b"key")),

@@ -12,8 +12,11 @@ use crate::policy::signers::Text;
 pub(super) struct Written {
     pub default: Spanned<Vec<WrittenRequirement>>,
     #[serde(default)]
-    pub transports: BTreeMap<String, BTreeMap<String, Spanned<Vec<WrittenRequirement>>>>,
+    pub transports: BTreeMap<String, Spanned<Scopes>>,
 }
+
+/// A transport's lists of requirements, by scope.
+pub(super) type Scopes = BTreeMap<String, Spanned<Vec<WrittenRequirement>>>;
 
 /// The fields of all types of requirement; which go together is looked at afterwards.
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use crate::image::{ImageName, Reference};
 use crate::policy::compile::{PolicySet, sigstore_names};
 use crate::policy::model::{Kind, Policy};
 use crate::policy::pattern::{Pattern, lookup_key};
-use crate::policy::scope::{ALL, is_within};
+use crate::policy::scope::{ALL, NAMELESS, is_within};
 use crate::policy::sigstore::DOCKER_HUB;
 
 impl PolicySet {
@@ -27,8 +27,10 @@ impl PolicySet {
                 )),
             }
         }
-        let files = self.scoped.node.iter().chain(self.scoped.namespaces.values());
-        for scopes in std::iter::once(&self.scoped.openshift).chain(files) {
+        let node = self.scoped.node.iter().map(|scopes| (scopes, false));
+        let namespaces = self.scoped.namespaces.values().map(|scopes| (scopes, true));
+        let all = [(&self.scoped.openshift, false)].into_iter().chain(node).chain(namespaces);
+        for (scopes, only_named) in all {
             let mut own: Vec<&str> = scopes
                 .entries()
                 .filter(|(_, policies)| policies.contains(&at))
@@ -38,6 +40,8 @@ impl PolicySet {
             for scope in own {
                 match self.never_counts(at, scope) {
                     Some(by) => said(format!("scope {scope} never counts beside ClusterImagePolicy {by}")),
+                    // What is for images without a name is all that ** covers, beside what is for those with one.
+                    None if only_named && scope == ALL => found.push("**/*".to_owned()),
                     None => found.extend(of_scope(scope)),
                 }
             }
@@ -147,7 +151,7 @@ fn of_glob(glob: &str) -> Option<String> {
 
 /// The patterns that cover what a scope does.
 fn of_scope(scope: &str) -> Vec<String> {
-    if scope == ALL {
+    if [ALL, NAMELESS].contains(&scope) {
         return vec!["**".to_owned()];
     }
     if scope.starts_with("*.") {

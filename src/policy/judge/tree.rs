@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Case, Found, Rank, Short, Shortfall, Verifies, one_of};
+use super::words::one_of;
+use super::{Case, Found, Rank, Short, Shortfall, Verifies};
 use crate::image::Digest;
 use crate::limits;
 use crate::policy::model::Need;

@@ -4,6 +4,9 @@
 //! nothing else.
 
 mod functions;
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod fuzzing;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -132,10 +135,11 @@ impl Module {
     }
 
     fn evaluate_unguarded(&self, input: &str, now: SystemTime) -> Result<Json, Stop> {
-        let limit = Duration::from_millis(limits::REGO_MILLISECONDS);
+        let timer = timer();
+        let limit = timer.limit;
         let began = Instant::now();
         let (mut engine, _) = engine(&self.text).map_err(Stop::Error)?;
-        engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: STEPS });
+        engine.set_execution_timer_config(timer);
         let hit = functions::add(&mut engine, now).map_err(|error| Stop::Error(told(&error)))?;
         engine.set_input_json(input).map_err(|error| Stop::Error(told(&error.to_string())))?;
         let value = engine.eval_rule(RULE.to_owned());
@@ -171,6 +175,12 @@ fn engine(text: &str) -> Result<(Engine, String), Refused> {
     let package =
         engine.add_policy(NAME.to_owned(), text.to_owned()).map_err(|error| told(&error.to_string()))?;
     Ok((engine, package))
+}
+
+/// How long an evaluation may take.
+fn timer() -> ExecutionTimerConfig {
+    let limit = Duration::from_millis(limits::REGO_MILLISECONDS);
+    ExecutionTimerConfig { limit, check_interval: STEPS }
 }
 
 /// The clock that evaluations are bounded by.

@@ -120,12 +120,24 @@ struct Rule<'a> {
 
 /// Checks a module, and says what rules it has.
 pub(super) fn check(text: &str) -> Result<BTreeSet<&str>, Refused> {
+    // regorus takes it for the end.
+    if let Some((before, _)) = text.split_once('\0') {
+        let line = before.matches('\n').count() + 1;
+        return Err(Refused::new(line, "expected a text, found the character NUL; remove it"));
+    }
     let tokens = tokens(text)?;
     let rules = rules(&tokens);
     for (at, token) in tokens.iter().enumerate() {
-        let Kind::Name(name) = token.kind else { continue };
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
-        if before.is_some_and(|before| before.is('.')) {
+        let is_called = tokens.get(at + 1).is_some_and(|next| next.is('('));
+        let is_field = before.is_some_and(|before| before.is('.'));
+        // `numbers["range"](1, 2)` is a call of numbers.range, however much white space is in it.
+        if is_called && (token.is(']') || is_field) {
+            let text = "expected the function's name before the bracket, found a part of something; write it as a.b(…), or put a ; before the bracket";
+            return Err(Refused::new(token.line, text));
+        }
+        let Kind::Name(name) = token.kind else { continue };
+        if is_field {
             continue;
         }
         let refused = |text: String| Err(Refused::new(token.line, text));
@@ -148,7 +160,7 @@ pub(super) fn check(text: &str) -> Result<BTreeSet<&str>, Refused> {
             }
             continue;
         }
-        if tokens.get(at + 1).is_some_and(|next| next.is('(')) {
+        if is_called {
             let takes = ALLOWED.iter().position(|names| names.contains(&name));
             let is_rule = rules.contains_key(name);
             if !(takes.is_some() || is_rule || WORDS.contains(&name)) {

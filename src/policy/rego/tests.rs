@@ -184,6 +184,12 @@ fn module_that_cannot_hold_or_be_bounded_is_refused_with_its_line() {
         (body("print(input)"), "found \"print\""),
         (body("trace(\"x\")"), "found \"trace\""),
         (body("nothing(1)"), "found \"nothing\""),
+        // The same functions, called by parts of their names.
+        (body("numbers[\"range\"](1, 1000000000)"), "expected the function's name before the bracket"),
+        (body("numbers[(\"range\")]\n  (1, 1000000000)"), "(line 4 of the policy)"),
+        (body("x := regex[\"match\"](input.a, input.b)"), "expected the function's name before the bracket"),
+        (body("io[\"jwt\"].decode(input.a)"), "expected the function's name before the bracket"),
+        (body("true # \0\n  opa.runtime()"), "found the character NUL"),
         (body("count (1, 2) == 2"), "count: expected 1 arguments, found 2"),
         (body("data.other.x == 1"), "expected input and rules by their own names, found \"data.other.x\""),
         (body("x := data[\"sigstore\"]; x"), "found \"data\""),

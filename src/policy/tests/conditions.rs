@@ -53,7 +53,7 @@ fn entry(conditions: &[&str]) -> String {
 fn judged(text: &str, evidence: &[Evidence], conditions: &Conditions) -> Judgement {
     let set = compile(text).unwrap_or_else(|why| panic!("{why}\n{text}"));
     let name = ImageName::parse("ghcr.io/acme/app:v1").unwrap();
-    let subject = Subject { name: &name, namespace: Some("payments"), labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: Some("payments"), labels: &NO_LABELS, is_pause: false };
     let digests = [index(), manifest()];
     set.policies()[0].judge(&subject, &digests, evidence, conditions, &mut |evidence, signer, sought| {
         verify::verify(evidence, &signer.authority, sought, &digests, &Trust::default(), fuzzing::now())
@@ -496,7 +496,7 @@ fn attestation_that_does_not_hold_is_not_asked() {
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
     let conditions = Conditions::deferred(fuzzing::now());
     let evidence = [attested(&signer, PROVENANCE, &json!({"ok": true}))];
-    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
     let judged = set.policies()[0].judge(&subject, &[index()], &evidence, &conditions, &mut |_, _, _| {
         let text = "it does not".to_owned();
         Err(Failure { step: Step::Signature, text, undecided: false, signer: None, checks: Vec::new() })
@@ -518,7 +518,7 @@ fn conditions_on_signer_and_time_hold_of_what_real_cosign_attested() {
         );
         let set = compile(&text).unwrap_or_else(|why| panic!("{why}"));
         let name = ImageName::parse("r.io/a").unwrap();
-        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
         let conditions = Conditions::at(verify::fixture::now());
         set.policies()[0].judge(
             &subject,

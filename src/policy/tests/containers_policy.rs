@@ -187,6 +187,109 @@ fn most_specific_scope_counts_alone_and_the_default_for_the_rest() {
 }
 
 #[test]
+fn pause_image_falls_under_the_node_s_file_whatever_the_namespace_s_says() {
+    let reject = r#"{"default": [{"type": "reject"}]}"#;
+    let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+    let covers = |set: &PolicySet, is_pause: bool| -> Vec<String> {
+        let name = ImageName::parse("registry.k8s.io/pause:3.10").unwrap();
+        let subject = Subject { name: &name, namespace: Some("dev"), labels: &NO_LABELS, is_pause };
+        set.applicable(&subject).iter().map(|policy| policy.name().to_owned()).collect()
+    };
+    let set = load(&[("policy.json", accept), ("namespaces/dev.json", reject)]).unwrap();
+    assert_eq!(covers(&set, true), ["policy.json#default"]);
+    // By the same name it is an image like any other.
+    assert_eq!(covers(&set, false), ["namespaces/dev.json#default"]);
+    let alone = load(&[("namespaces/dev.json", accept)]).unwrap();
+    assert!(covers(&alone, true).is_empty());
+}
+
+#[test]
+fn image_without_a_name_is_denied_under_a_namespace_s_file_as_by_cri_o() {
+    let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+    let set = load(&[("policy.json", accept), ("namespaces/dev.json", accept)]).unwrap();
+    for image in ["", &index().hex(), &index().to_string()] {
+        assert_eq!(applicable(&set, image, Some("dev")), ["namespaces/dev.json#without a name"], "{image}");
+        assert_eq!(applicable(&set, image, Some("prod")), ["policy.json#default"], "{image}");
+        let name = ImageName::parse(image).unwrap();
+        let subject = Subject { name: &name, namespace: Some("dev"), labels: &NO_LABELS, is_pause: false };
+        let said = set.explain(&subject, false);
+        assert_eq!((said.says, said.policies[0].scope.as_str()), (Says::Denies, "images without a name"));
+    }
+    assert_eq!(applicable(&set, "nginx", Some("dev")), ["namespaces/dev.json#default"]);
+    let everything = r#"{"default": [{"type": "reject"}], "transports": {"docker": {"": [{"type": "insecureAcceptAnything"}]}}}"#;
+    let set = load(&[("namespaces/dev.json", everything)]).unwrap();
+    assert_eq!(applicable(&set, "", Some("dev")), ["namespaces/dev.json#without a name"]);
+    assert!(set.samples("x").is_empty());
+}
+
+#[test]
+fn short_name_is_docker_hub_s_as_where_cri_o_makes_a_container() {
+    let policy = json!({
+        "default": [{"type": "reject"}],
+        "transports": {"docker": {"docker.io/library/nginx": [{"type": ACCEPT}]}},
+    });
+    let set = load(&[("namespaces/dev.json", &policy.to_string())]).unwrap();
+    for (image, scope) in [
+        ("nginx", "docker.io/library/nginx"),
+        ("nginx:1.27", "docker.io/library/nginx"),
+        ("library/nginx", "docker.io/library/nginx"),
+        ("docker.io/nginx", "docker.io/library/nginx"),
+        ("quay.io/nginx", "default"),
+        ("localhost/nginx", "default"),
+    ] {
+        assert_eq!(applicable(&set, image, Some("dev")), [format!("namespaces/dev.json#{scope}")], "{image}");
+    }
+}
+
+#[test]
+fn null_is_never_a_policy() {
+    let accept = r#"[{"type": "insecureAcceptAnything"}]"#;
+    for (text, line) in [
+        ("{\n \"default\": null\n}".to_owned(), 2),
+        (format!("{{\n \"default\": {accept},\n \"transports\": null\n}}"), 3),
+        (format!("{{\n \"default\": {accept},\n \"transports\": {{\"docker\": null}}\n}}"), 3),
+        (format!("{{\"default\": {accept}, \"transports\": {{\n\n\"docker\": {{\"r.io\": null}}}}}}"), 3),
+        (format!("{{\"default\": {accept}, \"transports\": {{\n\"atomic\": {{\"\": null}}}}}}"), 2),
+        ("{\"default\": [\nnull]}".to_owned(), 2),
+        ("{\"default\": [{\"type\": \"insecureAcceptAnything\",\n \"keyData\": null}]}".to_owned(), 2),
+        ("{\"default\": [{\"type\":\n null}]}".to_owned(), 2),
+        ("null".to_owned(), 1),
+    ] {
+        let error = load(&[("policy.json", &text)]).unwrap_err();
+        assert!(error.starts_with(&format!("policy.json:{line}: ")), "{text}: {error}");
+    }
+}
+
+#[test]
+fn fault_in_json_names_its_line() {
+    for (text, expected) in [
+        (
+            "{\n \"default\": [\n  {\"type\": \"reject\"},\n ]\n}",
+            "policy.json:4: expected a containers-policy.json",
+        ),
+        (
+            "{\n \"default\": [{\"type\": \"reject\"}],\n \"default\": []\n}",
+            "policy.json:3: expected a containers-policy.json",
+        ),
+        (
+            "{\n \"default\": [{\"type\": \"reject\"}],\n\n \"other\": []\n}",
+            "policy.json:4: unknown field `other`",
+        ),
+        (
+            "{\"default\": [{\"type\": \"reject\"}],\n \"transports\": {\n  \"dokcer\": {}}}",
+            "policy.json:3: transports: expected docker",
+        ),
+        (
+            "{\"default\": [\n {\"type\": \"sigstoreSigned\",\n \"keyDatas\": []}]}",
+            "policy.json:2: keyData: expected one to",
+        ),
+    ] {
+        let error = load(&[("policy.json", text)]).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
 fn namespace_s_file_takes_the_place_of_the_node_s() {
     let reject = r#"{"default": [{"type": "reject"}]}"#;
     let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;

@@ -125,7 +125,7 @@ pub(super) fn says(text: &str, policy: &str, fixtures: &[&str], now: SystemTime)
     let evidence: Vec<Evidence> = fixtures.iter().flat_map(|fixture| fixture.evidence.clone()).collect();
     assert!(!evidence.is_empty());
     let name = ImageName::parse("ghcr.io/acme/app").unwrap();
-    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
     let conditions = Conditions::at(now);
     policy.judge(&subject, &digests, &evidence, &conditions, &mut |evidence, signer, sought| {
         verify::verify(evidence, &signer.authority, sought, &digests, &trust, fixture::now())

@@ -15,7 +15,7 @@ fn time(text: &str) -> SystemTime {
 fn judged(exemptions: &str, image: &str, digests: &[Digest], now: SystemTime) -> Judgement {
     let set = compile(&signed(&Signer::new().pem(), exemptions)).unwrap();
     let name = ImageName::parse(image).unwrap();
-    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
     let [policy] = set.applicable(&subject)[..] else { panic!() };
     let exempted = policy.exemption(&subject, digests, now).is_some();
     assert_eq!(policy.asks(&subject, digests, now), !exempted);

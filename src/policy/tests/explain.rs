@@ -4,7 +4,7 @@ use super::*;
 
 fn explain(set: &PolicySet, image: &str, namespace: Option<&str>) -> Explanation {
     let name = ImageName::parse(image).unwrap();
-    set.explain(&Subject { name: &name, namespace, labels: &NO_LABELS }, false)
+    set.explain(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false }, false)
 }
 
 /// Each policy as `name decides why`.
@@ -79,7 +79,8 @@ fn what_decides_is_what_applies() {
             let mut deciding: Vec<_> =
                 deciding.map(|policy| (policy.name.clone(), policy.source.clone())).collect();
             let name = ImageName::parse(image).unwrap();
-            let applicable = set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS });
+            let applicable =
+                set.applicable(&Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false });
             let mut applicable: Vec<_> =
                 applicable.iter().map(|policy| (policy.name().to_owned(), policy.source())).collect();
             deciding.sort();
@@ -237,7 +238,7 @@ fn policies_for_pods_with_labels_only_add_and_say_when() {
     let name = |image| ImageName::parse(image).unwrap();
     let labels: Labels = [("part-of".to_owned(), "payments".to_owned())].into();
     let (ours, other) = (name("r.io/team/app:v1"), name("x.io/app:v1"));
-    let subject = |name, labels| Subject { name, namespace: None, labels };
+    let subject = |name, labels| Subject { name, namespace: None, labels, is_pause: false };
     let with = set.explain(&subject(&ours, &labels), false);
     assert_eq!(told(&with)[1], "payments decides: the pod has its labels: it has to hold besides");
     assert!(with.to_string().contains("  for      pods with part-of=payments\n"), "{with}");

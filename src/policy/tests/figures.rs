@@ -89,7 +89,7 @@ fn lookup(set: &PolicySet, count: usize) -> Duration {
     let (mut lookups, began) = (0_u32, Instant::now());
     while began.elapsed() < Duration::from_millis(300) {
         for name in &images {
-            let subject = Subject { name, namespace: Some("shop"), labels: &NO_LABELS };
+            let subject = Subject { name, namespace: Some("shop"), labels: &NO_LABELS, is_pause: false };
             std::hint::black_box(set.deciding(&subject, true));
             lookups += 1;
         }

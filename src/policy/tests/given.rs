@@ -67,7 +67,8 @@ impl Signed {
 
     fn judge(&self, set: &PolicySet, suffix: &str) -> Vec<Judgement> {
         let name = ImageName::parse(&format!("{}{suffix}", self.repository)).unwrap();
-        let subject = Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS };
+        let subject =
+            Subject { name: &name, namespace: Some("default"), labels: &NO_LABELS, is_pause: false };
         let digests = &self.fixture.digests;
         let roots = set.trust_roots().iter().map(|source| {
             let Some(Given::Inline(bytes)) = &source.given else { panic!() };

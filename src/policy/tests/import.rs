@@ -277,3 +277,16 @@ fn what_has_no_native_form_is_told_and_left_out_whole() {
     // Native ones are what they are.
     assert_eq!(compile(&denying("a", "images: [a]")).unwrap().import().text, "");
 }
+
+#[test]
+fn file_of_a_namespace_denies_images_without_a_name_as_native_policies_too() {
+    let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+    let (original, imported, set) = imported(&[file("namespaces/dev.json", accept)]);
+    assert_eq!(imported.unsaid, [""; 0]);
+    for (image, says) in [("r.io/a", Says::Accepts), ("", Says::Denies), (&index().hex(), Says::Denies)] {
+        let name = ImageName::parse(image).unwrap();
+        let subject = Subject { name: &name, namespace: Some("dev"), labels: &NO_LABELS, is_pause: false };
+        assert_eq!(original.explain(&subject, false).says, says, "{image}");
+        assert_eq!(set.explain(&subject, false).says, says, "{image}: {}", imported.text);
+    }
+}

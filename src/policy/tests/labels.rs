@@ -28,7 +28,7 @@ fn policy_for_labels_is_added_to_what_holds_without_it() {
     .unwrap();
     let asked = |image: &str, namespace, of: &[(&str, &str)]| {
         let (name, labels) = (ImageName::parse(image).unwrap(), labels(of));
-        let subject = Subject { name: &name, namespace, labels: &labels };
+        let subject = Subject { name: &name, namespace, labels: &labels, is_pause: false };
         let base = names(set.applicable(&subject)).join(" ");
         format!("{base} + {}", names(set.adding(&subject)).join(" "))
     };
@@ -50,7 +50,7 @@ fn digest_that_is_denied_for_labels_is_denied_to_such_pods_only() {
     let name = ImageName::parse("r.io/app:v1").unwrap();
     for (of, denied) in [(&[("tier", "web")][..], true), (&[("tier", "db")], false), (&[], false)] {
         let labels = labels(of);
-        let subject = Subject { name: &name, namespace: None, labels: &labels };
+        let subject = Subject { name: &name, namespace: None, labels: &labels, is_pause: false };
         assert_eq!(set.denies(&subject, &[index()], |_| true).is_some(), denied, "{of:?}");
         assert_eq!(set.may_deny(&subject).count() == 1, denied, "{of:?}");
     }

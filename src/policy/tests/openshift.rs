@@ -248,3 +248,34 @@ fn what_openshift_policies_may_not_say_is_an_error_with_its_line() {
     let twice = compile(&[valid.as_str(), &valid].concat()).unwrap_err();
     assert!(twice.contains("expected a name of its own"), "{twice}");
 }
+
+#[test]
+fn address_in_another_kind_of_name_is_not_the_signed_email() {
+    use crate::verify::{AltName, CertificateSigner, Signer as By};
+
+    let email = Signed::load("email-rekor1-legacy");
+    let root = format!(
+        "{{policyType: FulcioCAWithRekor, fulcioCAWithRekor: {{fulcioCAData: {}, rekorKeyData: {}, fulcioSubject: {{oidcIssuer: 'https://accounts.example.com', signedEmail: dev@example.com}}}}}}",
+        email.fulcio(),
+        email.rekor()
+    );
+    let policy = format!(
+        "apiVersion: config.openshift.io/v1\nkind: ClusterImagePolicy\nmetadata: {{name: p}}\nspec: {{scopes: [r.io], policy: {{rootOfTrust: {root}, signedIdentity: {{matchPolicy: MatchRepository}}}}}}\n"
+    );
+    let set = compile(&policy).unwrap();
+    let imported = compile(&set.import().text).unwrap();
+    for (name, expected) in [
+        (AltName::Email("dev@example.com".to_owned()), true),
+        (AltName::Email("Dev@example.com".to_owned()), false),
+        (AltName::Uri("dev@example.com".to_owned()), false),
+        (AltName::Dns("dev@example.com".to_owned()), false),
+        (AltName::Other("dev@example.com".to_owned()), false),
+    ] {
+        let issuer = Some("https://accounts.example.com".to_owned());
+        let (fingerprint, claims) = (Digest::of(b"certificate"), std::collections::BTreeMap::new());
+        let who =
+            By::Certificate(CertificateSigner { fingerprint, issuer, names: vec![name.clone()], claims });
+        assert_eq!(set.policies()[0].takes(Named::Signer(&who), None), expected, "{name:?}");
+        assert_eq!(imported.policies()[0].takes(Named::Signer(&who), None), expected, "imported: {name:?}");
+    }
+}

@@ -155,7 +155,8 @@ fn policy_of_the_whole_needs_authorities_that_it_can_tell_apart() {
     let text = set.import().unsaid.concat();
     assert!(text.contains("spec.policy: an ImagePolicy has no policies in Rego"), "{text}");
     let name = ImageName::parse("r.io/app:v1").unwrap();
-    let explained = set.explain(&Subject { name: &name, namespace: None, labels: &NO_LABELS }, true);
+    let explained =
+        set.explain(&Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false }, true);
     let said = explained.to_string();
     assert!(said.contains("of which is true: the Rego of spec.policy, of all that is found"), "{said}");
 }

@@ -163,7 +163,7 @@ fn identity_that_is_not_the_policys_may_be_added_to_it() {
         );
         let set = compile(&policy(&text)).unwrap();
         let name = ImageName::parse("r.io/a").unwrap();
-        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+        let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
         set.policies()[0].judge(
             &subject,
             &fixture.digests,

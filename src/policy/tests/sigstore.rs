@@ -168,7 +168,7 @@ fn match_of_pods_is_for_all_and_its_labels_only_add() {
     let of = |set: &PolicySet, image: &str, team: &str, unmatched: bool| {
         let (name, labels) =
             (ImageName::parse(image).unwrap(), Labels::from([("team".to_owned(), team.to_owned())]));
-        let subject = Subject { name: &name, namespace: None, labels: &labels };
+        let subject = Subject { name: &name, namespace: None, labels: &labels, is_pause: false };
         let deciding =
             set.deciding(&subject, unmatched).into_iter().map(Policy::name).collect::<Vec<_>>().join(" ");
         let told = set.explain(&subject, unmatched).policies;

@@ -167,7 +167,7 @@ fn why(requirements: &str, signatures: &[SimpleSigning], unclear: &Signer) -> Op
     let digests = [index()];
     let unclear = unclear.key().fingerprint();
     let judged = set.policies()[0].judge(
-        &Subject { name: &name, namespace: None, labels: &NO_LABELS },
+        &Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false },
         &digests,
         &evidence,
         &Conditions::at(SystemTime::UNIX_EPOCH),

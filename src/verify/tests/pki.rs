@@ -100,6 +100,25 @@ fn expired_root_is_refused() {
     refused("by-expired-root", 6.0, "authority's own certificate was not valid then");
 }
 
+/// As Go has it, and with it cosign and containers/image (x509.Certificate.CheckSignatureFrom, isValid).
+#[test]
+fn root_that_may_not_issue_certificates_is_nobody_s_authority() {
+    let by = |signer: &str, root: &str, intermediates| {
+        let authority = PkiAuthority { roots: certificates(root), intermediates, ..authority() };
+        verify_with(signer, authority, year(6.0))
+    };
+    for root in ["no-authority", "no-constraints", "signs-no-certificates", "for-servers"] {
+        let failure = by(&format!("by-{root}"), &format!("{root}-root"), Vec::new()).unwrap_err();
+        assert_eq!(failure.step, Step::Chain, "{root}: {failure}");
+        assert!(failure.to_string().contains("not for issuing such"), "{root}: {failure}");
+    }
+    // With nothing between them, and with one more than there may be.
+    assert!(by("by-short", "short-root", Vec::new()).is_ok());
+    let failure = by("by-below-short", "short-root", certificates("below-short")).unwrap_err();
+    assert!(failure.to_string().contains("not for issuing such"), "{failure}");
+    assert!(by("by-below-short", "below-short", Vec::new()).is_ok());
+}
+
 #[test]
 fn certificate_for_something_else_is_refused() {
     refused("server", 6.0, "not for this use");

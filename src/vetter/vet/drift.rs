@@ -12,9 +12,10 @@ use crate::image::{Digest, ImageId, Reference, Tie, WalkError};
 use crate::limits;
 use crate::policy::{OnDrift, Policy, Recheck, WithoutAnswer};
 use crate::registry::Cause;
-use crate::vetter::case::{Case, Rechecked, Vetting};
+use crate::vetter::case::Case;
 use crate::vetter::recheck::{Asker, Drift, NotPermitted, RETRY, Said, Unanswered};
 use crate::vetter::trouble::{Trouble, without_image};
+use crate::vetter::vetting::{Rechecked, Vetting};
 use crate::vetter::visit::Visit;
 use crate::vetter::wire::{ImageUse, Kind};
 

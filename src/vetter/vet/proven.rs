@@ -12,10 +12,11 @@ use crate::policy::{Conditions, Place};
 use crate::registry::Credential;
 use crate::telemetry::Role;
 use crate::verify::Evidence;
-use crate::vetter::case::{Case, Vetting};
+use crate::vetter::case::Case;
 use crate::vetter::evidence::{Evidences, Form, Gathered, Question, Wanted};
 use crate::vetter::logins::Logins;
 use crate::vetter::trouble::Trouble;
+use crate::vetter::vetting::Vetting;
 use crate::vetter::visit::Visit;
 
 /// A place where evidence is looked for, and as whom.

@@ -80,3 +80,21 @@ async fn pause_image_that_is_not_known_leaves_sandboxes_undecided() {
     assert!(text.starts_with(UNDECIDED) && text.contains("set pauseImage"), "{text}");
     assert!(node.runtime.calls(SANDBOX).is_empty());
 }
+
+#[tokio::test]
+async fn pause_image_runs_in_a_namespace_whose_own_containers_policy_rejects_it() {
+    let node = Node::strict().await;
+    let image = node.push_signed("pause", "1", "pause");
+    let name = node.named("pause:1");
+    node.runtime.state().pause = name.clone();
+    node.runtime.preloaded(&name, &image);
+    std::fs::create_dir(node.policies().join("namespaces")).unwrap();
+    node.policy("policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#);
+    node.policy("namespaces/prod.json", r#"{"default": [{"type": "reject"}]}"#);
+    let gate = node.serve(&format!("mode: enforce\npauseImage: {name}\n")).await;
+    let answer = gate.sandbox().await;
+    assert!(allowed(&answer), "{answer:?}");
+    // In a container it is an image like any other, and the permit of the sandbox is none for it.
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("namespaces/prod.json#default"), "{text}");
+}

@@ -34,7 +34,12 @@ pub(super) struct Case {
 impl Case {
     /// Whom the policies are asked for.
     pub fn subject(&self) -> Subject<'_> {
-        Subject { name: &self.name, namespace: self.namespace.as_deref(), labels: &self.labels }
+        Subject {
+            name: &self.name,
+            namespace: self.namespace.as_deref(),
+            labels: &self.labels,
+            is_pause: false,
+        }
     }
 }
 

@@ -1,0 +1,2 @@
+#![no_main]
+crivet_fuzz::target!(REGO, bytes);
