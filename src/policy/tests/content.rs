@@ -36,3 +36,12 @@ fn content_without_requirements_is_refused() {
     let error = compile(&text).unwrap_err();
     assert!(error.contains("spec.content: expected requirements beside it"), "{error}");
 }
+
+#[test]
+fn content_is_explained() {
+    let name = ImageName::parse("r.io/team/app:1").unwrap();
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    let text = compile(&with("90m")).unwrap().explain(&subject, false).to_string();
+    let expected = "content  a check of the node's disk has found the layers whole within the last 1h30m\n";
+    assert!(text.contains(expected), "{text}");
+}
