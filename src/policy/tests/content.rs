@@ -40,7 +40,7 @@ fn content_without_requirements_is_refused() {
 #[test]
 fn content_is_explained() {
     let name = ImageName::parse("r.io/team/app:1").unwrap();
-    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS };
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
     let text = compile(&with("90m")).unwrap().explain(&subject, false).to_string();
     let expected = "content  a check of the node's disk has found the layers whole within the last 1h30m\n";
     assert!(text.contains(expected), "{text}");
