@@ -11,12 +11,13 @@ use tokio::time::Instant;
 
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
-use crate::content::heal::heal;
+use crate::content::heal::{heal, not_healed};
 use crate::content::report::{Report, told};
-use crate::content::{Checker, Outcome, held};
+use crate::content::{Checker, Image, Outcome, StoreChecker, held};
 use crate::control::wire::{CheckedLayer, ContentReport};
 use crate::control::{self, Control};
 use crate::cri::runtime::{Content, RuntimeClient};
+use crate::cri::storage::Storage;
 use crate::limits;
 
 /// What to do with the content of the node's images.
@@ -88,14 +89,19 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
     };
     let runtime = RuntimeClient::new(runtime.path(), image.path());
     let not_done = |error: String| (UNDECIDED, error);
-    match runtime.content().await.map_err(|error| not_done(error.to_string()))? {
-        Content::Services => {}
-        Content::Storage(_) => {
-            let text = "CRI-O does not keep the layers that it has unpacked: there is nothing to compare its folders with";
-            return Err(not_done(text.to_owned()));
-        }
-    }
+    let content = runtime.content().await.map_err(|error| not_done(error.to_string()))?;
     let mut daemon = Daemon::of(&listen).await;
+    if let Content::Storage(storage) = content {
+        let checked = tokio::select! {
+            checked = all_stored(&runtime, storage, &mut daemon) => checked,
+            () = stopped() => Err("stopped before everything was compared".to_owned()),
+        };
+        let mut report = checked.map_err(not_done)?;
+        if arguments.heal {
+            report.healed = not_healed(&report);
+        }
+        return Ok(report);
+    }
     let mut checker = Checker::begin(runtime.clone(), SystemTime::now())
         .await
         .map_err(|error| not_done(error.to_string()))?;
@@ -128,6 +134,49 @@ async fn all(runtime: &RuntimeClient, checker: &mut Checker, daemon: &mut Daemon
         }
         report.images.extend(images);
     }
+    report.layers = checker.layers();
+    report.took = started.elapsed();
+    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
+    Ok(report)
+}
+
+/// The same on CRI-O.
+async fn all_stored(
+    runtime: &RuntimeClient,
+    storage: Storage,
+    daemon: &mut Daemon,
+) -> Result<Report, String> {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let mut checker = StoreChecker::new(storage);
+    for image in checker.images()? {
+        let work = move || {
+            let image = checker.image(&image);
+            (checker, image)
+        };
+        let image;
+        (checker, image) = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+        if let Some(image) = image {
+            daemon.tell(told(&image)).await;
+            report.images.push(image);
+        }
+    }
+    let listed = match runtime.list_images().await {
+        Ok(listed) => listed,
+        // CRI-O lists none at all while one's config is altered.
+        Err(_) if matches!(report.outcome(), Outcome::Altered(_)) => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let stored = checker.images()?;
+    let elsewhere = listed.iter().filter(|listed| !stored.iter().any(|stored| stored.id == listed.id));
+    report.images.extend(elsewhere.map(|listed| Image {
+        names: listed.repo_tags.clone(),
+        id: listed.id.clone(),
+        documents: Outcome::Unchecked(
+            "CRI-O's own store does not have it (additionalimagestores in storage.conf?)".to_owned(),
+        ),
+        layers: Vec::new(),
+    }));
     report.layers = checker.layers();
     report.took = started.elapsed();
     daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;

@@ -288,7 +288,7 @@ impl Checker {
                 outcome,
             });
         }
-        (Layer { digest, chain_id: chain, blob, unpacked: by_snapshotter, bytes }, skeleton)
+        (Layer { digest, chain_id: chain, blob: Some(blob), unpacked: by_snapshotter, bytes }, skeleton)
     }
 
     /// What was removed meanwhile was not altered.
