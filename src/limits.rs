@@ -644,6 +644,13 @@ pub const LAYER_EXTENSION_BYTES: u64 = 1024 * 1024;
 /// would have 100.
 pub const LAYER_UNPACKED_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 
+/// Longest record of what tar-split wrote down of an archive, bytes. Three extension headers of Go's limit before one entry are 4 MiB in
+/// base64, and what fills up the end of an archive comes in pieces of 1 MiB.
+pub const TAR_SPLIT_LINE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Most of these records for one layer: two for each of [`LAYER_ENTRIES`], and what fills up the end.
+pub const TAR_SPLIT_RECORDS: u64 = 1_000_000;
+
 /// Symbolic links followed on the way to one path in a layer: containerd's own limit.
 pub const LAYER_LINKS: usize = 255;
 

@@ -97,6 +97,7 @@ impl VerifyBundle {
                 identities: vec![Identity {
                     issuer: Matcher::Exact(issuer),
                     subject: Matcher::Exact(subject),
+                    by_email: false,
                     claims: Vec::new(),
                 }],
                 sct: true,

@@ -10,12 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
-use crate::content::heal::heal;
+use crate::content::heal::{heal, not_healed};
 use crate::content::report::{Report, told, told_of_image};
-use crate::content::{Checker, Held, Image, Outcome, held};
+use crate::content::{Checker, Held, Image, Outcome, StoreChecker, held};
 use crate::control::wire::{CheckedImage, ContentReport};
 use crate::control::{self, Control};
 use crate::cri::runtime::{Content, RuntimeClient};
+use crate::cri::storage::{Storage, StoredImage};
 use crate::limits;
 
 /// What to do with the content of the node's images.
@@ -90,13 +91,7 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
     };
     let runtime = RuntimeClient::new(runtime.path(), image.path());
     let not_done = |error: String| (UNDECIDED, error);
-    match runtime.content().await.map_err(|error| not_done(error.to_string()))? {
-        Content::Services => {}
-        Content::Storage(_) => {
-            let text = "CRI-O does not keep the layers that it has unpacked: there is nothing to compare its folders with";
-            return Err(not_done(text.to_owned()));
-        }
-    }
+    let content = runtime.content().await.map_err(|error| not_done(error.to_string()))?;
     let mut daemon = Daemon::of(&listen).await;
     let requested = match (arguments.requested, &mut daemon.0) {
         (false, _) => None,
@@ -107,6 +102,17 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
             Some(control.content_requests().await.map_err(|error| not_done(error.to_string()))?)
         }
     };
+    if let Content::Storage(storage) = content {
+        let checked = tokio::select! {
+            checked = all_stored(&runtime, storage, &mut daemon, requested.as_deref()) => checked,
+            () = stopped() => Err("stopped before everything was compared".to_owned()),
+        };
+        let mut report = checked.map_err(not_done)?;
+        if arguments.heal {
+            report.healed = not_healed(&report);
+        }
+        return Ok(report);
+    }
     let mut checker = Checker::begin(runtime.clone(), SystemTime::now())
         .await
         .map_err(|error| not_done(error.to_string()))?;
@@ -158,6 +164,59 @@ async fn all(
 /// containerd's CRI has each of its images under its ID, too.
 fn is_requested(held: &Held, requested: Option<&[String]>) -> bool {
     requested.is_none_or(|requested| held.names.iter().any(|name| requested.contains(name)))
+}
+
+/// The same on CRI-O.
+async fn all_stored(
+    runtime: &RuntimeClient,
+    storage: Storage,
+    daemon: &mut Daemon,
+    requested: Option<&[String]>,
+) -> Result<Report, String> {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let mut checker = StoreChecker::new(storage);
+    let is_requested = |image: &StoredImage| {
+        requested.is_none_or(|requested| requested.contains(&format!("sha256:{}", image.id)))
+    };
+    for image in checker.images()?.into_iter().filter(is_requested) {
+        let work = move || {
+            let image = checker.image(&image);
+            (checker, image)
+        };
+        let image;
+        (checker, image) = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+        if let Some(image) = image {
+            daemon.tell(&image).await;
+            report.images.push(image);
+        }
+    }
+    if let Some(requested) = requested {
+        report.layers = checker.layers();
+        report.took = started.elapsed();
+        daemon.not_found(requested, &report.images).await;
+        return Ok(report);
+    }
+    let listed = match runtime.list_images().await {
+        Ok(listed) => listed,
+        // CRI-O lists none at all while one's config is altered.
+        Err(_) if matches!(report.outcome(), Outcome::Altered(_)) => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let stored = checker.images()?;
+    let elsewhere = listed.iter().filter(|listed| !stored.iter().any(|stored| stored.id == listed.id));
+    report.images.extend(elsewhere.map(|listed| Image {
+        names: listed.repo_tags.clone(),
+        id: listed.id.clone(),
+        documents: Outcome::Unchecked(
+            "CRI-O's own store does not have it (additionalimagestores in storage.conf?)".to_owned(),
+        ),
+        layers: Vec::new(),
+    }));
+    report.layers = checker.layers();
+    report.took = started.elapsed();
+    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
+    Ok(report)
 }
 
 async fn stopped() {

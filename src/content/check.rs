@@ -288,7 +288,10 @@ impl Checker {
                 outcome,
             });
         }
-        (Layer { digest, chain_id: chain, blob, unpacked: by_snapshotter, bytes, began }, skeleton)
+        (
+            Layer { digest, chain_id: chain, blob: Some(blob), unpacked: by_snapshotter, bytes, began },
+            skeleton,
+        )
     }
 
     /// What was removed meanwhile was not altered.

@@ -54,6 +54,19 @@ pub async fn heal(
     Ok(healed)
 }
 
+/// What `--heal` comes to on CRI-O. The kubelets of its versions up to 1.34 name an image that they make a container of by a digest and not by its ID, so creates of
+/// what was removed would not be known for what they are: see [`crate::relay::healed`].
+pub fn not_healed(report: &Report) -> Vec<Healed> {
+    let altered = report.images.iter().filter(|image| matches!(image.outcome(), Outcome::Altered(_)));
+    let healed = altered.map(|image| Healed {
+        name: image.name().to_owned(),
+        id: image.id.clone(),
+        kept: "crivet removes no images from CRI-O; drain the node, remove the image's pods (crictl rmp) and the image (crictl rmi), and check again"
+            .to_owned(),
+    });
+    healed.collect()
+}
+
 type Snapshots = BTreeMap<String, Snapshot>;
 
 /// The chain IDs of an image's altered layers.
@@ -116,7 +129,7 @@ mod tests {
         let layers = layers.iter().map(|(chain, altered)| Layer {
             digest: Digest::of(chain),
             chain_id: Digest::of(chain),
-            blob: Outcome::Whole,
+            blob: Some(Outcome::Whole),
             unpacked: vec![Unpacked {
                 snapshotter: OVERLAYFS.to_owned(),
                 created: "1".to_owned(),

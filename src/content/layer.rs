@@ -125,7 +125,7 @@ pub fn check(mut blob: Pieces, expected: &Expected, folder: Option<&Path>) -> Fo
     let mut tree = content.tree;
     tree.inherit(&below.iter().map(Arc::as_ref).collect::<Vec<_>>());
     let skeleton = Some(Arc::new(tree.without_files()));
-    let (unpacked, read) = match folder.map(|folder| compare(folder, tree)) {
+    let (unpacked, read) = match folder.map(|folder| compare(&Unpacked::open(folder)?, tree)) {
         None => (Outcome::Whole, 0),
         Some(Ok((differences, read))) => (outcome(&differences), read),
         Some(Err(error)) => (Outcome::Unchecked(format!("its folder cannot be read: {error}")), 0),
@@ -134,8 +134,7 @@ pub fn check(mut blob: Pieces, expected: &Expected, folder: Option<&Path>) -> Fo
 }
 
 /// Holds a folder to a tree: first what can be seen without reading a file, then the files.
-fn compare(folder: &Path, tree: Tree) -> io::Result<(Differences, u64)> {
-    let folder = Unpacked::open(folder)?;
+pub fn compare(folder: &Unpacked, tree: Tree) -> io::Result<(Differences, u64)> {
     let (mut comparison, mut to_read) = (Comparison::new(tree), Vec::new());
     folder.walk(|path, found| {
         if let (true, Kind::File { size }) = (comparison.found(&path, &found), found.kind) {
@@ -150,7 +149,8 @@ fn compare(folder: &Path, tree: Tree) -> io::Result<(Differences, u64)> {
     Ok((comparison.finish(), bytes))
 }
 
-fn outcome(differences: &Differences) -> Outcome {
+/// What differences come to.
+pub fn outcome(differences: &Differences) -> Outcome {
     let Some(first) = differences.first.first() else {
         return match differences.is_same() {
             true => Outcome::Whole,

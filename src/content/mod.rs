@@ -6,15 +6,20 @@
 //!
 //! An image's ID is its config's digest, and the config names its layers by what they unpack to. So the ID alone says what every
 //! folder has to be: no policy is asked, and every image on the node is looked at.
+//!
+//! containerd keeps the layers, and its services say which folder is whose ([`Checker`]). CRI-O keeps none, but what is not a file's data of
+//! their archives, and its store is files ([`StoreChecker`]).
 
 mod check;
 mod folders;
 pub mod heal;
 mod layer;
 pub mod report;
+mod stored;
 pub mod unpacked;
 
 pub use check::{Checker, Held, held};
+pub use stored::StoreChecker;
 
 use std::time::Instant;
 
@@ -88,12 +93,12 @@ impl Image {
 /// A layer of an image.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Its digest.
+    /// Its digest; where the runtime does not keep its bytes, that of the archive in them.
     pub digest: Digest,
     /// The chain ID of it and all below it: what the runtime calls the folder that it was unpacked into.
     pub chain_id: Digest,
-    /// Its bytes.
-    pub blob: Outcome,
+    /// Its bytes; `None`: the runtime has done with what it wrote down of them instead.
+    pub blob: Option<Outcome>,
     /// What it was unpacked to, by snapshotter.
     pub unpacked: Vec<Unpacked>,
     /// Bytes read, the blob's and those of files.
@@ -105,7 +110,7 @@ pub struct Layer {
 /// What a snapshotter has made of a layer.
 #[derive(Clone, Debug)]
 pub struct Unpacked {
-    /// Which.
+    /// Which; of CRI-O's store the driver, and the layer's ID in it.
     pub snapshotter: String,
     /// When: see [`crate::cri::runtime::unpacked::Snapshot`].
     pub created: String,
@@ -117,6 +122,11 @@ impl Layer {
     /// What came of it.
     pub fn outcome(&self) -> Outcome {
         let unpacked = self.unpacked.iter().map(|unpacked| unpacked.outcome.clone());
-        unpacked.fold(self.blob.clone(), Outcome::and)
+        unpacked.fold(self.blob(), Outcome::and)
+    }
+
+    /// What came of its bytes.
+    fn blob(&self) -> Outcome {
+        self.blob.clone().unwrap_or(Outcome::Whole)
     }
 }

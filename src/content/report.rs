@@ -87,7 +87,7 @@ impl Report {
                 let outcome = layer.outcome();
                 json!({"digest": layer.digest.to_string(), "chainID": layer.chain_id.to_string(),
                     "outcome": outcome.as_str(), "message": outcome.text(),
-                    "blob": layer.blob.as_str(),
+                    "blob": layer.blob.as_ref().map(Outcome::as_str),
                     "snapshots": layer.unpacked.iter().map(|unpacked| {
                         json!({"snapshotter": unpacked.snapshotter, "outcome": unpacked.outcome.as_str()})
                     }).collect::<Vec<_>>()})
@@ -132,7 +132,7 @@ impl Report {
 pub fn told(image: &Image, now: Instant) -> Vec<CheckedLayer> {
     let layers = image.layers.iter().flat_map(|layer| {
         layer.unpacked.iter().filter_map(|unpacked| {
-            let found = match layer.blob.clone().and(unpacked.outcome.clone()) {
+            let found = match layer.blob().and(unpacked.outcome.clone()) {
                 Outcome::Whole => String::new(),
                 Outcome::Altered(_) => short(&said(layer)?),
                 Outcome::Unchecked(_) => return None,
@@ -166,7 +166,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn said(layer: &Layer) -> Option<String> {
-    if let Outcome::Altered(text) | Outcome::Unchecked(text) = &layer.blob {
+    if let Some(Outcome::Altered(text) | Outcome::Unchecked(text)) = &layer.blob {
         return Some(format!("layer {}: {text}", layer.digest));
     }
     match layer.outcome() {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::image::Digest;
-use crate::image::layer::{Attributes, Kind, XATTRS};
+use crate::image::layer::{Attributes, Files, Kind, XATTRS};
 use crate::limits;
 
 /// A folder with an unpacked layer.
@@ -95,7 +96,7 @@ impl Unpacked {
     /// The digest of a file's data, which may be `size` bytes long; of one that grew meanwhile, that of something else.
     pub fn digest(&self, path: &[u8], size: u64) -> io::Result<Digest> {
         let file = self.open_beneath(path, OFlags::NONBLOCK)?;
-        let mut file = std::fs::File::from(file).take(size.saturating_add(1));
+        let mut file = File::from(file).take(size.saturating_add(1));
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -106,6 +107,24 @@ impl Unpacked {
                 Err(error) => return Err(error),
             };
             hash.update(buffer.get(..read).unwrap_or_default());
+        }
+    }
+
+    /// The folder itself.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn root(&self) -> io::Result<Attributes> {
+        Ok(attributes(&fstat(&self.root)?, Kind::Directory, xattrs(&self.root)?))
+    }
+
+    /// An attribute of the folder itself that only containers/storage sets: the files in it have other modes and owners than the layer says,
+    /// which are written down beside them (`force_mask` in storage.conf).
+    pub fn has_forced_modes(&self) -> io::Result<bool> {
+        match fgetxattr(&self.root, "user.containers.override_stat", &mut [0_u8; 0][..]) {
+            Ok(_) | Err(Errno::RANGE) => Ok(true),
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -121,6 +140,34 @@ impl Unpacked {
             Err(Errno::PERM) => Ok(openat2(&self.root, path, flags, Mode::empty(), resolve)?),
             opened => Ok(opened?),
         }
+    }
+}
+
+/// As runtimes unpack: over the layer's own links, whose targets begin at its folder.
+impl Files for &Unpacked {
+    type Data = File;
+
+    fn open(&self, path: &[u8]) -> io::Result<Option<(File, u64)>> {
+        let path = OsStr::from_bytes(path);
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |flags| openat2(&self.root, path, flags, Mode::empty(), resolve);
+        // A device is not opened: that alone may do something.
+        let found = match open(flags | OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => {
+                return Ok(None);
+            }
+            found => fstat(found?)?,
+        };
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let file = open(flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("a file became something else while it was read"));
+        }
+        Ok(Some((File::from(file), u64::try_from(stat.st_size).unwrap_or_default())))
     }
 }
 
@@ -294,6 +341,25 @@ mod tests {
             alter(&sample);
             let found = sample.differences();
             assert!(matches!(found.as_slice(), [one] if one.starts_with(said)), "{said}: {found:?}");
+        }
+    }
+
+    /// What an archive's name leads to when it is put together again.
+    #[test]
+    fn names_of_an_archive_lead_over_the_layer_s_own_links_and_never_out_of_it() {
+        let sample = Sample::new();
+        symlink("/etc", sample.path("bin/out")).unwrap();
+        symlink("../../../..", sample.path("bin/up")).unwrap();
+        let folder = Unpacked::open(sample.folder.path()).unwrap();
+        for path in ["etc/passwd", "bin/out/passwd", "bin/up/etc/passwd", "/etc/passwd", "../etc/passwd"] {
+            let (mut file, size) = Files::open(&&folder, path.as_bytes()).unwrap().expect(path);
+            let mut data = String::new();
+            file.read_to_string(&mut data).unwrap();
+            assert_eq!((data.as_str(), size), ("root:x:0:0::/:/bin/sh\n", 22), "{path}");
+        }
+        // The last is a link itself, which has no data.
+        for path in ["etc/hostname", "etc/passwd/x", "etc", "bin/link"] {
+            assert!(Files::open(&&folder, path.as_bytes()).unwrap().is_none(), "{path}");
         }
     }
 

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 use super::containerd::containers::{Container, GetContainerRequest, containers_client::ContainersClient};
 use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
 use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
-use super::storage::{Storage, StorageError};
+use super::storage::{Storage, StorageError, StoredLayer};
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{self, Image, ImageSpec};
@@ -271,6 +271,20 @@ impl RuntimeClient {
                 Ok(Under { chain_id, made_by: None })
             }
         }
+    }
+
+    /// What CRI-O's store has of layers with this chain ID and those below them; `None`: this is no CRI-O, and has snapshots.
+    pub async fn stored_layers(
+        &self,
+        chain_id: &str,
+    ) -> Result<Option<Vec<(String, StoredLayer)>>, RuntimeError> {
+        let Content::Storage(storage) = self.content().await? else { return Ok(None) };
+        let chain_id = chain_id.to_owned();
+        let stacks = Self::in_storage(move || {
+            let layers = storage.stacks(&chain_id)?.into_iter();
+            Ok(layers.map(|layer| (storage.name_of(&layer.id), layer)).collect())
+        });
+        stacks.await.map(Some)
     }
 
     /// By containerd's containers and snapshots services. The snapshot tells the truth where names do not: containerd

@@ -2,7 +2,8 @@
 //! stands on, and the documents of images. Read only, and only the index files and documents; root writes them, by renaming
 //! a whole file into place (containers/storage, `AtomicFileWriter`), so no lock is needed to read one.
 
-use std::collections::HashMap;
+mod images;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::image::Digest;
 use crate::image::manifest::chain_id;
 use crate::limits;
+
+pub use images::{StoredImage, StoredLayer, StoredLayers, stack};
 
 /// A store's folder and the driver that names what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +95,26 @@ struct Layer {
     diff_digest: Option<String>,
     /// Of a table of contents: a partial pull, whose files were checked one by one, if at all.
     toc_digest: Option<String>,
+    created: Option<String>,
+    flags: Option<Flags>,
+    /// Owners as they are on the disk, for those that the layer says.
+    uidmap: Option<Vec<IgnoredAny>>,
+    gidmap: Option<Vec<IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct Flags {
+    /// It is being made, or removed.
+    incomplete: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Image {
     id: String,
+    names: Option<Vec<String>>,
+    layer: Option<String>,
+    mapped_layers: Option<Vec<IgnoredAny>>,
     #[serde(default)]
     big_data_names: Vec<String>,
 }
@@ -116,14 +133,7 @@ impl Storage {
     /// The store does not know the container or a layer, or what is in a layer is bound to nothing.
     pub fn chain_under(&self, container: &str) -> Result<String, StorageError> {
         let top = self.layer_of(container)?;
-        let layers: HashMap<String, Layer> = ["layers.json", "volatile-layers.json"]
-            .into_iter()
-            .map(|name| self.list::<Layer>("layers", name))
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter()
-            .flatten()
-            .map(|layer| (layer.id.clone(), layer))
-            .collect();
+        let layers = self.all_layers()?;
         let layer = |id: &str| layers.get(id).ok_or_else(|| self.missing(format!("layer {id}")));
         let (mut diff_ids, mut next) = (Vec::new(), layer(&top)?.parent.as_str());
         while !next.is_empty() {

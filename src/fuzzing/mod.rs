@@ -93,6 +93,8 @@ targets! {
     LOGINS: "logins", logins, Vec::new;
     /// A layer's archive, plain or compressed.
     LAYER: "layer", layer::layer, Vec::new;
+    /// What tar-split wrote down of a layer's archive.
+    TAR_SPLIT: "tar_split", layer::tar_split, Vec::new;
 }
 
 fn root() -> PathBuf {

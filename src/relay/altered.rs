@@ -25,6 +25,7 @@ use crate::control::wire::{CheckedLayer, ContentChecked, ContentReport};
 use crate::cri::facts::ROLE_IMAGE;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
+use crate::cri::storage::StoredLayer;
 use crate::image::{Digest, quoted, quoted_name};
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind, Outcome};
@@ -227,6 +228,9 @@ impl Altered {
 
     /// The first altered layer under a snapshot of this name, from the top down.
     async fn under(&self, runtime: &RuntimeClient, chain_id: &str) -> Result<Option<Layer>, RuntimeError> {
+        if let Some(stored) = runtime.stored_layers(chain_id).await? {
+            return Ok(self.among(&stored));
+        }
         let mut snapshotters: Vec<String> =
             self.known().layers.iter().map(|layer| layer.snapshotter.clone()).collect();
         snapshotters.sort();
@@ -258,6 +262,19 @@ impl Altered {
     /// Whether a snapshot of this name is known to be altered, whenever it was made.
     fn names(&self, snapshotter: &str, chain_id: &str) -> bool {
         self.known().layers.iter().any(|layer| layer.is_of(snapshotter, chain_id))
+    }
+
+    /// The first altered layer among those of CRI-O's store, by what a check calls their folders.
+    fn among(&self, stored: &[(String, StoredLayer)]) -> Option<Layer> {
+        for (name, stored) in stored {
+            let found = self.known().layers.iter().find(|layer| layer.snapshotter == *name).cloned();
+            match found {
+                Some(layer) if layer.created == stored.created => return Some(layer),
+                Some(gone) => self.forget(&gone),
+                None => {}
+            }
+        }
+        None
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

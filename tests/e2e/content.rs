@@ -89,7 +89,7 @@ impl Layer {
 }
 
 /// Makes a folder by a script.
-fn folder(peers: &Peers, name: &str, script: &str) -> PathBuf {
+pub fn folder(peers: &Peers, name: &str, script: &str) -> PathBuf {
     let folder = peers.path().join("layers").join(name);
     fs::create_dir_all(&folder).unwrap();
     let script = script.replace("BUSYBOX", peers.program("busybox").to_str().unwrap());
@@ -106,7 +106,7 @@ pub fn tar(folder: &Path, arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-fn layers(peers: &Peers) -> Vec<Layer> {
+pub fn layers(peers: &Peers) -> Vec<Layer> {
     let lowest = folder(peers, "lowest", LOWEST);
     setxattr(lowest.join("bin/bind"), CAPABILITY, &NET_BIND, XattrFlags::empty()).unwrap();
     let middle = folder(peers, "middle", MIDDLE);
@@ -196,9 +196,9 @@ pub fn unpacked(containerd: &Containerd, chain: &str) -> Vec<PathBuf> {
     lower.split(':').rev().map(PathBuf::from).collect()
 }
 
-type Alter = fn(&Path);
+pub type Alter = fn(&Path);
 
-const ALTERATIONS: [(Alter, &str); 12] = [
+pub const ALTERATIONS: [(Alter, &str); 12] = [
     (
         |at| fs::write(at.join("etc/passwd"), "root:x:0:0::/:/bin/SH\n").unwrap(),
         "\"/etc/passwd\": expected content ",

@@ -1,5 +1,7 @@
 //! CRI-O: by itself, and with crivet in front of it.
 
+mod layers;
+
 use crate::support::cosign::{Cosign, Key, Version};
 use crate::support::crio::Crio;
 use crate::support::crivet::{Crivet, key_policy, policy, signed_by};

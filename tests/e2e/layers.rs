@@ -3,6 +3,7 @@
 use crate::content::{alter, blob, unpacked};
 use crate::support::image::Pushed;
 use crate::support::node::{DENIED, Node, Setup, assert_refused};
+use crate::support::peers::Peers;
 use crate::support::wait_for;
 use serde_json::{Value, json};
 use std::fs;
@@ -17,7 +18,12 @@ pub fn check(node: &Node) -> (Option<i32>, Value) {
 }
 
 fn check_with(node: &Node, arguments: &[&str]) -> (Option<i32>, Value) {
-    let config = crate::support::crivet::Crivet::dir(&node.peers).join("config.yaml");
+    checked(&node.peers, arguments)
+}
+
+/// The same with these parts' crivet.
+pub fn checked(peers: &Peers, arguments: &[&str]) -> (Option<i32>, Value) {
+    let config = crate::support::crivet::Crivet::dir(peers).join("config.yaml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_crivet"));
     command.args(["content", "check", "-o", "json", "--config"]).arg(config);
     let output = command.args(arguments).output().unwrap();
@@ -28,7 +34,7 @@ fn check_with(node: &Node, arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 /// What the check says of an image.
-fn of(report: &Value, image: &Pushed) -> (String, String) {
+pub fn of(report: &Value, image: &Pushed) -> (String, String) {
     let all = report["images"].as_array().unwrap();
     let is_it = |entry: &&Value| entry["names"].as_array().unwrap().contains(&json!(image.reference));
     let entry = all.iter().find(is_it).unwrap_or_else(|| panic!("{} is not in {report}", image.reference));

@@ -37,6 +37,8 @@ pub enum Change {
         /// Those on the disk.
         found: Digest,
     },
+    /// A file's data are others, of the same length, by the checksum that the runtime took when it unpacked them.
+    Data,
     /// A file has another length.
     Size {
         /// In the layer, bytes.
@@ -78,6 +80,7 @@ impl fmt::Display for Difference {
             Change::Missing(expected) => write!(f, "expected {expected}, found nothing"),
             Change::Kind { expected, found } => write!(f, "expected {expected}, found {found}"),
             Change::Content { expected, found } => write!(f, "expected content {expected}, found {found}"),
+            Change::Data => f.write_str("expected its data as they were unpacked, found others"),
             Change::Size { expected, found } => write!(f, "expected {expected} bytes, found {found}"),
             Change::Mode { expected, found } => write!(f, "expected mode {expected:04o}, found {found:04o}"),
             Change::Owner { expected: (uid, gid), found } => {
@@ -124,20 +127,42 @@ impl Differences {
     }
 }
 
+/// Differences as they are found.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    first: BTreeSet<Difference>,
+    count: u64,
+}
+
+impl Collected {
+    /// Takes one.
+    pub fn add(&mut self, path: &[u8], change: Change) {
+        self.count += 1;
+        self.first.insert(Difference { path: path.to_vec(), change });
+        if self.first.len() > limits::LAYER_DIFFERENCES {
+            self.first.pop_last();
+        }
+    }
+
+    /// All of them.
+    pub fn finish(self, unread: u64) -> Differences {
+        Differences { first: self.first.into_iter().collect(), count: self.count, unread }
+    }
+}
+
 /// A comparison under way. Every entry on the disk is given once, in any order, and each file's digest where it is asked for.
 #[derive(Debug)]
 pub struct Comparison {
     /// What of it was not found yet.
     tree: Tree,
     unread: BTreeMap<Vec<u8>, Digest>,
-    differences: BTreeSet<Difference>,
-    count: u64,
+    differences: Collected,
 }
 
 impl Comparison {
     /// A comparison with this tree.
     pub fn new(tree: Tree) -> Comparison {
-        Comparison { tree, unread: BTreeMap::new(), differences: BTreeSet::new(), count: 0 }
+        Comparison { tree, unread: BTreeMap::new(), differences: Collected::default() }
     }
 
     /// Takes what was found at a path; the root's is empty. `true`: the digest of its data has to be given.
@@ -146,7 +171,7 @@ impl Comparison {
             self.differs(path, Change::Added(found.kind.to_string()));
             return false;
         };
-        let (expected, content) = (inode.attributes.clone(), inode.content);
+        let (expected, content, implied) = (inode.attributes.clone(), inode.content, inode.implied);
         let mut to_be_read = None;
         match (&expected.kind, &found.kind) {
             (Kind::File { size: expected }, Kind::File { size }) if expected != size => {
@@ -165,7 +190,9 @@ impl Comparison {
             }
             _ => {}
         }
-        if expected.mode != found.mode && !matches!(found.kind, Kind::Symlink { .. }) {
+        // Made by a runtime under its umask, whatever that is, but never so that others may write.
+        let is_made = implied && found.mode & 0o7022 == 0;
+        if expected.mode != found.mode && !matches!(found.kind, Kind::Symlink { .. }) && !is_made {
             self.differs(path, Change::Mode { expected: expected.mode, found: found.mode });
         }
         let owners = ((expected.uid, expected.gid), (found.uid, found.gid));
@@ -205,15 +232,10 @@ impl Comparison {
         for Difference { path, change } in missing {
             self.differs(&path, change);
         }
-        let first = self.differences.into_iter().collect();
-        Differences { first, count: self.count, unread: self.unread.len() as u64 }
+        self.differences.finish(self.unread.len() as u64)
     }
 
     fn differs(&mut self, path: &[u8], change: Change) {
-        self.count += 1;
-        self.differences.insert(Difference { path: path.to_vec(), change });
-        if self.differences.len() > limits::LAYER_DIFFERENCES {
-            self.differences.pop_last();
-        }
+        self.differences.add(path, change);
     }
 }

@@ -1,6 +1,8 @@
-//! The fuzz target for layers: whatever an archive says, nothing in the tree is outside it.
+//! The fuzz targets for layers: whatever an archive says, nothing in the tree is outside it.
 
-use super::{Comparison, Kind, Tree, unpack};
+use std::io::{self, Empty};
+
+use super::{Comparison, Files, Kind, Tree, rebuild, unpack};
 use crate::fuzzing::one_line;
 use crate::image::Digest;
 
@@ -15,6 +17,41 @@ pub fn layer(data: &[u8]) -> bool {
         check_inherited(upper, lowest);
     }
     is_layer
+}
+
+/// No files: zeros are read instead of them.
+struct NoFiles;
+
+impl Files for NoFiles {
+    type Data = Empty;
+
+    fn open(&self, path: &[u8]) -> io::Result<Option<(Empty, u64)>> {
+        let is_part = |part: &[u8]| !matches!(part, b"." | b"..");
+        assert!(!path.starts_with(b"/") && path.split(|byte| *byte == b'/').all(is_part));
+        Ok(None)
+    }
+}
+
+/// Whether it is what tar-split writes down of an archive.
+///
+/// # Panics
+/// If something does not hold that has to.
+pub fn tar_split(data: &[u8]) -> bool {
+    // What says that it is gigabytes takes the time that it says.
+    let digits = data.split(|byte| !byte.is_ascii_digit());
+    if data.starts_with(&[0x1f, 0x8b]) || digits.map(<[u8]>::len).max() > Some(6) {
+        return false;
+    }
+    match rebuild(data, NoFiles) {
+        Ok(rebuilt) => {
+            check(&rebuilt.tree);
+            true
+        }
+        Err(error) => {
+            one_line(&error.to_string());
+            false
+        }
+    }
 }
 
 fn tree(data: &[u8], lowest: bool) -> Option<Tree> {

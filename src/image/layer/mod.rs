@@ -4,17 +4,20 @@
 //! was unpacked. The bytes of a layer come in as a reader, what is on the disk as entries; nothing here touches a disk.
 //!
 //! The tree is that of containerd's overlayfs snapshotter (`pkg/archive`, `core/diff/apply`): of the lowest layer, whiteouts
-//! leave nothing; of one above another they are devices 0:0, and opaque directories have an attribute.
+//! leave nothing; of one above another they are devices 0:0, and opaque directories have an attribute. Or that of the overlay
+//! driver of containers/storage, which has it so in any layer.
 
 mod compare;
 mod decode;
 #[allow(clippy::expect_used, clippy::indexing_slicing)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod split;
 mod tar;
 mod tree;
 
 pub use compare::{Change, Comparison, Difference, Differences};
+pub use split::Files;
 pub use tree::{Attributes, Kind, Tree};
 
 use std::io::{self, Read};
@@ -23,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Digest, quoted};
 use crate::limits;
+use tree::{Rules, cleaned};
 
 /// Extended attributes that decide what a container may do or sees. All others are left out on both sides: security modules
 /// label files as they like, and overlayfs keeps notes of its own.
@@ -44,6 +48,9 @@ pub enum LayerError {
     /// The archive is broken.
     #[error("the layer is no tar archive that can be unpacked: {0}")]
     Tar(&'static str),
+    /// What a runtime wrote down of an archive is broken.
+    #[error("what the runtime wrote down of the layer's archive cannot be read: {0}")]
+    Split(&'static str),
     /// An entry that no runtime could have unpacked.
     #[error("the layer cannot be unpacked: {}: {why}", quoted(.path))]
     Entry {
@@ -110,9 +117,40 @@ pub fn unpack(blob: impl Read, lowest: bool) -> Result<Unpacked, LayerError> {
 
 fn content(blob: impl Read, lowest: bool) -> Result<Content, LayerError> {
     let mut archive = Hashed::new(decode::decoded(blob)?, limits::LAYER_UNPACKED_BYTES);
-    let tree = Tree::of(&mut archive, lowest)?;
+    let tree = Tree::of(&mut archive, if lowest { Rules::Lowest } else { Rules::Upper })?;
     io::copy(&mut archive, &mut io::sink())?;
     Ok(Content { diff_id: archive.digest(), tree })
+}
+
+/// What putting an archive together again came to.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// The digest of the archive. If it is not what the image's config has, nothing of the tree counts.
+    pub diff_id: Digest,
+    /// What it unpacks to, by the rules of containers/storage.
+    pub tree: Tree,
+    /// Where the archive is another one: the files that are not as they were when it was taken apart, if any of them is.
+    pub differences: Differences,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// Puts an archive together again from what tar-split wrote down of it, plain or compressed, and the files it was unpacked to.
+///
+/// # Errors
+/// It cannot be read to its end, or cannot be unpacked.
+pub fn rebuild(split: impl Read, files: impl Files) -> Result<Rebuilt, LayerError> {
+    let archive = split::Archive::new(decode::decoded(split)?, files);
+    let mut archive = Hashed::new(archive, limits::LAYER_UNPACKED_BYTES);
+    let tree = Tree::of(&mut archive, Rules::Storage)?;
+    io::copy(&mut archive, &mut io::sink())?;
+    let Hashed { from, hash, read, .. } = archive;
+    if read == 0 {
+        // As a node that lost its power may leave it.
+        return Err(LayerError::Split("it is empty"));
+    }
+    let diff_id = Digest::from_raw(hash.finalize().into());
+    Ok(Rebuilt { diff_id, tree, differences: from.differences(), bytes: read })
 }
 
 /// Bytes that are hashed as they are read.

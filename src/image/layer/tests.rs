@@ -7,7 +7,7 @@ use super::*;
 
 /// An archive, entry by entry.
 #[derive(Default)]
-struct Tar(Vec<u8>);
+pub struct Tar(Vec<u8>);
 
 /// What stands in a header.
 struct Head<'a> {
@@ -43,19 +43,19 @@ impl Tar {
         self
     }
 
-    fn folder(self, name: &str) -> Tar {
+    pub fn folder(self, name: &str) -> Tar {
         self.entry(Head { mode: 0o755, ..head(b'5', name) }, b"")
     }
 
-    fn file(self, name: &str, data: &str) -> Tar {
+    pub fn file(self, name: &str, data: &str) -> Tar {
         self.entry(head(b'0', name), data.as_bytes())
     }
 
-    fn symlink(self, name: &str, target: &str) -> Tar {
+    pub fn symlink(self, name: &str, target: &str) -> Tar {
         self.entry(Head { target, ..head(b'2', name) }, b"")
     }
 
-    fn link(self, name: &str, target: &str) -> Tar {
+    pub fn link(self, name: &str, target: &str) -> Tar {
         self.entry(Head { target, ..head(b'1', name) }, b"")
     }
 
@@ -71,7 +71,7 @@ impl Tar {
         self.entry(head(b'x', "PaxHeaders/0"), data.as_bytes())
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
@@ -80,13 +80,17 @@ impl Tar {
         unpack(self.end().as_slice(), lowest).unwrap().content.unwrap().tree
     }
 
+    fn stored(self) -> Tree {
+        Tree::of(self.end().as_slice(), Rules::Storage).unwrap()
+    }
+
     fn refused(self, lowest: bool) -> String {
         unpack(self.end().as_slice(), lowest).unwrap().content.unwrap_err().to_string()
     }
 }
 
 /// A tree as lines: path, what it is, mode and owner.
-fn listed(tree: &Tree) -> Vec<String> {
+pub fn listed(tree: &Tree) -> Vec<String> {
     let line = |(path, inode): (&[u8], &tree::Inode)| {
         let Attributes { kind, mode, uid, gid, xattrs } = &inode.attributes;
         let kind = match kind {
@@ -321,4 +325,67 @@ fn an_attribute_that_only_the_disk_has_is_a_difference() {
     comparison.found(b"", &Attributes { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, xattrs });
     let said = comparison.finish().first[0].to_string();
     assert!(said.contains("trusted.overlay.redirect"), "{said}");
+}
+
+#[test]
+fn containers_storage_makes_devices_of_whiteouts_in_any_layer() {
+    let gone = Head { owner: (5, 6), ..head(b'0', "a/.wh.c") };
+    let tar = Tar::default().folder("a").entry(gone, b"").file("a/.wh..wh..opq", "");
+    // What is in a folder that is gone is gone.
+    let tree = tar.file(".wh.d", "").file("d/.wh.e", "").stored();
+    assert_eq!(
+        listed(&tree),
+        [
+            "/ a directory 555 0:0",
+            "/a a directory 755 0:0 trusted.overlay.opaque",
+            "/a/c a whiteout 0 5:6",
+            "/d a whiteout 0 0:0"
+        ]
+    );
+}
+
+#[test]
+fn containers_storage_keeps_capabilities_unless_the_owner_changes() {
+    let capability = ("SCHILY.xattr.security.capability", "x");
+    let tar = || Tar::default().pax(&[capability]).file("a", "");
+    let with = "/a file 0 644 0:0 security.capability";
+    assert_eq!(listed(&tar().link("b", "a").stored())[1], with);
+    let owned = Head { owner: (7, 8), target: "a", ..head(b'1', "b") };
+    assert_eq!(listed(&tar().entry(owned, b"").stored())[1], "/a file 0 644 7:8");
+    // It sets what containerd does not.
+    let redirect = ("SCHILY.xattr.trusted.overlay.redirect", "/z");
+    let tree = Tar::default().pax(&[redirect]).file("a", "").stored();
+    assert_eq!(listed(&tree)[1], "/a file 0 644 0:0 trusted.overlay.redirect");
+}
+
+#[test]
+fn containers_storage_takes_a_root_of_that_name_at_its_word() {
+    let root = |name| Head { mode: 0o700, owner: (1, 2), ..head(b'5', name) };
+    let below = Tar::default().entry(root("/"), b"").stored();
+    assert_eq!(listed(&below), ["/ a directory 700 1:2"]);
+    assert_eq!(listed(&Tar::default().entry(root("./"), b"").stored()), ["/ a directory 555 0:0"]);
+    let mut above = Tar::default().stored();
+    above.stand_on(&below.root().unwrap());
+    assert_eq!(listed(&above), ["/ a directory 700 1:2"]);
+    let mut own = Tar::default().entry(root("//"), b"").stored();
+    own.stand_on(&Tar::default().stored().root().unwrap());
+    assert_eq!(listed(&own), ["/ a directory 700 1:2"]);
+}
+
+#[test]
+fn folders_that_containers_storage_made_itself_may_have_any_umask_that_lets_nobody_else_write() {
+    let tree = || Tar::default().file("a/b", "").stored();
+    let found = |path: &[u8], mode| {
+        let mut comparison = Comparison::new(tree());
+        comparison.found(
+            path,
+            &Attributes { kind: Kind::Directory, mode, uid: 0, gid: 0, xattrs: Default::default() },
+        );
+        comparison.finish().first.into_iter().filter(|one| one.path == path).count()
+    };
+    for path in [&b""[..], b"a"] {
+        for (mode, count) in [(0o755, 0), (0o700, 0), (0o555, 0), (0o775, 1), (0o757, 1), (0o1755, 1)] {
+            assert_eq!(found(path, mode), count, "{mode:o}");
+        }
+    }
 }

@@ -75,10 +75,23 @@ impl Attributes {
     }
 }
 
+/// By whose rules a layer is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// containerd's overlayfs snapshotter's: a layer with none below it.
+    Lowest,
+    /// The same, one above another.
+    Upper,
+    /// containers/storage's overlay driver's (`pkg/archive`, `Unpack`), which knows no difference.
+    Storage,
+}
+
 /// A file or directory, under one name or several.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub attributes: Attributes,
+    /// The runtime gave it a mode of its own choice, as no entry does.
+    pub implied: bool,
     /// Of a regular file.
     pub content: Option<Digest>,
 }
@@ -99,16 +112,17 @@ pub struct Tree {
     inodes: Vec<Inode>,
     /// Bytes of names, targets and attributes.
     bytes: u64,
-    lowest: bool,
+    rules: Rules,
 }
 
 impl Tree {
     /// The tree of a whole archive.
-    pub(super) fn of<R: Read>(archive: R, lowest: bool) -> Result<Tree, LayerError> {
-        let mut tree = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, lowest };
+    pub(super) fn of<R: Read>(archive: R, rules: Rules) -> Result<Tree, LayerError> {
+        let mut tree = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, rules };
         // Made by the snapshotter; an archive's own entry for it is passed over.
-        let root = Attributes::new(Kind::Directory, 0o755, 0, 0);
-        tree.put(&[], Inode { attributes: root, content: None }, false)?;
+        let is_storage = rules == Rules::Storage;
+        let root = Attributes::new(Kind::Directory, if is_storage { 0o555 } else { 0o755 }, 0, 0);
+        tree.put(&[], Inode { attributes: root, implied: is_storage, content: None }, false)?;
         let mut archive = Archive::new(archive);
         while let Some(entry) = archive.next()? {
             tree.add(entry, &mut archive)?;
@@ -136,15 +150,31 @@ impl Tree {
         }
     }
 
+    /// The root, which the layer above has for its own, unless it says something of it. By containers/storage's rules.
+    pub fn root(&self) -> Option<Attributes> {
+        self.get(&[]).map(|root| root.attributes.clone())
+    }
+
+    /// Takes over the root of the layer below. By containers/storage's rules.
+    pub fn stand_on(&mut self, below: &Attributes) {
+        let root = self.names.get(&[][..]).map(|name| name.inode);
+        if let Some(root) = root.and_then(|root| self.inodes.get_mut(root)).filter(|root| root.implied) {
+            let Attributes { mode, uid, gid, .. } = *below;
+            root.attributes = Attributes { mode, uid, gid, ..root.attributes.clone() };
+        }
+    }
+
     /// What the layers above have to know of it: all but its regular files.
     pub fn without_files(&self) -> Tree {
-        let mut kept = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, lowest: self.lowest };
+        let mut kept = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, rules: self.rules };
         for (path, name) in &self.names {
-            let Some(Inode { attributes, content: None }) = self.inodes.get(name.inode) else { continue };
+            let Some(Inode { attributes, implied, content: None }) = self.inodes.get(name.inode) else {
+                continue;
+            };
             let target = if let Kind::Symlink { target } = &attributes.kind { target.len() } else { 0 };
             kept.bytes += (path.len() + target) as u64;
             kept.names.insert(path.clone(), Name { inode: kept.inodes.len(), ..*name });
-            kept.inodes.push(Inode { attributes: attributes.clone(), content: None });
+            kept.inodes.push(Inode { attributes: attributes.clone(), implied: *implied, content: None });
         }
         kept
     }
@@ -176,8 +206,13 @@ impl Tree {
 
     fn add<R: Read>(&mut self, entry: Entry, data: &mut Archive<R>) -> Result<(), LayerError> {
         let name = cleaned(&entry.name);
-        let Some((base, parent)) = name.split_last() else { return Ok(()) };
-        let parent = self.resolve(&parent.join(&b'/'), true)?;
+        let Some((base, parent)) = name.split_last() else { return self.add_root(&entry) };
+        let is_whiteout = base.starts_with(WHITEOUT);
+        let parent = match self.resolve(&parent.join(&b'/'), true) {
+            // What is in a folder that is whited out is gone already.
+            Err(_) if self.rules == Rules::Storage && is_whiteout => return Ok(()),
+            parent => parent?,
+        };
         self.make_parents(&parent)?;
         let path = joined(&parent, base);
         if *base == OPAQUE {
@@ -215,23 +250,37 @@ impl Tree {
             return self.set(inode, &entry);
         }
         let attributes = Attributes::new(kind, 0, 0, 0);
-        let inode = self.put(&path, Inode { attributes, content }, false)?;
+        let inode = self.put(&path, Inode { attributes, implied: false, content }, false)?;
         self.set(inode, &entry)
+    }
+
+    /// containers/storage passes over `.` and what comes to it, and takes `/` at its word.
+    fn add_root(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        let is_root = entry.name.starts_with(b"/") && entry.kind == Type::Directory;
+        match self.names.get(&[][..]).map(|name| name.inode) {
+            Some(root) if is_root && self.rules == Rules::Storage => self.set(root, entry),
+            _ => Ok(()),
+        }
     }
 
     /// Owner, attributes and mode of an entry, set in the order a runtime does.
     fn set(&mut self, inode: usize, entry: &Entry) -> Result<(), LayerError> {
         let mut added = 0;
-        if let Some(Inode { attributes, .. }) = self.inodes.get_mut(inode) {
+        if let Some(Inode { attributes, implied, .. }) = self.inodes.get_mut(inode) {
+            *implied = false;
+            // containers/storage leaves alone what has its owner already.
+            let is_given =
+                self.rules != Rules::Storage || (attributes.uid, attributes.gid) != (entry.uid, entry.gid);
             (attributes.uid, attributes.gid) = (entry.uid, entry.gid);
             attributes.mode = entry.mode;
-            if attributes.kind != Kind::Directory {
+            if attributes.kind != Kind::Directory && is_given {
                 // To change its owner takes a file's capabilities away (the kernel's ATTR_KILL_PRIV).
                 attributes.xattrs.remove(CAPABILITY);
             }
             for (name, value) in &entry.xattrs {
-                // No runtime lets an archive set what only overlayfs may.
-                if XATTRS.contains(&name.as_slice()) && !name.starts_with(b"trusted.") {
+                // containerd does not let an archive set what only overlayfs may.
+                let is_set = self.rules == Rules::Storage || !name.starts_with(b"trusted.");
+                if XATTRS.contains(&name.as_slice()) && is_set {
                     added += (name.len() + value.len()) as u64;
                     attributes.xattrs.insert(name.clone(), value.clone());
                 }
@@ -258,7 +307,7 @@ impl Tree {
         if gone.is_empty() || gone == b"." || gone == b".." {
             return Err(refused(&path, "it is no name for a whiteout"));
         }
-        if self.lowest {
+        if self.rules == Rules::Lowest {
             self.remove(&path);
             return Ok(());
         }
@@ -266,11 +315,11 @@ impl Tree {
             return Err(refused(&path, "it is there, and whited out"));
         }
         let whiteout = Attributes::new(Kind::Character { major: 0, minor: 0 }, 0, entry.uid, entry.gid);
-        self.put(&path, Inode { attributes: whiteout, content: None }, false).map(drop)
+        self.put(&path, Inode { attributes: whiteout, implied: false, content: None }, false).map(drop)
     }
 
     fn make_opaque(&mut self, directory: &[u8]) -> Result<(), LayerError> {
-        if !self.lowest {
+        if self.rules != Rules::Lowest {
             let inode = self.names.get(directory).map(|name| name.inode);
             if let Some(inode) = inode.and_then(|inode| self.inodes.get_mut(inode)) {
                 inode.attributes.xattrs.insert(OPAQUE_ATTRIBUTE.to_vec(), b"y".to_vec());
@@ -296,7 +345,9 @@ impl Tree {
                 Some(_) => return Err(refused(parent, "it is no directory, and something is in it")),
                 None => {
                     let attributes = Attributes::new(Kind::Directory, 0o755, 0, 0);
-                    self.put(parent, Inode { attributes, content: None }, true)?;
+                    // containerd gives it what it has in the layers below.
+                    let implied = self.rules == Rules::Storage;
+                    self.put(parent, Inode { attributes, implied, content: None }, true)?;
                 }
             }
         }
@@ -381,7 +432,7 @@ impl Tree {
 }
 
 /// A path's parts, `.` and `..` taken out by the letter, as Go's `filepath.Clean` does. None of them leads above the root.
-fn cleaned(path: &[u8]) -> Vec<&[u8]> {
+pub(super) fn cleaned(path: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
     for part in path.split(|byte| *byte == b'/') {
         match part {

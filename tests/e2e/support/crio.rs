@@ -93,6 +93,11 @@ impl Crio {
         Self::start(peers, registry)
     }
 
+    /// The folder of its store.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// Changes one of the lists of its store behind its back.
     pub fn change_store(&self, list: &str, change: impl FnOnce(&mut Value)) {
         let path = self.store.join(list);

@@ -1,0 +1,2 @@
+#![no_main]
+crivet_fuzz::target!(TAR_SPLIT, bytes);
