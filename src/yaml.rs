@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for Filled {
 }
 
 /// Longest message about a document, characters; what a parser echoes has no bound of its own.
-const MESSAGE: usize = 300;
+const MESSAGE: usize = 500;
 
 /// The documents of a file. YAML 1.2.2, 9.1.2: a line that begins with `---` and white space (or ends there) is
 /// always a document marker, in block scalars too. Documents of nothing but comments are left out.
