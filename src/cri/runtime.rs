@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 use super::containerd::containers::{Container, GetContainerRequest, containers_client::ContainersClient};
 use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
 use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
-use super::storage::{Storage, StorageError, StoredLayer};
+use super::storage::{Stacked, Storage, StorageError};
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::v1::{self, Image, ImageSpec};
@@ -274,17 +274,10 @@ impl RuntimeClient {
     }
 
     /// What CRI-O's store has of layers with this chain ID and those below them; `None`: this is no CRI-O, and has snapshots.
-    pub async fn stored_layers(
-        &self,
-        chain_id: &str,
-    ) -> Result<Option<Vec<(String, StoredLayer)>>, RuntimeError> {
+    pub async fn stored_layers(&self, chain_id: &str) -> Result<Option<Vec<Stacked>>, RuntimeError> {
         let Content::Storage(storage) = self.content().await? else { return Ok(None) };
         let chain_id = chain_id.to_owned();
-        let stacks = Self::in_storage(move || {
-            let layers = storage.stacks(&chain_id)?.into_iter();
-            Ok(layers.map(|layer| (storage.name_of(&layer.id), layer)).collect())
-        });
-        stacks.await.map(Some)
+        Self::in_storage(move || storage.stacks(&chain_id)).await.map(Some)
     }
 
     /// By containerd's containers and snapshots services. The snapshot tells the truth where names do not: containerd
@@ -311,7 +304,13 @@ impl RuntimeClient {
 
     /// By which of containerd's snapshotters a container (or sandbox) was made.
     pub async fn snapshotter_of(&self, id: &str) -> Result<String, RuntimeError> {
-        Ok(self.container(id).await?.snapshotter)
+        match self.content().await? {
+            Content::Services => Ok(self.container(id).await?.snapshotter),
+            Content::Storage(storage) => {
+                let id = id.to_owned();
+                Self::in_storage(move || storage.name_under(&id)).await
+            }
+        }
     }
 
     async fn container(&self, id: &str) -> Result<Container, RuntimeError> {

@@ -17,7 +17,7 @@ use crate::image::Digest;
 use crate::image::manifest::chain_id;
 use crate::limits;
 
-pub use images::{StoredImage, StoredLayer, StoredLayers, stack};
+pub use images::{Stacked, StoredImage, StoredLayer, StoredLayers, stack};
 
 /// A store's folder and the driver that names what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +148,17 @@ impl Storage {
         }
         diff_ids.reverse();
         Ok(chain_id(&diff_ids).map_or_else(String::new, |chain| chain.to_string()))
+    }
+
+    /// What checks call the folder that a container (or sandbox) was made on.
+    ///
+    /// # Errors
+    /// The store does not have it, or cannot be read.
+    pub fn name_under(&self, container: &str) -> Result<String, StorageError> {
+        let top = self.layer_of(container)?;
+        let layers = self.all_layers()?;
+        let top = layers.get(&top).ok_or_else(|| self.missing(format!("layer {top}")))?;
+        Ok(self.name_of(&top.parent))
     }
 
     fn layer_of(&self, container: &str) -> Result<String, StorageError> {

@@ -25,7 +25,7 @@ use crate::control::wire::{CheckedLayer, ContentChecked, ContentReport};
 use crate::cri::facts::ROLE_IMAGE;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
-use crate::cri::storage::StoredLayer;
+use crate::cri::storage::Stacked;
 use crate::image::{Digest, quoted, quoted_name};
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind, Outcome};
@@ -265,11 +265,11 @@ impl Altered {
     }
 
     /// The first altered layer among those of CRI-O's store, by what a check calls their folders.
-    fn among(&self, stored: &[(String, StoredLayer)]) -> Option<Layer> {
-        for (name, stored) in stored {
-            let found = self.known().layers.iter().find(|layer| layer.snapshotter == *name).cloned();
+    fn among(&self, stored: &[Stacked]) -> Option<Layer> {
+        for stored in stored {
+            let found = self.known().layers.iter().find(|layer| layer.snapshotter == stored.name).cloned();
             match found {
-                Some(layer) if layer.created == stored.created => return Some(layer),
+                Some(layer) if layer.created == stored.layer.created => return Some(layer),
                 Some(gone) => self.forget(&gone),
                 None => {}
             }

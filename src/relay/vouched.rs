@@ -13,7 +13,8 @@ use super::{Relay, documents};
 use crate::audit::Reason;
 use crate::config::spoken;
 use crate::cri::deadline::Budget;
-use crate::cri::runtime::{Content, RuntimeClient, RuntimeError};
+use crate::cri::runtime::{RuntimeClient, RuntimeError};
+use crate::cri::storage::Stacked;
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse};
 
@@ -116,16 +117,16 @@ async fn hold(
 
 /// By which snapshotters the image is unpacked, if it is whole in each.
 async fn look(relay: &Relay, wanted: &Wanted) -> Result<Result<Vec<String>, Lacking>, String> {
-    match relay.runtime.content().await.map_err(|error| error.to_string())? {
-        Content::Services => {}
-        Content::Storage(_) => return Err("layers are not checked on CRI-O".to_owned()),
-    }
     if wanted.image_id.is_empty() || wanted.chain_id.is_empty() {
         return Err("on which layers it stands is not known".to_owned());
     }
     let now = relay.checked.now(SystemTime::now(), Instant::now());
     if relay.checked.lags(now) {
         relay.checked.keep().await;
+    }
+    let stored = relay.runtime.stored_layers(&wanted.chain_id).await.map_err(|error| error.to_string())?;
+    if let Some(stored) = stored {
+        return Ok(stacked(relay, &stored, wanted, now));
     }
     let snapshotters = unpacked_by(&relay.runtime, wanted).await.map_err(|error| error.to_string())?;
     if snapshotters.is_empty() {
@@ -138,6 +139,24 @@ async fn look(relay: &Relay, wanted: &Wanted) -> Result<Result<Vec<String>, Lack
         }
     }
     Ok(Ok(snapshotters))
+}
+
+/// The same in CRI-O's store, whose folders stand for snapshotters: each that a container could be made on, if it is whole and what is
+/// below it.
+fn stacked(relay: &Relay, stored: &[Stacked], wanted: &Wanted, now: u64) -> Result<Vec<String>, Lacking> {
+    if stored.is_empty() {
+        return Err(Lacking::Nowhere);
+    }
+    for Stacked { name, chain_id, layer } in stored {
+        let chain_id = chain_id.to_string();
+        match relay.checked.find(name, &chain_id, &layer.created, wanted.within, now) {
+            Found::Whole => {}
+            Found::TooOld => return Err(Lacking::Layer { chain_id, is_too_old: true }),
+            Found::Never => return Err(Lacking::Layer { chain_id, is_too_old: false }),
+        }
+    }
+    let tops = stored.iter().filter(|stacked| stacked.chain_id.to_string() == wanted.chain_id);
+    Ok(tops.map(|top| top.name.clone()).collect())
 }
 
 async fn unpacked_by(runtime: &RuntimeClient, wanted: &Wanted) -> Result<Vec<String>, RuntimeError> {

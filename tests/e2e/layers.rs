@@ -1,6 +1,7 @@
 //! `crivet content check` on a real containerd: layers altered on the disk of a node that runs.
 
 use crate::content::{alter, blob, unpacked};
+use crate::support::crivet::Crivet;
 use crate::support::image::Pushed;
 use crate::support::node::{DENIED, Node, Setup, assert_refused};
 use crate::support::peers::Peers;
@@ -23,7 +24,7 @@ fn check_with(node: &Node, arguments: &[&str]) -> (Option<i32>, Value) {
 
 /// The same with these parts' crivet.
 pub fn checked(peers: &Peers, arguments: &[&str]) -> (Option<i32>, Value) {
-    let config = crate::support::crivet::Crivet::dir(peers).join("config.yaml");
+    let config = Crivet::dir(peers).join("config.yaml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_crivet"));
     command.args(["content", "check", "-o", "json", "--config"]).arg(config);
     let output = command.args(arguments).output().unwrap();
@@ -209,27 +210,28 @@ fn what_cannot_be_compared_is_not_called_whole() {
 }
 
 /// Has the node's policy ask for a check of layers, by a restart of crivet.
-fn asks_for_checks(node: &mut Node) {
-    let file = crate::support::crivet::Crivet::dir(&node.peers).join("policies.d/0.yaml");
+/// Has the policy ask for checks from now on.
+pub fn asks_for_checks(peers: &Peers, crivet: &mut Crivet) {
+    let file = Crivet::dir(peers).join("policies.d/0.yaml");
     let policy = fs::read_to_string(&file).unwrap();
     let asking = policy.replace("\nspec:\n", "\nspec:\n  content: {layersCheckedWithin: 1h}\n");
     assert_ne!(asking, policy);
     fs::write(&file, asking).unwrap();
-    node.crivet.kill();
-    node.crivet.start_again(&node.peers);
+    crivet.kill();
+    crivet.start_again(peers);
 }
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
-const NOT_CHECKED: &str = "expected a check that has found its layers whole within the last 1h";
+pub const NOT_CHECKED: &str = "expected a check that has found its layers whole within the last 1h";
 
 fn image_is_made_only_after_a_check(setup: &Setup<'_>) {
     let Some(mut node) = Node::start(setup) else { return };
-    let dir = crate::support::crivet::Crivet::dir(&node.peers);
+    let dir = Crivet::dir(&node.peers);
     let (request, kept) = (dir.join("content-requested"), dir.join("state/checked.json"));
     let app = node.push_signed("app", &node.says("vouched for").file("greeting", "hello"));
     node.crictl().pull(&app.reference).unwrap();
     let pod = node.crictl().sandbox("before").unwrap();
-    asks_for_checks(&mut node);
+    asks_for_checks(&node.peers, &mut node.crivet);
     let refused = |node: &Node, pod: &str, found: &str| {
         assert_refused(node.crictl().create("app", pod, &app), UNDECIDED, &[NOT_CHECKED, found]);
     };

@@ -49,6 +49,17 @@ pub struct StoredLayer {
     pub mapped: bool,
 }
 
+/// A layer of a stack, as those name it that keep what a check said of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stacked {
+    /// What checks call its folder; see [`Storage::name_of`].
+    pub name: String,
+    /// The chain ID of it and all below it, by the store's word for each; so the topmost one's bounds all of them.
+    pub chain_id: Digest,
+    /// The layer.
+    pub layer: StoredLayer,
+}
+
 /// The store's layers, by ID.
 pub type StoredLayers = HashMap<String, StoredLayer>;
 
@@ -137,7 +148,7 @@ impl Storage {
     ///
     /// # Errors
     /// One of the store's lists cannot be read.
-    pub fn stacks(&self, chain: &str) -> Result<Vec<StoredLayer>, StorageError> {
+    pub fn stacks(&self, chain: &str) -> Result<Vec<Stacked>, StorageError> {
         let layers = self.layers()?;
         let mut chains: HashMap<&str, Option<Digest>> = HashMap::new();
         let mut found = Vec::new();
@@ -156,7 +167,11 @@ impl Storage {
             }
             if chains.get(top.id.as_str()).copied().flatten().is_some_and(|found| found.to_string() == chain)
             {
-                found.extend(stack.into_iter().cloned());
+                let chained = |layer: &StoredLayer| chains.get(layer.id.as_str()).copied().flatten();
+                found.extend(stack.into_iter().filter_map(|layer| {
+                    let name = self.name_of(&layer.id);
+                    Some(Stacked { name, chain_id: chained(layer)?, layer: layer.clone() })
+                }));
             }
         }
         Ok(found)
@@ -240,8 +255,12 @@ mod tests {
     fn stacks_of_a_chain_are_all_that_have_it() {
         let (_root, storage) = store(&layers(), &json!([]));
         let ids = |diff_ids: &[&str]| {
-            let mut ids: Vec<_> =
-                storage.stacks(&chain(diff_ids)).unwrap().into_iter().map(|layer| layer.id).collect();
+            let mut ids: Vec<_> = storage
+                .stacks(&chain(diff_ids))
+                .unwrap()
+                .into_iter()
+                .map(|stacked| stacked.layer.id)
+                .collect();
             ids.sort();
             ids.dedup();
             ids
@@ -249,6 +268,11 @@ mod tests {
         assert_eq!(ids(&DIFF[..1]), [id(1)]);
         assert_eq!(ids(&DIFF[..2]), [id(1), id(2), id(4)]);
         assert_eq!(ids(&[DIFF[0], DIFF[2]]), [id(1), id(3)]);
+        for stacked in storage.stacks(&chain(&DIFF[..2])).unwrap() {
+            let upto = if stacked.layer.id == id(1) { &DIFF[..1] } else { &DIFF[..2] };
+            assert_eq!(stacked.chain_id.to_string(), chain(upto), "{}", stacked.layer.id);
+            assert_eq!(stacked.name, format!("overlay/{}", stacked.layer.id));
+        }
         // Not of a layer whose parent is not known, or that is bound to nothing.
         assert_eq!(ids(&DIFF[1..2]), [""; 0]);
     }

@@ -2,11 +2,11 @@
 
 use super::{Node, bare};
 use crate::content::{ALTERATIONS, Layer, folder, layers, push, tar};
-use crate::layers::{checked, of};
+use crate::layers::{NOT_CHECKED, asks_for_checks, checked, of};
 use crate::support::crio::Crio;
 use crate::support::crivet::Crivet;
 use crate::support::image::{Image, Pushed};
-use crate::support::node::{DENIED, assert_refused};
+use crate::support::node::{DENIED, UNDECIDED, assert_refused};
 use crate::support::peers::Peers;
 use crate::support::registry::Registry;
 use rustix::fs::{XattrFlags, removexattr, setxattr};
@@ -163,6 +163,44 @@ fn altered_layers_are_found_and_denied_until_they_are_whole() {
     let pod = node.crivet.crictl().sandbox("healed").unwrap();
     node.create_in(&pod, "healed", &app).unwrap();
     assert_eq!(node.check(&[]).0, Some(0));
+}
+
+#[test]
+fn an_image_is_made_only_after_a_check_that_its_policy_asks_for() {
+    let Some(mut node) = Node::start("enforce") else { return };
+    let app = node.push_signed_with("app", "hello");
+    node.crivet.crictl().pull(&app.reference).unwrap();
+    let pod = node.crivet.crictl().sandbox("before").unwrap();
+    asks_for_checks(&node.peers, &mut node.crivet);
+    let refused = |node: &Node, found: &str| {
+        assert_refused(node.create_in(&pod, "app", &app), UNDECIDED, &[NOT_CHECKED, found]);
+    };
+    refused(&node, "found none of layers");
+    let (code, report) = node.check(&["--requested"]);
+    // That image alone.
+    assert_eq!((code, report["images"].as_array().unwrap().len()), (Some(0), 1), "{report}");
+    assert_eq!(of(&report, &app).0, "whole");
+    node.create_in(&pod, "checked", &app).unwrap();
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    node.create_in(&pod, "restarted", &app).unwrap();
+
+    // Altered since: not seen before the next check.
+    let folder = unpacked(&node.crio, &stored(&node.crio, bare(&app)).pop().unwrap());
+    fs::write(folder.join("greeting"), "hullo").unwrap();
+    node.create_in(&pod, "not-seen", &app).unwrap();
+    assert_eq!(node.check(&[]).0, Some(1));
+    assert_refused(node.create_in(&pod, "seen", &app), DENIED, &["it was altered on this node"]);
+
+    // Removed and pulled anew it has the same layers by name, and they are not those that were checked.
+    node.crio.crictl().run(["rmp", "-fa"]).unwrap();
+    node.crio.crictl().run(["rmi", bare(&app)]).unwrap();
+    node.crivet.crictl().pull(&app.reference).unwrap();
+    assert_eq!(node.check(&["--requested"]).0, Some(0), "nothing waits");
+    let pod = node.crivet.crictl().sandbox("anew").unwrap();
+    assert_refused(node.create_in(&pod, "anew", &app), UNDECIDED, &[NOT_CHECKED, "found none of layers"]);
+    assert_eq!(node.check(&["--requested"]).0, Some(0));
+    node.create_in(&pod, "anew", &app).unwrap();
 }
 
 #[test]
