@@ -106,10 +106,12 @@ async fn killed_while_it_is_made_it_is_made_anew_and_nothing_is_set_aside() {
     let mut numbers = Numbers(31);
     for round in 0..rounds().div_ceil(5) {
         let dir = tempfile::tempdir().unwrap();
-        let (mut child, _) = start(dir.path(), "");
-        let state = || std::fs::read_dir(dir.path()).into_iter().flatten().count();
+        // What it says is not read, and has to go somewhere.
+        let (mut child, _lines) = start(dir.path(), "");
+        let is_begun = || std::fs::read_dir(dir.path()).into_iter().flatten().count() > 0;
         // From its first file on: its start takes as long as it takes.
-        while state() == 0 {
+        while !is_begun() {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         tokio::time::sleep(Duration::from_micros(numbers.below(20_000) as u64)).await;
