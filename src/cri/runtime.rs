@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 
 use super::containerd::containers::{Container, GetContainerRequest, containers_client::ContainersClient};
 use super::containerd::content::{ReadContentRequest, content_client::ContentClient};
-use super::containerd::snapshots::{StatSnapshotRequest, snapshots_client::SnapshotsClient};
+use super::containerd::snapshots::{self, StatSnapshotRequest, snapshots_client::SnapshotsClient};
 use super::storage::{Stacked, Storage, StorageError};
 use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
@@ -321,11 +321,7 @@ impl RuntimeClient {
     }
 
     async fn snapshot_parent(&self, snapshotter: &str, key: &str) -> Result<String, RuntimeError> {
-        let request =
-            in_k8s(StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
-        let response = SnapshotsClient::new(self.runtime.clone()).stat(request).await;
-        let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
-        Ok(info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))?.parent)
+        Ok(stat(self.runtime.clone(), snapshotter, key).await?.parent)
     }
 
     /// A document of an image that the runtime keeps, unverified: whoever asks must hash it.
@@ -371,6 +367,14 @@ fn in_k8s<M>(message: M) -> Request<M> {
     let mut request = timed(message);
     request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("k8s.io"));
     request
+}
+
+/// What containerd says of a snapshot.
+async fn stat(channel: Channel, snapshotter: &str, key: &str) -> Result<snapshots::Info, RuntimeError> {
+    let request = in_k8s(StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
+    let response = SnapshotsClient::new(channel).stat(request).await;
+    let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
+    info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))
 }
 
 fn failed(call: &'static str, status: Status) -> RuntimeError {

@@ -15,8 +15,8 @@ use super::super::containerd::snapshots::{
 };
 use super::super::v1::{ImageSpec, RemoveImageRequest};
 use super::{
-    ContentClient, ReadContentRequest, RuntimeClient, RuntimeError, SnapshotsClient, StatSnapshotRequest,
-    failed, in_k8s, limits, timed,
+    ContentClient, ReadContentRequest, RuntimeClient, RuntimeError, SnapshotsClient, failed, in_k8s, limits,
+    stat, timed,
 };
 use crate::audit::rfc3339;
 
@@ -103,12 +103,7 @@ impl RuntimeClient {
 
     /// What the runtime says of a snapshot.
     pub async fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Snapshot, RuntimeError> {
-        let request =
-            in_k8s(StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
-        let response = SnapshotsClient::new(self.image.clone()).stat(request).await;
-        let info = response.map_err(|s| failed("snapshots.Stat", s))?.into_inner().info;
-        let info = info.ok_or_else(|| RuntimeError::NotFound(format!("snapshot {key}")))?;
-        Ok(Snapshot::of(info).1)
+        Ok(Snapshot::of(stat(self.image.clone(), snapshotter, key).await?).1)
     }
 
     /// All snapshots of a snapshotter, by name.
