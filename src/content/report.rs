@@ -12,7 +12,7 @@ use crate::image::quoted_name;
 use crate::limits;
 
 /// What to do about what was altered.
-const TODO: &str = "Find out who wrote to the runtime's folder. Then remove these images with all containers of them (crictl rmp, crictl rmi): \
+const REMEDY: &str = "Find out who wrote to the runtime's folder. Then remove these images with all containers of them (crictl rmp, crictl rmi): \
     the next pull fetches and unpacks them anew.";
 
 /// A whole check.
@@ -75,7 +75,7 @@ impl Report {
         }
         let is_mended = !self.healed.is_empty() && self.healed.iter().all(|healed| healed.kept.is_empty());
         if matches!(self.outcome(), Outcome::Altered(_)) && !is_mended {
-            let _ = writeln!(text, "{TODO}");
+            let _ = writeln!(text, "{REMEDY}");
         }
         text
     }
