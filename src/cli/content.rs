@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use clap::{Args, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::told_to_stop;
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
 use crate::content::heal::{heal, not_healed};
@@ -105,7 +105,7 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
     if let Content::Storage(storage) = content {
         let checked = tokio::select! {
             checked = all_stored(&runtime, storage, &mut daemon, requested.as_deref()) => checked,
-            () = stopped() => Err("stopped before everything was compared".to_owned()),
+            () = told_to_stop() => Err("stopped before everything was compared".to_owned()),
         };
         let mut report = checked.map_err(not_done)?;
         if arguments.heal {
@@ -118,7 +118,7 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
         .map_err(|error| not_done(error.to_string()))?;
     let checked = tokio::select! {
         checked = all(&runtime, &mut checker, &mut daemon, requested.as_deref()) => checked,
-        () = stopped() => Err("stopped before everything was compared".to_owned()),
+        () = told_to_stop() => Err("stopped before everything was compared".to_owned()),
     };
     if let Err(error) = checker.end().await {
         tracing::warn!(%error, "what was looked at is kept by the runtime for some hours");
@@ -154,10 +154,7 @@ async fn all(
     }
     report.layers = checker.layers();
     report.took = started.elapsed();
-    match requested {
-        None => daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await,
-        Some(requested) => daemon.not_found(requested, &report.images).await,
-    }
+    daemon.ended(requested, &report).await;
     Ok(report)
 }
 
@@ -191,12 +188,22 @@ async fn all_stored(
             report.images.push(image);
         }
     }
-    if let Some(requested) = requested {
-        report.layers = checker.layers();
-        report.took = started.elapsed();
-        daemon.not_found(requested, &report.images).await;
-        return Ok(report);
+    if requested.is_none() {
+        let elsewhere = elsewhere(runtime, &checker, &report).await?;
+        report.images.extend(elsewhere);
     }
+    report.layers = checker.layers();
+    report.took = started.elapsed();
+    daemon.ended(requested, &report).await;
+    Ok(report)
+}
+
+/// What CRI-O has and its own store has not.
+async fn elsewhere(
+    runtime: &RuntimeClient,
+    checker: &StoreChecker,
+    report: &Report,
+) -> Result<Vec<Image>, String> {
     let listed = match runtime.list_images().await {
         Ok(listed) => listed,
         // CRI-O lists none at all while one's config is altered.
@@ -204,31 +211,16 @@ async fn all_stored(
         Err(error) => return Err(error.to_string()),
     };
     let stored = checker.images()?;
-    let elsewhere = listed.iter().filter(|listed| !stored.iter().any(|stored| stored.id == listed.id));
-    report.images.extend(elsewhere.map(|listed| Image {
-        names: listed.repo_tags.clone(),
-        id: listed.id.clone(),
+    let elsewhere = listed.into_iter().filter(|listed| !stored.iter().any(|stored| stored.id == listed.id));
+    let unchecked = elsewhere.map(|listed| Image {
+        names: listed.repo_tags,
+        id: listed.id,
         documents: Outcome::Unchecked(
             "CRI-O's own store does not have it (additionalimagestores in storage.conf?)".to_owned(),
         ),
         layers: Vec::new(),
-    }));
-    report.layers = checker.layers();
-    report.took = started.elapsed();
-    daemon.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await;
-    Ok(report)
-}
-
-async fn stopped() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
-    }
+    });
+    Ok(unchecked.collect())
 }
 
 /// The running daemon, if there is one.
@@ -248,6 +240,14 @@ impl Daemon {
             self.send(ContentReport { layers: layers.to_vec(), ..Default::default() }).await;
         }
         self.send(ContentReport { images: vec![told_of_image(image)], ..Default::default() }).await;
+    }
+
+    /// That all was looked at; of a check of what was requested, what is not there any more.
+    async fn ended(&mut self, requested: Option<&[String]>, report: &Report) {
+        match requested {
+            None => self.send(ContentReport { checked: Some(report.checked()), ..Default::default() }).await,
+            Some(requested) => self.not_found(requested, &report.images).await,
+        }
     }
 
     /// What was requested and is not there any more.

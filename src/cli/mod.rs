@@ -16,8 +16,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::registry::credentials::exec;
+
+/// SIGTERM or SIGINT came. Never, where they cannot be listened for: then they end the process by themselves, or SIGKILL does.
+async fn told_to_stop() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
 
 /// Where the configuration is unless `--config` says otherwise.
 const CONFIG: &str = "/etc/crivet/config.yaml";

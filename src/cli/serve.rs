@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, LoadError, Loaded, ProxyConfiguration, Settings, Source};
 use crate::control;
@@ -195,16 +194,7 @@ impl Told for ServiceManager {
 }
 
 async fn stopped() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        // Never: then only SIGKILL ends it.
-        _ => std::future::pending::<()>().await,
-    }
+    super::told_to_stop().await;
     notify(&[NotifyState::Stopping]);
 }
 
