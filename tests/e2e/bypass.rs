@@ -1,17 +1,15 @@
 //! Containers made on containerd's own socket, past crivet.
 
+use crate::support::metrics::{Metrics, sample};
 use crate::support::node::{Node, Setup};
-use crate::support::{free_port, http, wait_for};
+use crate::support::wait_for;
 use std::time::Duration;
 
 /// Found within seconds: the list is asked for every ten, and one whose create is being answered is given three.
 const SECONDS: Duration = Duration::from_secs(40);
 
-fn unvetted(address: &str, origin: &str) -> Option<String> {
-    let reply = http::request(address, "GET", "/metrics", &[], &[]).ok()?;
-    let page = String::from_utf8(reply.body).ok()?;
-    let start = format!("crivet_unvetted_containers{{origin=\"{origin}\"}} ");
-    page.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+fn unvetted(metrics: &Metrics, origin: &str) -> Option<f64> {
+    sample(&metrics.page()?, &format!("crivet_unvetted_containers{{origin=\"{origin}\"}}"))
 }
 
 fn found_records(node: &Node, container: &str) -> Vec<serde_json::Value> {
@@ -22,8 +20,8 @@ fn found_records(node: &Node, container: &str) -> Vec<serde_json::Value> {
 #[test]
 fn a_container_made_past_crivet_is_found_and_one_made_through_it_never_is() {
     for (containerd, mode) in [("1.6", "enforce"), ("2", "audit")] {
-        let address = format!("127.0.0.1:{}", free_port());
-        let settings = format!("metricsAddress: {address}\n");
+        let metrics = Metrics::unused();
+        let settings = metrics.setting();
         let pause_is_there = containerd == "2";
         let setup = Setup { containerd, mode, settings: &settings, pause_is_there, ..Setup::default() };
         let Some(mut node) = Node::start(&setup) else { return };
@@ -50,9 +48,9 @@ fn a_container_made_past_crivet_is_found_and_one_made_through_it_never_is() {
             }
             let told = || node.crivet.log().contains("that was made past crivet was vetted");
             wait_for("the bypass", SECONDS, || told().then_some(()));
-            let counted = || unvetted(&address, "bypass").filter(|count| count == "1");
+            let counted = || unvetted(&metrics, "bypass").filter(|count| *count == 1.0);
             wait_for("the count of bypasses", SECONDS, counted);
-            assert_eq!(unvetted(&address, "before_crivet").as_deref(), Some("1"), "{containerd} {restart}");
+            assert_eq!(unvetted(&metrics, "before_crivet"), Some(1.0), "{containerd} {restart}");
         }
         let record = found_records(&node, "theirs").pop().unwrap();
         assert_eq!((&record["decision"], &record["mode"]), (&"denied".into(), &mode.into()), "{record}");

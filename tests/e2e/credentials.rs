@@ -1,11 +1,11 @@
 //! Registries that want credentials: whose are shown, when, and that nobody else ever sees them.
 
 use crate::support::crivet::key_policy;
-use crate::support::http;
 use crate::support::image::Pushed;
+use crate::support::metrics::Metrics;
 use crate::support::node::{DENIED, Node, Setup, UNDECIDED, assert_refused};
 use crate::support::registry::Registry;
-use crate::support::{free_port, wait_for};
+use crate::support::wait_for;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -211,9 +211,9 @@ fn a_credential_provider_is_run_as_the_vetter_s_user_where_no_pull_brought_a_log
 
 #[test]
 fn no_credential_is_written_anywhere() {
-    let metrics = format!("127.0.0.1:{}", free_port());
+    let metrics = Metrics::unused();
     let of_node = OfNode::new();
-    let settings = format!("metricsAddress: {metrics}\n{}", of_node.settings("both"));
+    let settings = metrics.setting() + &of_node.settings("both");
     let setup = Setup { settings: &settings, rust_log: "trace", ..Setup::default() };
     let Some((private, node)) = start(&setup) else { return };
     let signed = push(&node, &private, "signed", true);
@@ -243,7 +243,7 @@ fn no_credential_is_written_anywhere() {
     });
     let log = node.crivet.log();
     assert!(log.contains("TRACE"), "nothing is traced");
-    let page = http::request(&metrics, "GET", "/metrics", &[], &[]).unwrap().body;
+    let page = metrics.page().unwrap().into_bytes();
     let kept = walk(&node.peers.path().join("crivet"));
     let written = [
         ("log", log.into_bytes()),

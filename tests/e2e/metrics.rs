@@ -1,30 +1,19 @@
 //! What an operator sees at `metricsAddress`.
 
+use crate::support::metrics::{Metrics, sample as find};
 use crate::support::node::{Node, Setup};
-use crate::support::{free_port, http, wait_for};
+use crate::support::wait_for;
 use std::time::Duration;
 
-/// A sample's value, 0 if there is none; `name` with its labels in the order of the page.
+/// A sample's value, 0 if there is none.
 fn sample(page: &str, name: &str) -> f64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().unwrap())
-}
-
-struct Metrics(String);
-
-impl Metrics {
-    fn page(&self) -> Option<String> {
-        let reply = http::request(&self.0, "GET", "/metrics", &[], &[]).ok()?;
-        String::from_utf8(reply.body).ok()
-    }
+    find(page, name).unwrap_or_default()
 }
 
 fn start() -> Option<(Metrics, Node)> {
-    let metrics = Metrics(format!("127.0.0.1:{}", free_port()));
-    let settings = format!("metricsAddress: {}\n", metrics.0);
-    let node = Node::start(&Setup { settings: &settings, ..Setup::default() })?;
-    // The vetter serves them, and the relay does not wait for it.
-    wait_for("the metrics", Duration::from_secs(10), || metrics.page());
+    let metrics = Metrics::unused();
+    let node = Node::start(&Setup { settings: &metrics.setting(), ..Setup::default() })?;
+    metrics.wait();
     Some((metrics, node))
 }
 

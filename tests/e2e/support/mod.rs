@@ -18,6 +18,7 @@ pub mod kubelet;
 pub mod machine;
 pub mod machine_node;
 pub mod measured;
+pub mod metrics;
 pub mod node;
 pub mod olareg;
 pub mod package;
