@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::audit::printable;
 use crate::limits::REPORT_LINE_BYTES;
@@ -47,7 +48,7 @@ impl Logs {
             }
         }
         if !any {
-            gatherer.error(fault(path, &io::Error::from(io::ErrorKind::NotFound)));
+            gatherer.error(fault(path, &Errno::NOENT.into()));
         }
     }
 
