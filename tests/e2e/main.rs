@@ -35,6 +35,7 @@ mod node;
 mod packages;
 mod parts;
 mod pause;
+mod policy_controller;
 mod proofs;
 mod races;
 mod recheck;

@@ -42,6 +42,8 @@ browser_parts='
 chromium        | bookworm | chromium
 '
 go_parts='crictl critest kubelet crio olareg'
+# What only verdicts are recorded with: named, not part of all, as it takes a quarter of an hour.
+named_go_parts='policy-tester'
 # What only the fixtures are made with: named, not part of all. Node 20 or later; the lock file pins the rest.
 npm_parts='sigstore-npm'
 # A node as small as it can be that boots with systemd and installs packages; rpm is there to read and try ours.
@@ -55,7 +57,7 @@ field() { awk -F'|' -v p="$1" -v n="$2" 'NF==3 {k=$1; gsub(/ /,"",k); if (k==p) 
 
 # A part is complete when its stamp holds the recipe it would be made by now.
 recipe() {
-    if [[ " $go_parts " == *" $1 "* ]]; then
+    if [[ " $go_parts $named_go_parts " == *" $1 "* ]]; then
         local dir; dir=$(go_dir "$1")
         echo "go $(cat "$dir"/go.mod "$dir"/go.sum "$dir"/*.go 2>/dev/null | sha256sum | cut -c1-16)"
     elif [[ " $npm_parts " == *" $1 "* ]]; then
@@ -191,6 +193,7 @@ go_dir() {
     case $1 in
         kubelet | olareg) echo "$here/$1" ;;
         crio) echo "$here/cri-o" ;;
+        policy-tester) echo "$here/policy-controller" ;;
         *) echo "$here/cri-tools" ;;
     esac
 }
@@ -203,6 +206,7 @@ install_go() {
         kubelet) module=k8s.io/kubernetes ;;
         olareg) module=github.com/olareg/olareg ;;
         crio) module=github.com/cri-o/cri-o ;;
+        policy-tester) module=github.com/sigstore/policy-controller ;;
         *) module=sigs.k8s.io/cri-tools ;;
     esac
     cd "$dir"
@@ -225,6 +229,8 @@ install_go() {
             # Without C libraries: no GPG, btrfs or seccomp.
             set -- go build -trimpath -tags "containers_image_openpgp containers_image_ostree_stub exclude_graphdriver_btrfs" \
                 -ldflags "$flags" -o "$out" "$module/cmd/crio" ;;
+        policy-tester)
+            set -- go build -trimpath -ldflags "$flags" -o "$out" "$module/cmd/tester" ;;
         critest)
             set -- go test -c -trimpath -ldflags "$flags" -o "$out" "$module/cmd/critest" ;;
     esac
@@ -254,11 +260,11 @@ install_npm() {
 
 main() {
     local part parts
-    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts $npm_parts machine"; return; }
+    [[ ${1:-} != --list ]] || { debian_names; tr ' ' '\n' <<<"$go_parts $named_go_parts $npm_parts machine"; return; }
     # shellcheck disable=SC2046 # a list of words
     (($#)) || set -- $(debian_names) $go_parts machine
     for part; do
-        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts $npm_parts machine") || die "no part is called $part; see install.sh --list"
+        grep -qxF "$part" < <(debian_names; tr ' ' '\n' <<<"$go_parts $named_go_parts $npm_parts machine") || die "no part is called $part; see install.sh --list"
         complete "$part" || parts+=" $part"
     done
     if [[ -n ${parts:-} ]]; then
@@ -276,7 +282,7 @@ main() {
                     fi
                     install_machine ;;
                 *)
-                    if [[ " $go_parts " == *" $part "* ]]; then
+                    if [[ " $go_parts $named_go_parts " == *" $part "* ]]; then
                         install_go "$part"
                     elif [[ " $npm_parts " == *" $part "* ]]; then
                         install_npm "$part"
