@@ -2,14 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{EffectLabel, OutcomeLabel};
+use super::OutcomeLabel;
 use crate::relay::hidden::Ended;
 use crate::vetter::recheck::Counted;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EffectLabel {
+    effect: &'static str,
+}
 
 /// The vetter's.
 pub(super) struct RecheckMetrics {

@@ -2,9 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
 use super::*;
-use crate::proofs::Store;
+use crate::audit::{Decision, Effective, Kind, Mode};
+use crate::cri::methods::{Class, Vetted};
+use crate::proofs::{Kept, Store, Summary};
+use crate::registry::Outcome;
+use crate::relay::hidden::Ended;
+use crate::relay::revet::Counts;
+use crate::trust::Trust;
 use crate::vetter::recheck::{Drift, Rechecks};
+use crate::vetter::wire::Outcome as Verdict;
 
 fn summary() -> Summary {
     let store = Store { kept: Kept::MemoryOnly, bytes: 40, failures: 3, set_aside: 1, ..Store::default() };

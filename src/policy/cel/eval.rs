@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde_json::Value as Json;
 
-use super::check::{Code, Form, Function, Loop};
+use super::code::{Code, Form, Function, Loop};
 use super::facts::{Fact, Facts};
 use super::parse::Operator;
 use super::value::{self, Value};

@@ -1,6 +1,6 @@
 //! Why a condition does not hold: what of the evidence decided it, in one line.
 
-use super::check::{Code, Form, Function};
+use super::code::{Code, Form, Function};
 use super::eval::{Run, Stop, path};
 use super::parse::Operator;
 use super::value::Value;

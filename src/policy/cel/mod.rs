@@ -3,6 +3,7 @@
 
 mod asked;
 mod check;
+mod code;
 mod eval;
 mod facts;
 mod found;
@@ -31,7 +32,7 @@ pub(super) use value::{span, time};
 
 use super::rego::Module;
 use crate::image::{quoted, quoted_name};
-use check::Code;
+use code::Code;
 use eval::{Run, Stop};
 
 /// Most characters that are told of why a condition does not hold.
