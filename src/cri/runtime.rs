@@ -250,7 +250,10 @@ impl RuntimeClient {
     }
 
     /// Reads a store's files where waiting for the disk holds up nothing else.
-    async fn in_storage<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// They cannot be read, or do not have it.
+    pub async fn in_storage<T: Send + 'static>(
         read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, RuntimeError> {
         match tokio::task::spawn_blocking(read).await {
