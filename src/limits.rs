@@ -200,6 +200,13 @@ pub const CONFIG_BYTES: usize = 4 * 1024 * 1024;
 /// thousand; without this, 4 MiB of `[[],[],…` would become a hundred megabytes of tree.
 pub const JSON_VALUES: usize = 200_000;
 
+/// Largest configuration of CRI-O's read, bytes. One with three handlers has some six thousand.
+pub const CRIO_CONFIG_BYTES: usize = 1024 * 1024;
+
+/// How long what CRI-O's configuration says is believed, seconds: pods that start together share one reading, and CRI-O may be told
+/// to read it anew at any time.
+pub const CRIO_CONFIG_SECONDS: u64 = 5;
+
 /// Largest list of containers/storage read, bytes. A layer takes some four hundred in it, a container some eight hundred.
 pub const STORAGE_LIST_BYTES: usize = 16 * 1024 * 1024;
 

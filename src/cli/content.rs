@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::told_to_stop;
 use super::verify::{DENIED, EX_CONFIG, Output, UNDECIDED};
 use crate::config::{self, Endpoint, Settings};
-use crate::content::heal::{heal, not_healed};
+use crate::content::heal::heal;
 use crate::content::report::{Report, told, told_of_image};
 use crate::content::{Checker, Held, Image, Outcome, StoreChecker, held};
 use crate::control::wire::{CheckedImage, ContentReport};
@@ -102,28 +102,14 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
             Some(control.content_requests().await.map_err(|error| not_done(error.to_string()))?)
         }
     };
-    if let Content::Storage(storage) = content {
-        let checked = tokio::select! {
+    let mut report = match content {
+        Content::Storage(storage) => tokio::select! {
             checked = all_stored(&runtime, storage, &mut daemon, requested.as_deref()) => checked,
             () = told_to_stop() => Err("stopped before everything was compared".to_owned()),
-        };
-        let mut report = checked.map_err(not_done)?;
-        if arguments.heal {
-            report.healed = not_healed(&report);
-        }
-        return Ok(report);
+        },
+        Content::Services => all_of_containerd(&runtime, &mut daemon, requested.as_deref()).await,
     }
-    let mut checker = Checker::begin(runtime.clone(), SystemTime::now())
-        .await
-        .map_err(|error| not_done(error.to_string()))?;
-    let checked = tokio::select! {
-        checked = all(&runtime, &mut checker, &mut daemon, requested.as_deref()) => checked,
-        () = told_to_stop() => Err("stopped before everything was compared".to_owned()),
-    };
-    if let Err(error) = checker.end().await {
-        tracing::warn!(%error, "what was looked at is kept by the runtime for some hours");
-    }
-    let mut report = checked.map_err(not_done)?;
+    .map_err(not_done)?;
     if arguments.heal && matches!(report.outcome(), Outcome::Altered(_)) {
         let Some(control) = &mut daemon.0 else {
             return Err(not_done("images are removed only with the daemon's knowledge".to_owned()));
@@ -132,6 +118,24 @@ async fn check(arguments: &Arguments) -> Result<Report, (u8, String)> {
             heal(&runtime, control, &report).await.map_err(|error| not_done(error.to_string()))?;
     }
     Ok(report)
+}
+
+/// Checks what containerd has, under a lease.
+async fn all_of_containerd(
+    runtime: &RuntimeClient,
+    daemon: &mut Daemon,
+    requested: Option<&[String]>,
+) -> Result<Report, String> {
+    let mut checker =
+        Checker::begin(runtime.clone(), SystemTime::now()).await.map_err(|error| error.to_string())?;
+    let checked = tokio::select! {
+        checked = all(runtime, &mut checker, daemon, requested) => checked,
+        () = told_to_stop() => Err("stopped before everything was compared".to_owned()),
+    };
+    if let Err(error) = checker.end().await {
+        tracing::warn!(%error, "what was looked at is kept by the runtime for some hours");
+    }
+    checked
 }
 
 /// Checks all images there are, or those with these IDs.

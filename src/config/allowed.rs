@@ -12,7 +12,7 @@ pub struct InsecureAllowed {
     pub unvetted: Vec<String>,
     /// containerd's snapshotters whose chain IDs are not bound to content.
     pub snapshotters: Vec<String>,
-    /// containerd's runtimes that may run something else than the snapshot.
+    /// containerd's runtimes, and CRI-O's runtime handlers, that may run something else than what was unpacked.
     pub runtimes: Vec<String>,
 }
 
@@ -39,13 +39,13 @@ fn unvetted_method(text: &str) -> Result<String, String> {
     }
 }
 
-/// A name as containerd has them: no pattern, so that each that is allowed is written out.
+/// A name as the runtime has them: no pattern, so that each that is allowed is written out.
 fn plugin(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
     if text.is_empty() || text.len() > limits::PLUGIN_NAME_BYTES || !text.bytes().all(plain) {
         let most = limits::PLUGIN_NAME_BYTES;
         return Err(format!(
-            "expected a whole name as containerd's configuration has it, such as stargz or io.containerd.kata.v2, of at most {most} bytes (limit PLUGIN_NAME_BYTES); patterns do not work"
+            "expected a whole name as the runtime's configuration has it, such as stargz, io.containerd.kata.v2 or kata, of at most {most} bytes (limit PLUGIN_NAME_BYTES); patterns do not work"
         ));
     }
     Ok(text.to_owned())

@@ -7,7 +7,7 @@ use super::report::Report;
 use super::{Image, Outcome};
 use crate::control::Control;
 use crate::cri::runtime::unpacked::Snapshot;
-use crate::cri::runtime::{RuntimeClient, RuntimeError};
+use crate::cri::runtime::{Content, RuntimeClient, RuntimeError};
 
 /// What became of an image that is altered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,18 +30,23 @@ pub async fn heal(
     report: &Report,
 ) -> Result<Vec<Healed>, RuntimeError> {
     let is_altered = |image: &&Image| matches!(image.outcome(), Outcome::Altered(_));
+    let content = runtime.content().await?;
+    let altered = match content {
+        Content::Services => altered_snapshots,
+        Content::Storage(_) => altered_folders,
+    };
     let users = users(runtime).await?;
-    let snapshots = runtime.snapshots(OVERLAYFS).await?;
+    let snapshots = snapshots_of(runtime, &content).await?;
     let mut healed = Vec::new();
     for image in report.images.iter().filter(is_altered) {
-        let kept = match keeps(image, &snapshots, &users) {
+        let kept = match keeps(&altered(image), &snapshots, &users) {
             Some(why) => why,
-            None => remove(runtime, control, image).await.err().unwrap_or_default(),
+            None => remove(runtime, control, &content, image).await.err().unwrap_or_default(),
         };
         healed.push(Healed { name: image.name().to_owned(), id: image.id.clone(), kept });
     }
     // Only now: what two images share goes with the second.
-    let left = runtime.snapshots(OVERLAYFS).await?;
+    let left = snapshots_of(runtime, &content).await?;
     for (healed, image) in healed.iter_mut().zip(report.images.iter().filter(is_altered)) {
         let same = |chain: &&String| {
             let created = |all: &Snapshots| all.get(*chain).map(|snapshot| snapshot.created.clone());
@@ -54,30 +59,43 @@ pub async fn heal(
     Ok(healed)
 }
 
-/// What `--heal` comes to on CRI-O. The kubelets of its versions up to 1.34 name an image that they make a container of by a digest and not by its ID, so creates of
-/// what was removed would not be known for what they are: see [`crate::relay::healed`].
-pub fn not_healed(report: &Report) -> Vec<Healed> {
-    let altered = report.images.iter().filter(|image| matches!(image.outcome(), Outcome::Altered(_)));
-    let healed = altered.map(|image| Healed {
-        name: image.name().to_owned(),
-        id: image.id.clone(),
-        kept: "crivet removes no images from CRI-O; drain the node, remove the image's pods (crictl rmp) and the image (crictl rmi), and check again"
-            .to_owned(),
-    });
-    healed.collect()
-}
-
 type Snapshots = BTreeMap<String, Snapshot>;
 
+/// What stands on what, by name: on containerd a layer's snapshot has its chain ID for one, in CRI-O's store a layer has an ID. What is not
+/// committed has the container's.
+async fn snapshots_of(runtime: &RuntimeClient, content: &Content) -> Result<Snapshots, RuntimeError> {
+    let Content::Storage(storage) = content else { return runtime.snapshots(OVERLAYFS).await };
+    let storage = storage.clone();
+    let read = RuntimeClient::in_storage(move || Ok((storage.layers()?, storage.containers()?))).await;
+    let (layers, containers) = read?;
+    let snapshots = layers.into_values().map(|layer| {
+        let container = containers.get(&layer.id);
+        let snapshot =
+            Snapshot { parent: layer.parent, created: layer.created, committed: container.is_none() };
+        (container.cloned().unwrap_or(layer.id), snapshot)
+    });
+    Ok(snapshots.collect())
+}
+
 /// The chain IDs of an image's altered layers.
-fn altered(image: &Image) -> BTreeSet<String> {
+fn altered_snapshots(image: &Image) -> BTreeSet<String> {
     let layers = image.layers.iter().filter(|layer| matches!(layer.outcome(), Outcome::Altered(_)));
     layers.map(|layer| layer.chain_id.to_string()).collect()
 }
 
+/// The IDs of an image's altered layers in CRI-O's store; by those its folders are called.
+fn altered_folders(image: &Image) -> BTreeSet<String> {
+    let unpacked = image.layers.iter().flat_map(|layer| &layer.unpacked);
+    let altered = unpacked.filter(|unpacked| matches!(unpacked.outcome, Outcome::Altered(_)));
+    altered.filter_map(|unpacked| Some(unpacked.snapshotter.split_once('/')?.1.to_owned())).collect()
+}
+
 /// Why an image cannot be removed, or its removal would mend nothing.
-fn keeps(image: &Image, snapshots: &Snapshots, users: &BTreeMap<String, String>) -> Option<String> {
-    let altered = altered(image);
+fn keeps(
+    altered: &BTreeSet<String>,
+    snapshots: &Snapshots,
+    users: &BTreeMap<String, String>,
+) -> Option<String> {
     if altered.is_empty() {
         return Some("what stands on it is not known; remove it with all its containers by hand".to_owned());
     }
@@ -114,9 +132,19 @@ async fn users(runtime: &RuntimeClient) -> Result<BTreeMap<String, String>, Runt
     Ok(users)
 }
 
-async fn remove(runtime: &RuntimeClient, control: &mut Control, image: &Image) -> Result<(), String> {
+async fn remove(
+    runtime: &RuntimeClient,
+    control: &mut Control,
+    content: &Content,
+    image: &Image,
+) -> Result<(), String> {
     control.healing(&image.id).await.map_err(|error| error.to_string())?;
-    runtime.remove_image(&image.id).await.map_err(|error| error.to_string())
+    let id = match content {
+        Content::Services => &image.id,
+        // `sha256:<hex>` is a name to CRI-O, that nothing has.
+        Content::Storage(_) => image.id.trim_start_matches("sha256:"),
+    };
+    runtime.remove_image(id).await.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -165,11 +193,30 @@ mod tests {
             ("container", &top, false),
         ]);
         let users = BTreeMap::from([("container".to_owned(), "container c of pod a/b".to_owned())]);
-        let kept = |image: &Image| keeps(image, &all, &users);
+        let kept = |image: &Image| keeps(&altered_snapshots(image), &all, &users);
         let of_base = image("base", &[(b"base", true), (b"oth\0", false)]);
         assert!(kept(&of_base).is_some_and(|why| why.starts_with("container c of pod a/b stands on ")));
         assert!(kept(&image("top", &[(b"base", false), (b"top\0", true)])).is_some());
         assert_eq!(kept(&image("other", &[(b"base", false), (b"oth\0", true)])), None);
         assert!(kept(&image("none", &[])).is_some());
+    }
+
+    #[test]
+    fn what_stands_on_an_altered_folder_of_crios_is_kept_and_not_what_stands_on_its_copy() {
+        let mut image = image("app", &[(b"base", false), (b"top\0", true)]);
+        image.layers[1].unpacked[0].snapshotter = "overlay/aa".to_owned();
+        image.layers[1].unpacked.push(Unpacked {
+            snapshotter: "overlay/copy".to_owned(),
+            created: "1".to_owned(),
+            outcome: Outcome::Unchecked("x".to_owned()),
+        });
+        assert_eq!(altered_folders(&image), BTreeSet::from(["aa".to_owned()]));
+        let users = BTreeMap::from([("container".to_owned(), "container c of pod a/b".to_owned())]);
+        let kept = |below: &str| {
+            let all = snapshots(&[("aa", "", true), ("copy", "", true), ("container", below, false)]);
+            keeps(&altered_folders(&image), &all, &users)
+        };
+        assert!(kept("aa").is_some_and(|why| why.starts_with("container c of pod a/b stands on ")));
+        assert_eq!(kept("copy"), None);
     }
 }

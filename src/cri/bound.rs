@@ -4,7 +4,11 @@
 //! containerd does for the snapshotters below. A lazy one (stargz, SOCI, Nydus, overlaybd, GKE's image streaming) is told the
 //! chain ID and fetches files when they are read: another manifest can have filled it. And a runtime may take the snapshot for a
 //! hint and pull the image in its guest by itself (Kata), or run a module out of it. Neither says so to anybody, so those are known that do not.
+//!
+//! CRI-O's store says which layers were pulled in part. Which of its runtimes pull by themselves its configuration says, so that is asked before
+//! anything is made.
 
+use super::facts::Handler;
 use super::runtime::{RuntimeClient, RuntimeError, Under};
 use crate::config::InsecureAllowed;
 
@@ -46,12 +50,62 @@ pub fn is_bound(under: &Under, allowed: &InsecureAllowed) -> Result<(), String> 
     Ok(())
 }
 
+/// Why nothing is made by a handler of CRI-O's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Against {
+    /// It may run something else than what was vetted; one line.
+    Unbound(String),
+    /// It is not known by which handler, or what that does.
+    Unknown(RuntimeError),
+}
+
+impl From<RuntimeError> for Against {
+    fn from(error: RuntimeError) -> Against {
+        Against::Unknown(error)
+    }
+}
+
+/// Whether what CRI-O makes by this handler runs what CRI-O unpacked, or the configuration lets it run all the same. containerd tells of a
+/// container when it is made, so of that nothing is asked here.
+///
+/// # Errors
+/// It need not, or it is not known.
+pub async fn handler_is_bound(
+    runtime: &RuntimeClient,
+    handler: &Handler,
+    allowed: &InsecureAllowed,
+) -> Result<(), Against> {
+    let Some(mut handlers) = runtime.handlers().await? else { return Ok(()) };
+    let name = match handler {
+        Handler::Named(name) => name.clone(),
+        // Of most nodes nothing more is asked.
+        Handler::OfSandbox(_) if handlers.are_all_bound(&allowed.runtimes) => return Ok(()),
+        Handler::OfSandbox(sandbox) => runtime.handler_of(sandbox).await?,
+    };
+    if !handlers.has(&name) {
+        // It may be new.
+        handlers = runtime.handlers_anew().await?;
+    }
+    handlers.is_bound(&name, &allowed.runtimes).map_err(Against::Unbound)
+}
+
 /// What stands against making another container like this one, which is there already; one that is gone by now tells nothing.
 pub async fn against(runtime: &RuntimeClient, id: &str, allowed: &InsecureAllowed) -> Option<String> {
-    match runtime.layers_under(id).await {
-        Ok(under) => is_bound(&under, allowed).err(),
-        Err(RuntimeError::NotFound(_)) => None,
-        Err(error) => {
+    let looked = async {
+        let under = runtime.layers_under(id).await?;
+        is_bound(&under, allowed).map_err(Against::Unbound)?;
+        match runtime.handlers().await? {
+            Some(handlers) if !handlers.are_all_bound(&allowed.runtimes) => {
+                let sandbox = runtime.sandbox_of(id).await?;
+                handler_is_bound(runtime, &Handler::OfSandbox(sandbox), allowed).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    };
+    match looked.await {
+        Ok(()) | Err(Against::Unknown(RuntimeError::NotFound(_))) => None,
+        Err(Against::Unbound(text)) => Some(text),
+        Err(Against::Unknown(error)) => {
             Some(format!("what it stands on cannot be looked at ({error}); see that the runtime answers"))
         }
     }

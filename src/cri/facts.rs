@@ -24,6 +24,17 @@ pub struct Facts {
     pub unknown: Vec<String>,
     /// The pod of a RunPodSandbox, for the pull of its pause image.
     pub sandbox: Option<PodSandboxConfig>,
+    /// By which of the runtime's handlers something is made; none by a pull.
+    pub handler: Option<Handler>,
+}
+
+/// By which of the runtime's handlers something is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// By that of this name; empty: the runtime's default.
+    Named(String),
+    /// By that of the sandbox with this ID.
+    OfSandbox(String),
 }
 
 /// Decodes the body of a vetted call.
@@ -42,7 +53,8 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
                 ..Default::default()
             }];
             call.auth = request.auth.map(auth);
-            Ok(Facts { call, unknown: unknown_fields("PullImageRequest", bytes), sandbox: None })
+            let unknown = unknown_fields("PullImageRequest", bytes);
+            Ok(Facts { call, unknown, sandbox: None, handler: None })
         }
         Vetted::CreateContainer => {
             let request: CreateContainerRequest = decode("CreateContainerRequest", bytes)?;
@@ -55,7 +67,9 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
                     call.images.push(created_from(image, format!("mounts[{index}].image")));
                 }
             }
-            Ok(Facts { call, unknown: unknown_fields("CreateContainerRequest", bytes), sandbox: None })
+            let unknown = unknown_fields("CreateContainerRequest", bytes);
+            let handler = Some(Handler::OfSandbox(request.pod_sandbox_id));
+            Ok(Facts { call, unknown, sandbox: None, handler })
         }
         Vetted::RunPodSandbox => {
             let request: RunPodSandboxRequest = decode("RunPodSandboxRequest", bytes)?;
@@ -64,6 +78,7 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
                 call,
                 unknown: unknown_fields("RunPodSandboxRequest", bytes),
                 sandbox: request.config,
+                handler: Some(Handler::Named(request.runtime_handler)),
             })
         }
     }

@@ -3,6 +3,7 @@
 pub mod bound;
 pub mod deadline;
 pub mod facts;
+pub mod handlers;
 pub mod message;
 pub mod methods;
 pub mod reply;

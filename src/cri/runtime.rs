@@ -1,6 +1,7 @@
 //! crivet's own calls to the runtime: what it reads to know an image and a container, and the few things it
 //! does (remove what it did not vouch for, pull the pause image). The kubelet's calls never come through here.
 
+pub mod handlers;
 pub mod unpacked;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +61,9 @@ pub struct RuntimeClient {
     /// The snapshotter of the container looked at last; empty before the first.
     snapshotter: Arc<Mutex<String>>,
     content: Arc<Mutex<Option<(Content, Instant)>>>,
+    /// For what CRI-O says beside the CRI.
+    socket: Arc<Path>,
+    handlers: Arc<Mutex<Option<handlers::Known>>>,
 }
 
 /// Where a runtime's images and containers can be looked at.
@@ -101,7 +105,15 @@ impl RuntimeClient {
         } else {
             channel(image_endpoint.to_owned())
         };
-        RuntimeClient { runtime, image, snapshotter: Arc::default(), content: Arc::default() }
+        let socket = runtime_endpoint.into();
+        RuntimeClient {
+            runtime,
+            image,
+            snapshotter: Arc::default(),
+            content: Arc::default(),
+            socket,
+            handlers: Arc::default(),
+        }
     }
 
     fn images(&self) -> ImageServiceClient<Channel> {
@@ -250,7 +262,10 @@ impl RuntimeClient {
     }
 
     /// Reads a store's files where waiting for the disk holds up nothing else.
-    async fn in_storage<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// They cannot be read, or do not have it.
+    pub async fn in_storage<T: Send + 'static>(
         read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, RuntimeError> {
         match tokio::task::spawn_blocking(read).await {

@@ -4,6 +4,7 @@
 
 mod images;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -161,6 +162,19 @@ impl Storage {
         Ok(self.name_of(&top.parent))
     }
 
+    /// The containers and sandboxes, by the layers that they write to.
+    ///
+    /// # Errors
+    /// The store's lists cannot be read.
+    pub fn containers(&self) -> Result<HashMap<String, String>, StorageError> {
+        let mut all = HashMap::new();
+        for name in ["volatile-containers.json", "containers.json"] {
+            let containers: Vec<Container> = self.list("containers", name)?;
+            all.extend(containers.into_iter().map(|container| (container.layer, container.id)));
+        }
+        Ok(all)
+    }
+
     fn layer_of(&self, container: &str) -> Result<String, StorageError> {
         for name in ["volatile-containers.json", "containers.json"] {
             let containers: Vec<Container> = self.list("containers", name)?;
@@ -313,6 +327,15 @@ mod tests {
     fn container_that_is_kept_over_a_reboot_is_known_too() {
         let (_root, storage) = store(|lists| lists[0].1 = "containers.json");
         storage.chain_under(CONTAINER).unwrap();
+    }
+
+    #[test]
+    fn containers_are_known_by_their_layers_kept_over_a_reboot_or_not() {
+        for name in ["containers.json", "volatile-containers.json"] {
+            let (_root, storage) = store(|lists| lists[0].1 = name);
+            let known = HashMap::from([("e160".to_owned(), CONTAINER.to_owned())]);
+            assert_eq!(storage.containers().unwrap(), known);
+        }
     }
 
     #[test]

@@ -92,6 +92,15 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             return;
         }
     };
+    // Whatever the runtime answered: enforce mode would not have asked it.
+    let needs_proof = verdict.images.iter().any(|image| !image.chain_id.is_empty());
+    if facts.handler.is_some()
+        && needs_proof
+        && look::possible(relay).await.is_ok()
+        && let Err(Refusal { reply, unrecorded }) = look::handler(relay, facts.handler.as_ref()).await
+    {
+        told(relay, &call, &reply, unrecorded);
+    }
     let Ok(made) = facts::made(vetted, answer) else { return };
     match vetted {
         Vetted::PullImage => read_back(relay, &call, &verdict).await,

@@ -81,8 +81,12 @@ impl Healed {
         }
     }
 
+    fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
     fn holds(&self, named: &str) -> bool {
-        self.count.load(Ordering::SeqCst) > 0 && self.images().keys().any(|id| same_id(id, named))
+        self.any() && self.images().keys().any(|id| same_id(id, named))
     }
 
     fn images(&self) -> MutexGuard<'_, BTreeMap<String, Option<Instant>>> {
@@ -132,11 +136,14 @@ pub async fn about_to_be_removed(relay: &Relay, ids: &[String]) -> Result<(), St
 /// It was, and is not there again for long enough.
 pub async fn user_was_read_since(relay: &Relay, call: &Call) -> Result<(), Refusal> {
     let Some(image) = call.images.iter().find(|image| image.role == ROLE_IMAGE) else { return Ok(()) };
-    if !relay.healed.holds(&image.named) {
+    // By a digest, as CRI-O has it made up to 1.34, it is the runtime that says which image it is.
+    let by_id = ImageId::parse(&image.named).is_ok();
+    if !relay.healed.any() || by_id && !relay.healed.holds(&image.named) {
         return Ok(());
     }
     match relay.runtime.image_status(&image.named).await {
-        Ok(Some(_)) if relay.healed.is_there(&image.named, Instant::now()) => {
+        Ok(Some(found)) if !relay.healed.holds(&found.id) => return Ok(()),
+        Ok(Some(found)) if relay.healed.is_there(&found.id, Instant::now()) => {
             // What is still in the file costs a later crivet a retry of the kubelet's, and nothing else.
             let dir = relay.healed.dir.lock().await;
             let left: Vec<String> = relay.healed.images().keys().cloned().collect();
@@ -146,7 +153,14 @@ pub async fn user_was_read_since(relay: &Relay, call: &Call) -> Result<(), Refus
             return Ok(());
         }
         Ok(Some(_)) => {}
-        Ok(None) => relay.healed.is_gone(&image.named),
+        Ok(None) if by_id => relay.healed.is_gone(&image.named),
+        Ok(None) => {
+            let text = format!(
+                "image {}: the runtime has none of this digest, and images were removed here to be pulled anew; try again",
+                quoted(&image.named)
+            );
+            return Err(Refusal::own(&text, Reason::Runtime));
+        }
         Err(error) => {
             let text = format!(
                 "image {}: it was removed, and is not known to be back: {error}",

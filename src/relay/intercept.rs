@@ -17,7 +17,7 @@ use super::upstream::{NoAnswer, Upstream, no_answer};
 use super::{Relay, altered, documents, healed, hidden, look, pause, user, vouched};
 use crate::audit::Reason;
 use crate::cri::deadline::Budget;
-use crate::cri::facts::{self, Facts, ROLE_IMAGE, ROLE_PAUSE};
+use crate::cri::facts::{self, Facts, Handler, ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
 use crate::cri::v1::PodSandboxConfig;
@@ -39,7 +39,7 @@ pub async fn vet_then_forward(
         Ok(read) => read,
         Err(reply) => return Ok(relay.refused(vetted, head.uri.path(), reply)),
     };
-    let Facts { mut call, unknown, sandbox } = match facts::facts(vetted, &body) {
+    let Facts { mut call, unknown, sandbox, handler } = match facts::facts(vetted, &body) {
         Ok(facts) => facts,
         Err(error) => {
             return Ok(relay.refused(vetted, head.uri.path(), Reply::undecided(&error.to_string())));
@@ -78,6 +78,7 @@ pub async fn vet_then_forward(
         }
         if permit.images().iter().any(|image| image.chain_id.is_some()) && vetted != Vetted::PullImage {
             look::possible(relay).await?;
+            known_handler(relay, handler.as_ref(), budget).await?;
         }
         // Whole or not is read from the disk by others, and takes its time: what is made is not made twice for it.
         let looked_at = match vetted {
@@ -169,6 +170,15 @@ async fn are_whole(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) 
     });
     let whole = whole.await;
     whole.unwrap_or_else(|_| Err(documents::not_read()))
+}
+
+/// Whether what the runtime makes by its handler is known to run what was vetted, within what is left of the budget.
+async fn known_handler(relay: &Relay, handler: Option<&Handler>, budget: Budget) -> Result<(), Refusal> {
+    let known = timeout(budget.left(std::time::Instant::now()), look::handler(relay, handler)).await;
+    known.unwrap_or_else(|_| {
+        let text = "the runtime did not say in time by which handler it would make it, and what that does";
+        Err(Refusal::own(text, Reason::Runtime))
+    })
 }
 
 /// Why a vetted call has no answer of the runtime's.

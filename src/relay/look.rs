@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::Relay;
 use super::ask::Refusal;
 use crate::audit::Reason;
-use crate::cri::bound;
+use crate::cri::bound::{self, Against};
+use crate::cri::facts::Handler;
 use crate::cri::methods::Vetted;
 use crate::cri::runtime::RuntimeError;
 
@@ -46,6 +47,25 @@ pub async fn possible(relay: &Relay) -> Result<(), Refusal> {
         // A runtime that does not answer will not make anything either.
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Whether what is made by this handler is known beforehand to run what is looked at afterwards: a guest that pulls by itself stands on the
+/// vetted layers, too.
+///
+/// # Errors
+/// It need not, or it is not known.
+pub async fn handler(relay: &Relay, handler: Option<&Handler>) -> Result<(), Refusal> {
+    let Some(handler) = handler else { return Ok(()) };
+    let allowed = Arc::clone(&relay.live.borrow().allowed);
+    bound::handler_is_bound(&relay.runtime, handler, &allowed).await.map_err(|against| match against {
+        Against::Unbound(text) => Refusal::own(&text, Reason::ContentUnbound),
+        Against::Unknown(error) => {
+            let text = format!(
+                "whether the runtime runs what was vetted, or pulls by itself, is not known: {error}"
+            );
+            Refusal::own(&text, Reason::Runtime)
+        }
+    })
 }
 
 /// Removes what was made and must not be.

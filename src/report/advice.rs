@@ -113,7 +113,7 @@ pub(super) fn advice(reason: Option<Reason>) -> Advice {
         ),
         Some(Reason::ContentUnbound) => (
             "What runs there need not be what the image's ID says",
-            "Give the pods a runtime class with containerd's overlayfs and runc. Where you accept what the lazy snapshotter or the guest fetches unvetted, name it in insecureAllowSnapshotters or insecureAllowRuntimes (docs/configuration.md).",
+            "Give the pods a runtime class with containerd's overlayfs and runc, or a handler of CRI-O's of type oci. Where you accept what the lazy snapshotter or the guest fetches unvetted, name it in insecureAllowSnapshotters or insecureAllowRuntimes (docs/configuration.md).",
         ),
         Some(Reason::ContentNotChecked) => (
             "No check has found the image's layers whole in time",

@@ -1,5 +1,6 @@
 //! CRI-O: by itself, and with crivet in front of it.
 
+mod handlers;
 mod layers;
 
 use crate::support::cosign::{Cosign, Key, Version};
@@ -67,9 +68,13 @@ struct Node {
 
 impl Node {
     fn start(mode: &str) -> Option<Self> {
+        Self::with(mode, Crio::start)
+    }
+
+    fn with(mode: &str, start: fn(&Peers, &Registry) -> Crio) -> Option<Self> {
         let peers = Peers::get()?;
         let registry = Registry::start(&peers);
-        let crio = Crio::start(&peers, &registry);
+        let crio = start(&peers, &registry);
         let cosign = Cosign::new(&peers, Version::V2);
         let key = cosign.generate_key("key");
         cosign.sign(&key, &crio.pause().by_digest, &[]);
@@ -328,6 +333,44 @@ fn in_enforce_mode_a_container_on_other_layers_is_removed() {
     let made = crictl.create_of("pod", &pod, "e2e", &image, &json!([]));
     assert_refused(made, UNDECIDED, &["instead of the vetted image's"]);
     assert_eq!(node.crio.crictl().run(["ps", "--all", "--quiet"]).unwrap(), "");
+}
+
+/// As CRI-O writes down a layer that it pulled by its table of contents (zstd:chunked).
+#[test]
+fn in_enforce_mode_what_was_pulled_in_part_makes_no_container() {
+    let Some(node) = Node::start("enforce") else { return };
+    let signed = node.push_signed("signed");
+    let crictl = node.crivet.crictl();
+    crictl.pull(&signed.reference).unwrap();
+    let pod = crictl.sandbox("pod").unwrap();
+    node.crio.change_store("overlay-layers/layers.json", |layers| {
+        for layer in layers.as_array_mut().unwrap() {
+            layer["toc-digest"] = json!(format!("sha256:{}", "0".repeat(64)));
+        }
+    });
+    for named in [signed.by_digest.as_str(), bare(&signed)] {
+        let image = json!({"image": named, "user_specified_image": signed.reference});
+        let made = crictl.create_of("pod", &pod, "e2e", &image, &json!([]));
+        assert_refused(made, UNDECIDED, &["was pulled in part", "enable_partial_images"]);
+    }
+    assert_refused(crictl.sandbox("another"), UNDECIDED, &["was pulled in part"]);
+    let direct = node.crio.crictl();
+    assert_eq!(direct.run(["ps", "--all", "--quiet"]).unwrap(), "");
+    assert_eq!(direct.run(["pods", "--quiet"]).unwrap(), pod);
+}
+
+/// Partial pulls are on, and the registry has ordinary layers. What CRI-O then unpacks by another way it has hashed whole before.
+#[test]
+fn in_enforce_mode_ordinary_layers_run_where_partial_pulls_are_on() {
+    let Some(node) = Node::with("enforce", Crio::start_pulling_in_part) else { return };
+    let signed = node.push_signed("signed");
+    let crictl = node.crivet.crictl();
+    crictl.pull(&signed.reference).unwrap();
+    let layers = std::fs::read_to_string(node.crio.store().join("overlay-layers/layers.json")).unwrap();
+    assert!(layers.contains("zstd-chunked-manifest") && !layers.contains("toc-digest"), "{layers}");
+    let pod = crictl.sandbox("pod").unwrap();
+    let image = json!({"image": signed.by_digest, "user_specified_image": signed.reference});
+    crictl.create_of("pod", &pod, "e2e", &image, &json!([])).unwrap();
 }
 
 /// Whether a kubelet that reaches CRI-O by this name asks it for the resources that containers use, and whether it knows

@@ -6,15 +6,18 @@ use crate::layers::{NOT_CHECKED, asks_for_checks, checked, of};
 use crate::support::crio::Crio;
 use crate::support::crivet::Crivet;
 use crate::support::image::{Image, Pushed};
+use crate::support::kubelet::{Kubelet, Pod};
 use crate::support::node::{DENIED, UNDECIDED, assert_refused};
 use crate::support::peers::Peers;
 use crate::support::registry::Registry;
+use crate::support::wait_for;
 use rustix::fs::{XattrFlags, removexattr, setxattr};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 impl Node {
     fn push_signed_with(&self, name: &str, greeting: &str) -> Pushed {
@@ -155,7 +158,8 @@ fn altered_layers_are_found_and_denied_until_they_are_whole() {
     let (code, report) = node.check(&["--heal"]);
     let healed = &report["healed"][0];
     assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
-    assert!(healed["message"].as_str().unwrap().contains("removes no images from CRI-O"), "{report}");
+    let message = healed["message"].as_str().unwrap();
+    assert!(message.contains(" of pod e2e/altered stands on its altered layer"), "{message}");
     node.crio.crictl().run(["rmp", "-fa"]).unwrap();
     node.crio.crictl().run(["rmi", bare(&app)]).unwrap();
     node.crivet.crictl().pull(&app.reference).unwrap();
@@ -163,6 +167,98 @@ fn altered_layers_are_found_and_denied_until_they_are_whole() {
     let pod = node.crivet.crictl().sandbox("healed").unwrap();
     node.create_in(&pod, "healed", &app).unwrap();
     assert_eq!(node.check(&[]).0, Some(0));
+}
+
+const HAS_TO_READ: &str = "has to read once more as which user";
+
+#[test]
+fn altered_images_are_removed_and_pulled_anew() {
+    let Some(mut node) = Node::start("enforce") else { return };
+    let app = node.push_signed_with("app", "hello");
+    let crictl = node.crivet.crictl().clone();
+    crictl.pull(&app.reference).unwrap();
+    let pod = crictl.sandbox("runs").unwrap();
+    node.create_in(&pod, "main", &app).unwrap();
+    let top = stored(&node.crio, bare(&app)).pop().unwrap();
+    fs::write(unpacked(&node.crio, &top).join("new"), "").unwrap();
+
+    // A container that was never started stands on it.
+    let (code, report) = node.check(&["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    let message = healed["message"].as_str().unwrap();
+    assert!(message.starts_with("container main of pod e2e/runs stands on its altered layer"), "{message}");
+    assert_refused(node.create_in(&pod, "again", &app), DENIED, &["it was altered on this node"]);
+
+    node.crio.crictl().run(["rmp", "-fa"]).unwrap();
+    let (code, report) = node.check(&["--heal"]);
+    assert_eq!((code, &report["healed"][0]["removed"]), (Some(1), &json!(true)), "{report}");
+    assert!(node.crio.crictl().run(["inspecti", "-q", bare(&app)]).is_err(), "it is still there");
+    assert!(!unpacked(&node.crio, &top).exists());
+
+    // Who read the user while it was gone would make it as root, by a digest as by its ID; a crash does not change that.
+    node.crivet.kill();
+    node.crivet.start_again(&node.peers);
+    let pod = crictl.sandbox("healed").unwrap();
+    let by_id = Pushed { by_digest: bare(&app).to_owned(), ..app.clone() };
+    for image in [&app, &by_id] {
+        assert!(node.create_in(&pod, "gone", image).is_err());
+    }
+    crictl.pull(&app.reference).unwrap();
+    for image in [&app, &by_id] {
+        assert_refused(node.create_in(&pod, "too-soon", image), UNDECIDED, &[HAS_TO_READ]);
+    }
+    wait_for("the image to be one like any other", Duration::from_secs(90), || {
+        node.create_in(&pod, "healed", &app).ok()
+    });
+    assert_eq!(node.check(&[]).0, Some(0));
+}
+
+/// The kubelet of CRI-O's version makes its containers by the digest that a pull came to.
+#[test]
+fn an_altered_image_is_removed_and_pulled_anew_by_the_kubelet_and_runs_as_its_user() {
+    let Some(node) = Node::start("enforce") else { return };
+    let app = Image::says(&node.peers, "uid $(id -u)").user("1000").file("greeting", "hello");
+    let app = app.push(&node.registry, "app", "1");
+    node.cosign.sign(&node.key, &app.by_digest, &[]);
+    let kubelet = Kubelet::start(&node.peers, &node.crivet.socket());
+    let once = json!({"imagePullPolicy": "IfNotPresent"});
+    kubelet.add_pod("before", &app.reference, &once);
+    kubelet.wait_pod("before", Duration::from_secs(60), Pod::ready);
+    let top = stored(&node.crio, bare(&app)).pop().unwrap();
+    fs::write(unpacked(&node.crio, &top).join("greeting"), "hullo").unwrap();
+    let (_, report) = node.check(&["--heal"]);
+    let message = report["healed"][0]["message"].as_str().unwrap();
+    assert!(message.contains(" stands on its altered layer; delete that pod"), "{message}");
+
+    kubelet.remove_pod("before");
+    wait_for("the pod to go", Duration::from_secs(60), || kubelet.pod("before").is_none().then_some(()));
+    // As the kubelet does by and by.
+    node.crio.crictl().run(["rmp", "-fa"]).unwrap();
+    let (_, report) = node.check(&["--heal"]);
+    assert_eq!(report["healed"][0]["removed"], json!(true), "{report}");
+    kubelet.add_pod("after", &app.reference, &once);
+    kubelet.wait_pod("after", Duration::from_secs(180), Pod::ready);
+    assert_eq!(kubelet.first_line("after"), "uid 1000");
+    // Not at the first try: it may have read the user while there was no image.
+    let has_to_read = |record: &Value| record["message"].as_str().unwrap_or_default().contains(HAS_TO_READ);
+    let records: Vec<Value> = node.crivet.audit().into_iter().filter(has_to_read).collect();
+    assert!(!records.is_empty(), "{:#?}", node.crivet.audit());
+    assert_eq!(node.check(&[]).0, Some(0));
+}
+
+#[test]
+fn nothing_is_removed_where_nothing_is_enforced() {
+    let Some(node) = Node::start("audit") else { return };
+    let app = node.push_signed_with("app", "hello");
+    node.crivet.crictl().pull(&app.reference).unwrap();
+    let top = stored(&node.crio, bare(&app)).pop().unwrap();
+    fs::write(unpacked(&node.crio, &top).join("new"), "").unwrap();
+    let (code, report) = node.check(&["--heal"]);
+    let healed = &report["healed"][0];
+    assert_eq!((code, &healed["removed"]), (Some(1), &json!(false)), "{report}");
+    assert!(healed["message"].as_str().unwrap().contains("expected enforce mode"), "{report}");
+    node.crio.crictl().run(["inspecti", "-q", bare(&app)]).unwrap();
 }
 
 #[test]

@@ -70,6 +70,14 @@ impl Crictl {
         self.run(["runp", "--runtime", handler, file.to_str().unwrap()])
     }
 
+    /// The same, with labels or annotations, by that word.
+    pub fn sandbox_with(&self, name: &str, handler: &str, what: &str, of: &Value) -> Result<String, String> {
+        let mut config = self.sandbox_config(name, "e2e");
+        config[what] = of.clone();
+        let file = self.write(&format!("{name}.pod.json"), &config);
+        self.run(["runp", "--runtime", handler, file.to_str().unwrap()])
+    }
+
     /// Pulls for a pod of a namespace.
     pub fn pull_in(&self, reference: &str, namespace: &str) -> Result<String, String> {
         let file = self.write("pull.pod.json", &self.sandbox_config("pull", namespace));

@@ -13,7 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,12 +26,26 @@ pub struct Crio {
     pause: Pushed,
     policies: PathBuf,
     store: PathBuf,
+    /// Its configuration, without runtime handlers that were added.
+    written: String,
+    config: PathBuf,
 }
 
 impl Crio {
     /// Starts CRI-O, which may pull from `registry` and takes its pause image from there. What critest pulls from other
     /// registries comes from there, too.
     pub fn start(peers: &Peers, registry: &Registry) -> Self {
+        Self::start_storing(peers, registry, "")
+    }
+
+    /// The same, and it pulls what it can in part; what it cannot it unpacks in the same way.
+    pub fn start_pulling_in_part(peers: &Peers, registry: &Registry) -> Self {
+        let options = "pull_options = {enable_partial_images = \"true\", convert_images = \"true\"}\n";
+        Self::start_storing(peers, registry, options)
+    }
+
+    /// With these options of its store.
+    fn start_storing(peers: &Peers, registry: &Registry, options: &str) -> Self {
         let pause = Image::says(peers, "pause").push(registry, "pause", "test");
         let dir = peers.path().join("crio");
         // As on a node: a kubelet knows CRI-O by the end of this path.
@@ -43,11 +59,13 @@ impl Crio {
         };
         write("cni/10-ptp.conflist", &NETWORK.replace("DIR", dir.to_str().unwrap()));
         write("policy.json", TRUSTING);
-        let registries = write("registries.conf", &registries(registry));
+        write("registries.conf", &registries(registry));
         // The machine's own would be read otherwise.
         let storage =
             "[storage]\ndriver = \"overlay\"\ngraphroot = \"DIR/root\"\nrunroot = \"DIR/runroot\"\n";
-        let storage = write("storage.conf", &storage.replace("DIR", dir.to_str().unwrap()));
+        let storage =
+            format!("{}[storage.options]\n{options}", storage.replace("DIR", dir.to_str().unwrap()));
+        write("storage.conf", &storage);
         let runc = write("runc", &RUNC.replace("RUNC", peers.program("runc").to_str().unwrap()));
         fs::set_permissions(&runc, fs::Permissions::from_mode(0o755)).unwrap();
         let text = CONFIGURATION
@@ -61,27 +79,10 @@ impl Crio {
         let config = write("crio.conf", &text);
         let socket = state.join("crio.sock");
         let crictl = Crictl::new(peers, &socket);
-        let daemon = Daemon::start(
-            peers,
-            "crio",
-            &peers.program("crio"),
-            [
-                OsStr::new("--config"),
-                config.as_os_str(),
-                "--config-dir".as_ref(),
-                "".as_ref(),
-                "--registries-conf".as_ref(),
-                registries.as_ref(),
-                "--registries-conf-dir".as_ref(),
-                dir.join("registries.conf.d").as_ref(),
-            ],
-            // The machine's own logins and registries.d would be read otherwise.
-            &[("CONTAINERS_STORAGE_CONF", storage.as_ref()), ("HOME", dir.join("home").as_ref())],
-        );
-        let mut crio =
-            Self { daemon, socket, crictl, pause, policies: dir.join("policies"), store: dir.join("root") };
-        let crictl = crio.crictl.clone();
-        crio.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
+        let daemon = Self::spawn(peers);
+        let (policies, store) = (dir.join("policies"), dir.join("root"));
+        let mut crio = Self { daemon, socket, crictl, pause, policies, store, written: text, config };
+        crio.wait_ready();
         crio
     }
 
@@ -91,6 +92,73 @@ impl Crio {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("cosign.yaml"), "default-docker:\n  use-sigstore-attachments: true\n").unwrap();
         Self::start(peers, registry)
+    }
+
+    /// A runtime handler that does what runc does, in lines of its configuration.
+    pub fn like_runc(&self) -> String {
+        let runc = self.written.split_once("[crio.runtime.runtimes.runc]").unwrap().1;
+        runc.split_once("[crio.image]").unwrap().0.to_owned()
+    }
+
+    /// Adds a runtime handler with these lines to those that it has by itself, instead of one that was added before. It is in force when it
+    /// has been started anew.
+    pub fn write_handler(&self, name: &str, lines: &str) {
+        let table = format!("[crio.runtime.runtimes.{name}]\n{lines}");
+        fs::write(&self.config, format!("{}\n{table}\n", self.written)).unwrap();
+    }
+
+    /// Has it read its configuration anew, until it says this handler's first line.
+    pub fn reload_handler(&self, name: &str, lines: &str) {
+        let pid = rustix::process::Pid::from_raw(self.daemon.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        let first = lines.trim().lines().next().unwrap();
+        super::wait_for("the handler", Duration::from_secs(20), || {
+            let said = self.says_it_is_configured();
+            let (_, handler) = said.split_once(&format!("[crio.runtime.runtimes.{name}]"))?;
+            handler.split('[').next()?.contains(first).then_some(())
+        });
+    }
+
+    /// Ends it in order, and starts it again with the same files.
+    pub fn restart(&mut self, peers: &Peers) {
+        self.daemon.stop();
+        self.daemon = Self::spawn(peers);
+        self.wait_ready();
+    }
+
+    fn wait_ready(&mut self) {
+        let crictl = self.crictl.clone();
+        self.daemon.wait_ready(Duration::from_secs(30), || crictl.run(["version"]).is_ok());
+    }
+
+    fn spawn(peers: &Peers) -> Daemon {
+        let at = |name: &str| peers.path().join("crio").join(name);
+        Daemon::start(
+            peers,
+            "crio",
+            &peers.program("crio"),
+            [
+                OsStr::new("--config"),
+                at("crio.conf").as_os_str(),
+                "--config-dir".as_ref(),
+                "".as_ref(),
+                "--registries-conf".as_ref(),
+                at("registries.conf").as_ref(),
+                "--registries-conf-dir".as_ref(),
+                at("registries.conf.d").as_ref(),
+            ],
+            // The machine's own logins and registries.d would be read otherwise.
+            &[("CONTAINERS_STORAGE_CONF", at("storage.conf").as_ref()), ("HOME", at("home").as_ref())],
+        )
+    }
+
+    /// What it says over HTTP that its configuration is.
+    pub fn says_it_is_configured(&self) -> String {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(b"GET /config HTTP/1.1\r\nHost: crio\r\nConnection: close\r\n\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
     }
 
     /// The folder of its store.

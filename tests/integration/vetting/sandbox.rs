@@ -13,7 +13,7 @@ use crate::support::framed;
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
 
 fn run() -> Vec<u8> {
-    v1::RunPodSandboxRequest { config: Some(pod("prod")) }.encode_to_vec()
+    v1::RunPodSandboxRequest { config: Some(pod("prod")), ..Default::default() }.encode_to_vec()
 }
 
 impl Gate {
