@@ -49,7 +49,7 @@ fn layer(image: &Image) -> CheckedLayer {
 }
 
 /// What a check says that found the image whole, but for what is changed.
-async fn checked(node: &Node, image: &Image, change: impl Fn(&mut CheckedLayer)) {
+pub async fn checked(node: &Node, image: &Image, change: impl Fn(&mut CheckedLayer)) {
     let mut told = layer(image);
     change(&mut told);
     let images = vec![CheckedImage { image_id: image.id(), found: told.found.clone() }];
