@@ -82,6 +82,12 @@ impl Node {
         wait_for("the end of its unit", LONG, || ended().then_some(()));
     }
 
+    fn doctor_finds(&self, id: &str) -> bool {
+        let said = self.machine.run(["crivet", "doctor", "-o", "json"]);
+        let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+        said["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == id)
+    }
+
     fn state(&self, unit: &str) -> String {
         self.says(&["show", "--property=ActiveState", "--value", unit])
     }
@@ -143,6 +149,7 @@ fn packaged_units_check_what_a_pod_waits_for_and_what_the_timer_comes_to() {
 
     // The timer as it comes has its day and its delay ahead of it; only that is changed.
     assert_eq!(metric("crivet_content_last_check_seconds"), 0.0);
+    assert!(node.doctor_finds("layers-not-checked-in-time"));
     node.says(&["enable", "--now", TIMER]);
     let next = node.says(&["show", "--property=NextElapseUSecRealtime", "--value", TIMER]);
     assert!(!["", "n/a"].contains(&next.as_str()), "{next}");
@@ -157,10 +164,7 @@ fn packaged_units_check_what_a_pod_waits_for_and_what_the_timer_comes_to() {
     }
     assert_eq!(node.says(&["show", "--property=Result", "--value", CHECK]), "success");
     assert!(metric("crivet_content_last_check_seconds") > 0.0);
-    let doctor = machine.run(["crivet", "doctor", "-o", "json"]);
-    let doctor: Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    let findings = doctor["findings"].as_array().unwrap();
-    assert!(findings.iter().any(|finding| finding["id"] == "layers"), "{doctor}");
+    assert!(node.doctor_finds("layers") && !node.doctor_finds("layers-not-checked-in-time"));
 
     // What it finds altered is denied to a new pod, and the unit has failed for everybody to see.
     let altered = node.unpacked("team/app");
