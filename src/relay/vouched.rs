@@ -190,8 +190,10 @@ fn stacked(relay: &Relay, stored: &[Stacked], wanted: &Wanted, now: u64) -> Resu
 }
 
 async fn unpacked_by(runtime: &RuntimeClient, wanted: &Wanted) -> Result<Vec<String>, RuntimeError> {
-    let mut snapshotters = runtime.unpacked_by(&wanted.image_id).await?;
-    match runtime.snapshot(OVERLAYFS, &wanted.chain_id).await {
+    let (unpacked_by, snapshot) =
+        tokio::join!(runtime.unpacked_by(&wanted.image_id), runtime.snapshot(OVERLAYFS, &wanted.chain_id));
+    let mut snapshotters = unpacked_by?;
+    match snapshot {
         Ok(_) => snapshotters.push(OVERLAYFS.to_owned()),
         Err(RuntimeError::NotFound(_)) => {}
         Err(error) => return Err(error),
@@ -209,8 +211,9 @@ async fn under(
     now: u64,
 ) -> Result<Option<Lacking>, RuntimeError> {
     let mut key = wanted.chain_id.clone();
+    let mut asked = relay.runtime.snapshot(snapshotter, &key).await;
     for _ in 0..=limits::LAYERS {
-        let snapshot = match relay.runtime.snapshot(snapshotter, &key).await {
+        let snapshot = match asked {
             Ok(snapshot) => snapshot,
             Err(RuntimeError::NotFound(_)) => {
                 return Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }));
@@ -225,6 +228,7 @@ async fn under(
         if snapshot.parent.is_empty() {
             return Ok(None);
         }
+        asked = relay.stacks.below(&relay.runtime, snapshotter, &key, &snapshot).await;
         key = snapshot.parent;
     }
     Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }))
