@@ -751,6 +751,10 @@ pub const CONTENT_TIMER_SECONDS: u64 = 48 * 3600;
 /// Layers that are known to have been found whole. A node has some thousand; each costs some 200 bytes of memory.
 pub const CONTENT_WHOLE: usize = 16_384;
 
+/// Layers of which it is remembered what is below them, as many as can be known to be whole; each costs some 400 bytes of memory.
+/// With more, all are asked about anew.
+pub const CONTENT_STACKS: usize = CONTENT_WHOLE;
+
 /// How far the clock that is kept on the disk beside these may lag behind, seconds: as much a clock that is put back while the node is
 /// off can add to the age that a policy allows.
 pub const CONTENT_CLOCK_SECONDS: u64 = 600;

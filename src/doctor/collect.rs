@@ -23,7 +23,7 @@ use crate::image::{Digest, ImageName, Reference};
 use crate::kubelet::{self, process};
 use crate::limits;
 use crate::node::apply::{MARKER, marked};
-use crate::policy::{NO_LABELS, Subject};
+use crate::policy::{Mode, NO_LABELS, Policy, Subject};
 use crate::registry::Cause;
 use crate::registry::credentials::Login;
 use crate::relay::clients::millis;
@@ -80,6 +80,11 @@ pub async fn facts(path: &Path) -> Facts {
         },
         Err(error) => Err(error.clone()),
     });
+    let checked_within = in_force.as_ref().and_then(|in_force| {
+        let policies = in_force.as_ref().ok()?.policies.as_ref().ok()?.policies();
+        let enforced = policies.iter().filter(|policy| policy.mode() != Some(Mode::Audit));
+        enforced.filter_map(Policy::layers_checked_within).min()
+    });
     let mut control = None;
     let daemon = match Control::connect(&control_socket).await {
         Ok(mut connected) => {
@@ -120,6 +125,7 @@ pub async fn facts(path: &Path) -> Facts {
         )
         .await,
         configuration,
+        layers_checked_within: checked_within,
         policies,
         daemon,
     }

@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::{Findings, age};
-use crate::config::Unmatched;
+use crate::config::{Unmatched, spoken};
 use crate::control::wire::{FoundContainer, NotAllowed, Status};
 use crate::image::quoted_name;
 
@@ -11,6 +11,9 @@ const FREE_ENOUGH: u64 = 2;
 
 /// An image that has waited so long for a check, milliseconds, waits for more than its turn.
 const REQUESTED_LONG: u64 = 60_000;
+
+/// Runtimes whose layers crivet can compare.
+const COMPARED: [&str; 2] = ["containerd", "cri-o"];
 
 pub(super) fn configuration(facts: &Facts, findings: &mut Findings) {
     match &facts.configuration {
@@ -144,9 +147,25 @@ pub(super) fn layers(facts: &Facts, status: &Status, findings: &mut Findings) {
             "systemctl enable --now crivet-content-requested.path; journalctl -u crivet-content-requested says what came of it (docs/content.md)",
         );
     }
+    let checked =
+        status.content_checked.as_ref().map(|_| facts.now.saturating_sub(status.content_checked_at));
+    if let Some(within) = facts.layers_checked_within
+        && checked.is_none_or(|ago| u128::from(ago) >= within.as_millis())
+    {
+        findings.warning(
+            "layers-not-checked-in-time",
+            format!(
+                "a policy asks for a check of layers within the last {} before a container is made, and the last one of all images was {}: containers wait for checks of their own",
+                spoken(within),
+                checked.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", age(ago)))
+            ),
+            "systemctl enable --now crivet-content.timer crivet-content-requested.path; at first, crivet content check (docs/content.md)",
+        );
+    }
     match &status.content_checked {
-        // Where crivet cannot compare them there is nothing to be told to do.
-        None if status.runtime.as_ref().is_none_or(|runtime| runtime.name != "containerd") => {}
+        // There is more to be said of it, or nothing to be told to do: crivet cannot compare them.
+        None if facts.layers_checked_within.is_some() => {}
+        None if status.runtime.as_ref().is_none_or(|runtime| !COMPARED.contains(&runtime.name.as_str())) => {}
         None => findings.note(
             "layers-never-checked",
             "the layers on this node's disk were never held to their images",

@@ -1,6 +1,7 @@
 //! What is known about the node.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::config::{InsecureAllowed, Mode, Unmatched};
 use crate::control::wire::Status;
@@ -17,6 +18,8 @@ pub struct Facts {
     pub configuration: Result<Configuration, String>,
     /// The policies as they would load now (hash and count), or what is wrong with them; `None` without a configuration.
     pub policies: Option<Result<(String, usize), String>>,
+    /// The shortest time within which such a policy wants layers checked before a create, if one does.
+    pub layers_checked_within: Option<Duration>,
     /// The running daemon, or why it does not answer.
     pub daemon: Result<Status, String>,
     /// The kubelets of this node.

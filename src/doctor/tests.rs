@@ -1,6 +1,7 @@
 //! From a node that is protected, one thing broken each.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::facts::{Access, Canary, Configuration, Facts, Kubelet, Role, Socket};
 use super::*;
@@ -11,6 +12,7 @@ use crate::vetter::wire::{
 };
 
 const NOW: u64 = 1_790_000_000_000;
+const DAY: Duration = Duration::from_secs(86_400);
 const LISTEN: &str = "/run/crivet/crivet.sock";
 const RUNTIME: &str = "/run/containerd/containerd.sock";
 
@@ -102,6 +104,7 @@ fn protected() -> Facts {
             metrics: true,
         }),
         policies: Some(Ok(("sha256:p".into(), 2))),
+        layers_checked_within: None,
         daemon: Ok(status()),
         kubelets: vec![Kubelet {
             pid: 7,
@@ -208,6 +211,12 @@ const CASES: &[Case] = {
             daemon(f).content_checked = Some(checked);
         }),
         ("layers-never-checked", Note, |f| daemon(f).content_checked = None),
+        ("layers-not-checked-in-time", Warning, |f| {
+            (f.layers_checked_within, daemon(f).content_checked) = (Some(DAY), None);
+        }),
+        ("layers-not-checked-in-time", Warning, |f| {
+            (f.layers_checked_within, daemon(f).content_checked_at) = (Some(DAY), NOW - 86_400_000);
+        }),
         ("removed-after-look", Warning, |f| daemon(f).removed_after_look = 1),
         ("mode-audit", Failure, |f| daemon(f).mode = "audit".into()),
         ("mode-overridden", Failure, |f| {

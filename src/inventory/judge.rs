@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::uses::Question;
 use crate::control::{Control, ControlError};
+use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
-use crate::image::Platform;
+use crate::image::{Platform, quoted};
 use crate::limits;
 use crate::telemetry::Trace;
 use crate::vetter::answer;
@@ -93,7 +94,7 @@ impl Judge {
                 for image in &call.images {
                     vettings.push(vetter.image(in_force, context, image).await);
                 }
-                Ok(answer::judged(&vettings).judged)
+                Ok(answer::judged(&vettings).judged.into_iter().map(not_asked).collect())
             }
         };
         match judged.map(|judged| judged.into_iter().next()) {
@@ -102,6 +103,19 @@ impl Judge {
             Err(why) => undecided(why),
         }
     }
+}
+
+/// What only the daemon knows decides, too, where a policy asks for a check of the layers.
+fn not_asked(judged: Judged) -> Judged {
+    if judged.vetted.as_ref().is_none_or(|vetted| vetted.layers_checked_within == 0) {
+        return judged;
+    }
+    let Judged { policies, reference, digest, .. } = judged;
+    let text = format!(
+        "image {}: expected a check of its layers (content.layersCheckedWithin), found nobody who knows of one: systemctl start crivet",
+        quoted(&reference)
+    );
+    Judged { policies, reference, digest, ..undecided(Reply::undecided(&text).message) }
 }
 
 /// An image about which nothing could be found out.

@@ -71,6 +71,7 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
     if !plan.files.is_empty() {
         host.systemctl(&["daemon-reload"])?;
     }
+    note_checks(host, plan, journal)?;
     start_crivet(host, plan, journal)?;
     ask(host, plan)?;
     go_on(host)?;
@@ -113,6 +114,17 @@ fn forward(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), No
         host.say(true, &format!("installed, but: {error}"));
     }
     Ok(())
+}
+
+/// Has the units that check the node's disk taken back as they are now: who enables them since, leaves links to them.
+fn note_checks(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), NodeError> {
+    let state = |name: &&str| {
+        let shown = show(host, name)?;
+        // Those that have nothing to be enabled by count as if they were.
+        Ok(UnitState { name: (*name).to_owned(), enabled: shown.enabled, active: shown.active == "active" })
+    };
+    let before = plan.checks.iter().map(state).collect::<Result<Vec<_>, NodeError>>()?;
+    if before.is_empty() { Ok(()) } else { journal.step(host, Step::Units { before }) }
 }
 
 fn start_crivet(host: &dyn Host, plan: &Plan, journal: &mut Journal) -> Result<(), NodeError> {

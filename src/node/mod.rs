@@ -9,6 +9,7 @@
 pub mod api;
 pub mod apply;
 pub mod check;
+pub mod checks;
 pub mod detect;
 pub mod host;
 pub mod journal;

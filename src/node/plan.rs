@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::NodeError;
+use super::checks;
 use super::detect::{Found, Kind, show, unit_files};
 use super::host::{self, Host, read_text};
 use super::journal::{Journal, Pointed};
@@ -22,7 +23,7 @@ pub const TRIAL: &str = "91-crivet-trial.conf";
 pub const CONFIG: &str = "/etc/crivet/config.yaml";
 /// The runtime's socket in [`FIRST`].
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
-const LISTEN: &str = "/run/crivet/crivet.sock";
+pub(super) const LISTEN: &str = "/run/crivet/crivet.sock";
 /// In front of CRI-O: the kubelet takes a runtime for CRI-O by the end of its endpoint, and counts otherwise.
 const LISTEN_CRIO: &str = "/run/crivet/run/crio/crio.sock";
 /// The first configuration, which the package brings: audit only.
@@ -35,7 +36,7 @@ pub const UNITS: [&str; 2] = ["crivet.socket", "crivet.service"];
 pub const SWITCH: [&str; 2] = ["crivet-node-rollback.timer", "crivet-node-rollback.service"];
 /// Where systemd reads what does not survive a reboot.
 pub const VOLATILE: &str = "/run/systemd/system";
-const PERSISTENT: &str = "/etc/systemd/system";
+pub(super) const PERSISTENT: &str = "/etc/systemd/system";
 
 /// How far crivet is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -90,6 +91,8 @@ pub struct Plan {
     pub folders: Vec<Folder>,
     /// crivet's own files, in order.
     pub files: Vec<NewFile>,
+    /// The units that check the node's disk, of those that are among them.
+    pub checks: Vec<&'static str>,
     /// crivet runs, and must be started anew because its socket or runtime changes.
     pub restart_crivet: bool,
     /// The drop-in's text.
@@ -147,6 +150,7 @@ pub fn plan(
     };
     let listen = configuration.listen.path().to_owned();
     let another_socket = units(host, &listen, &mut files)?;
+    let checks = checks::plan(host, configuration.listen.runtime_dir(), &mut files)?;
     let runs = another_socket || show(host, UNITS[1])?.active == "active";
     let restart_crivet = (rewritten || another_socket) && runs;
     let flags = flags(found.kind, stage, &listen);
@@ -161,7 +165,19 @@ pub fn plan(
     let drop_in = drop_in_text(&pointed);
     let there = read_text(host, &self::drop_in(&found.unit))?;
     let in_place = installed == Some(&pointed) && there.as_ref() == Some(&drop_in) && files.is_empty();
-    Ok(Plan { found, pointed, listen, folders, files, restart_crivet, drop_in, in_place, notes, timeout })
+    Ok(Plan {
+        found,
+        pointed,
+        listen,
+        folders,
+        files,
+        checks,
+        restart_crivet,
+        drop_in,
+        in_place,
+        notes,
+        timeout,
+    })
 }
 
 /// crivet's folders that are not there; systemd-tmpfiles makes them where the package is installed.
@@ -341,9 +357,7 @@ fn units(host: &dyn Host, listen: &Path, files: &mut Vec<NewFile>) -> Result<boo
     let folder = Path::new(PERSISTENT);
     let [socket, service] = [show(host, UNITS[0])?, show(host, UNITS[1])?];
     if !service.loaded {
-        let program = host.program().display().to_string();
-        let text = SERVICE.replace("/usr/bin/crivet ", &format!("{program} "));
-        files.push(NewFile { path: folder.join(UNITS[1]), text });
+        files.push(NewFile { path: folder.join(UNITS[1]), text: by_this_program(host, SERVICE) });
     }
     let listens = if socket.loaded {
         unit::in_force(&unit_files(host, &socket)?, "Socket", "ListenStream")
@@ -363,6 +377,11 @@ fn units(host: &dyn Host, listen: &Path, files: &mut Vec<NewFile>) -> Result<boo
     );
     files.push(NewFile { path: folder.join("crivet.socket.d/90-crivet-listen.conf"), text });
     Ok(socket.active == "active" || service.active == "active")
+}
+
+/// A unit's text, for where crivet's program is.
+pub(super) fn by_this_program(host: &dyn Host, text: &str) -> String {
+    text.replace("/usr/bin/crivet ", &format!("{} ", host.program().display()))
 }
 
 fn flags(kind: Kind, stage: Stage, listen: &Path) -> Vec<String> {
@@ -448,6 +467,9 @@ impl fmt::Display for Plan {
         }
         let units = UNITS.join(" ");
         steps.push(format!("systemctl enable {units}; systemctl start {units}"));
+        if !self.checks.is_empty() {
+            steps.push(format!("leave {} as they are: not enabled", self.checks.join(" ")));
+        }
         steps.push(format!("ask Version through unix://{}", self.listen.display()));
         steps.push(format!(
             "start {}: if this command dies, the kubelet is taken back after {} s",

@@ -305,19 +305,32 @@ pub async fn stand_on_whole_layers(
     }
     for (image, chain_id) in call.images.iter().zip(chain_ids) {
         let Some(chain_id) = chain_id else { continue };
-        match relay.altered.under(&relay.runtime, chain_id).await {
-            Ok(None) => {}
-            Ok(Some(layer)) => {
+        if let Err(refusal) = found_under(relay, image, chain_id).await {
+            if refusal.is_denial() {
                 relay.metrics.content_altered();
-                return Err(Refusal::denied(&refusal(image, &layer), Reason::ContentAltered));
             }
-            Err(error) => {
-                let text = format!("{}: which layers it stands on cannot be told: {error}", shown(image));
-                return Err(Refusal::own(&text, Reason::Runtime));
-            }
+            return Err(refusal);
         }
     }
     Ok(())
+}
+
+/// Holds the layers of one image to what checks have found, for whoever only asks.
+///
+/// # Errors
+/// As of [`stand_on_whole_layers`].
+pub async fn found_under(relay: &Relay, image: &ImageUse, chain_id: &str) -> Result<(), Refusal> {
+    if relay.altered.count() == 0 {
+        return Ok(());
+    }
+    match relay.altered.under(&relay.runtime, chain_id).await {
+        Ok(None) => Ok(()),
+        Ok(Some(layer)) => Err(Refusal::denied(&refusal(image, &layer), Reason::ContentAltered)),
+        Err(error) => {
+            let text = format!("{}: which layers it stands on cannot be told: {error}", shown(image));
+            Err(Refusal::own(&text, Reason::Runtime))
+        }
+    }
 }
 
 fn refusal(image: &ImageUse, layer: &Layer) -> String {

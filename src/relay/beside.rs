@@ -124,9 +124,9 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             if let Err(Refusal { reply, unrecorded }) = stands {
                 told(relay, &call, &reply, unrecorded);
             }
+            let wanted: Vec<_> = verdict.images.iter().map(vouched::Wanted::of).collect();
             if !is_altered
-                && let Err(Refusal { reply, unrecorded }) =
-                    vouched::beside(relay, &call, &wanted(&verdict)).await
+                && let Err(Refusal { reply, unrecorded }) = vouched::beside(relay, &call, &wanted).await
             {
                 told(relay, &call, &reply, unrecorded);
             }
@@ -135,18 +135,6 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             }
         }
     }
-}
-
-/// What policies ask of the images' layers on the node's disk.
-fn wanted(verdict: &Verdict) -> Vec<Option<vouched::Wanted>> {
-    let wanted = verdict.images.iter().map(|image| {
-        (image.layers_checked_within > 0).then(|| vouched::Wanted {
-            image_id: image.image_ids.first().cloned().unwrap_or_default(),
-            chain_id: image.chain_id.clone(),
-            within: Duration::from_secs(image.layers_checked_within.into()),
-        })
-    });
-    wanted.collect()
 }
 
 /// What the pull brought, held to what was vetted.

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::clients::millis;
-use super::{Relay, altered, healed, listener, look};
+use super::{Relay, altered, healed, listener, look, vouched};
 use crate::control::wire::{
     self, Answer, BreakGlass, ContentReport, ContentRequests, ContentTaken, Request, Status, answer, link,
     request,
@@ -92,8 +92,12 @@ async fn connection(relay: &Relay, started: &Started, stream: UnixStream) {
 async fn judge(relay: &Relay, call: Call) -> answer::Body {
     let call = Call { kind: Kind::Inventory.into(), beside: true, ..call };
     let within = Duration::from_millis(call.budget_ms.into()).min(JUDGEMENT);
+    let images = call.images.clone();
     match relay.vetter.ask(call, within).await {
-        Ok(verdict) => answer::Body::Judged(verdict),
+        Ok(mut verdict) => {
+            vouched::judged(relay, &images, &mut verdict.judged).await;
+            answer::Body::Judged(verdict)
+        }
         Err(none) => answer::Body::Error(none.to_string()),
     }
 }

@@ -30,6 +30,7 @@ pub mod presence;
 pub mod requested;
 pub mod revet;
 pub mod serve;
+pub mod stacks;
 pub mod switch;
 pub mod upstream;
 pub mod user;
@@ -57,6 +58,7 @@ use self::permits::Permits;
 use self::requested::Requested;
 use self::revet::Revetting;
 use self::serve::Stop;
+use self::stacks::Stacks;
 use self::upstream::{Endpoints, Upstream};
 use self::user::answers::Answers;
 use crate::audit::Reason;
@@ -138,6 +140,8 @@ pub struct Relay {
     pub altered: Altered,
     /// Layers that one found whole, and when.
     pub checked: Checked,
+    /// What is below a snapshot.
+    pub stacks: Stacks,
     /// Images that wait for one.
     pub requested: Requested,
     /// Images that were removed because of it.
@@ -184,6 +188,7 @@ impl Relay {
             user_answers: Answers::default(),
             altered: Altered::default(),
             checked: Checked::default(),
+            stacks: Stacks::default(),
             requested: Requested::default(),
             healed: Healed::default(),
             revetting: Revetting::default(),

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Relay, look, pause};
+use super::{Relay, look, pause, vouched};
 use crate::cri::bound;
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::runtime::RuntimeError;
@@ -167,9 +167,10 @@ async fn refusal(relay: &Relay, Running { call, container }: Running) -> Option<
         Some(image) if image.role == ROLE_PAUSE => "the pause image".to_owned(),
         _ => format!("static pod {}/{} container {}", call.namespace, call.pod_name, call.container_name),
     };
-    let images = call.images.len();
+    let images = call.images.clone();
     let why = match relay.vetter.ask(call, PATIENCE).await {
-        Ok(verdict) if verdict.judged.len() == images && images > 0 => {
+        Ok(mut verdict) if verdict.judged.len() == images.len() && !images.is_empty() => {
+            vouched::judged(relay, &images, &mut verdict.judged).await;
             let needs_proof = verdict.judged.iter().any(|judged| !judged.digest.is_empty());
             match verdict.judged.into_iter().find(|judged| judged.refuses) {
                 Some(judged) => judged.message,

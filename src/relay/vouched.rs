@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
 
-use super::altered::{shown, stand_on_whole_layers};
+use super::altered::{self, shown};
 use super::ask::Refusal;
 use super::checked::Found;
 use super::requested::Asked;
@@ -16,7 +16,7 @@ use crate::cri::deadline::Budget;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::cri::storage::Stacked;
 use crate::limits;
-use crate::vetter::wire::{Call, ImageUse};
+use crate::vetter::wire::{Call, ImageUse, Judged, Outcome, VettedImage};
 
 /// The snapshotter that has what other images had unpacked already, which no label of theirs says.
 const OVERLAYFS: &str = "overlayfs";
@@ -30,6 +30,17 @@ pub struct Wanted {
     pub chain_id: String,
     /// How long ago they may have been found whole.
     pub within: Duration,
+}
+
+impl Wanted {
+    /// What a verdict wants of an image's layers, if anything.
+    pub fn of(image: &VettedImage) -> Option<Wanted> {
+        (image.layers_checked_within > 0).then(|| Wanted {
+            image_id: image.image_ids.first().cloned().unwrap_or_default(),
+            chain_id: image.chain_id.clone(),
+            within: Duration::from_secs(image.layers_checked_within.into()),
+        })
+    }
 }
 
 /// Why an image's layers are not known to be whole.
@@ -54,19 +65,41 @@ pub async fn before(
     if wanted.iter().all(Option::is_none) {
         return Ok(Vec::new());
     }
-    let held = timeout(budget.left(Instant::now().into_std()), hold(relay, call, wanted, true)).await;
-    held.unwrap_or_else(|_| Err(documents::not_read()))
+    let held = async {
+        // What is altered is denied, whatever else there is to say.
+        let asked = wanted.iter().map(|wanted| wanted.as_ref().map(|wanted| wanted.chain_id.as_str()));
+        altered::stand_on_whole_layers(relay, call, asked.map(|id| id.filter(|id| !id.is_empty()))).await?;
+        hold(relay, call, wanted, true).await
+    };
+    timeout(budget.left(Instant::now().into_std()), held).await.unwrap_or_else(|_| Err(documents::not_read()))
 }
 
-/// The same where nothing is enforced: nothing is requested.
+/// The same where nothing is enforced, of what is not altered: nothing is requested.
 ///
 /// # Errors
 /// What enforce mode would have said.
 pub async fn beside(relay: &Relay, call: &Call, wanted: &[Option<Wanted>]) -> Result<(), Refusal> {
-    if wanted.iter().all(Option::is_none) {
-        return Ok(());
-    }
     hold(relay, call, wanted, false).await.map(drop)
+}
+
+/// Holds images that crivet itself has asked about to what checks have found, as it would be done before a create. What would be
+/// refused for it is judged so.
+pub async fn judged(relay: &Relay, images: &[ImageUse], judged: &mut [Judged]) {
+    for (image, judged) in images.iter().zip(judged) {
+        let Some(vetted) = judged.vetted.clone().filter(|vetted| !vetted.chain_id.is_empty()) else {
+            continue;
+        };
+        let call = Call { images: vec![image.clone()], ..Default::default() };
+        let held = async {
+            altered::found_under(relay, image, &vetted.chain_id).await?;
+            beside(relay, &call, &[Wanted::of(&vetted)]).await
+        };
+        if let Err(refusal) = held.await {
+            let outcome = if refusal.is_denial() { Outcome::Denied } else { Outcome::Undecided };
+            (judged.outcome, judged.refuses) = (outcome.into(), true);
+            judged.message = refusal.reply.message;
+        }
+    }
 }
 
 /// Holds what was made to the snapshotters that were looked at: the runtime may have another for the pod's runtime class, and unpack
@@ -94,9 +127,6 @@ async fn hold(
     wanted: &[Option<Wanted>],
     requests: bool,
 ) -> Result<Vec<Vec<String>>, Refusal> {
-    // What is altered is denied, whatever else there is to say.
-    let asked = wanted.iter().map(|wanted| wanted.as_ref().map(|wanted| wanted.chain_id.as_str()));
-    stand_on_whole_layers(relay, call, asked.map(|id| id.filter(|id| !id.is_empty()))).await?;
     let mut looked_at = Vec::with_capacity(wanted.len());
     for (image, wanted) in call.images.iter().zip(wanted) {
         let Some(wanted) = wanted else {
@@ -160,8 +190,10 @@ fn stacked(relay: &Relay, stored: &[Stacked], wanted: &Wanted, now: u64) -> Resu
 }
 
 async fn unpacked_by(runtime: &RuntimeClient, wanted: &Wanted) -> Result<Vec<String>, RuntimeError> {
-    let mut snapshotters = runtime.unpacked_by(&wanted.image_id).await?;
-    match runtime.snapshot(OVERLAYFS, &wanted.chain_id).await {
+    let (unpacked_by, snapshot) =
+        tokio::join!(runtime.unpacked_by(&wanted.image_id), runtime.snapshot(OVERLAYFS, &wanted.chain_id));
+    let mut snapshotters = unpacked_by?;
+    match snapshot {
         Ok(_) => snapshotters.push(OVERLAYFS.to_owned()),
         Err(RuntimeError::NotFound(_)) => {}
         Err(error) => return Err(error),
@@ -179,8 +211,9 @@ async fn under(
     now: u64,
 ) -> Result<Option<Lacking>, RuntimeError> {
     let mut key = wanted.chain_id.clone();
+    let mut asked = relay.runtime.snapshot(snapshotter, &key).await;
     for _ in 0..=limits::LAYERS {
-        let snapshot = match relay.runtime.snapshot(snapshotter, &key).await {
+        let snapshot = match asked {
             Ok(snapshot) => snapshot,
             Err(RuntimeError::NotFound(_)) => {
                 return Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }));
@@ -195,6 +228,7 @@ async fn under(
         if snapshot.parent.is_empty() {
             return Ok(None);
         }
+        asked = relay.stacks.below(&relay.runtime, snapshotter, &key, &snapshot).await;
         key = snapshot.parent;
     }
     Ok(Some(Lacking::Layer { chain_id: key, is_too_old: false }))
@@ -222,7 +256,7 @@ async fn refusal(
     let todo = if requests {
         let name = if image.reference.is_empty() { &image.named } else { &image.reference };
         let asked = relay.requested.ask(&wanted.image_id, name, Instant::now()).await;
-        super::altered::tell(relay);
+        altered::tell(relay);
         told(&asked)
     } else {
         "run crivet content check".to_owned()
@@ -237,7 +271,7 @@ fn told(asked: &Asked) -> String {
         Asked::Begun => "one was begun, and the container is made when it is done".to_owned(),
         Asked::NotWhole(why) => format!(
             "the last one could not find it whole: {}; it is tried again later",
-            super::altered::printable(why)
+            altered::printable(why)
         ),
         Asked::TooMany => format!(
             "more than {} images wait for one (limits::CONTENT_REQUESTS); run crivet content check",

@@ -54,6 +54,7 @@ pub fn judged(vettings: &[Vetting]) -> Verdict {
         reference: vetting.reference.clone().unwrap_or_default(),
         digest: vetting.digest.map(|digest| digest.to_string()).unwrap_or_default(),
         refuses: vetting.enforced && vetting.decision != Decision::Allowed,
+        vetted: (!vetting.enforced || vetting.decision == Decision::Allowed).then(|| permitted(vetting)),
     });
     Verdict { outcome: Outcome::Permitted.into(), judged: judged.collect(), ..Default::default() }
 }

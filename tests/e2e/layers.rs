@@ -2,7 +2,7 @@
 
 use crate::content::{alter, blob, unpacked};
 use crate::support::crivet::Crivet;
-use crate::support::image::Pushed;
+use crate::support::image::{Image, Pushed};
 use crate::support::node::{DENIED, Node, Setup, assert_refused};
 use crate::support::peers::Peers;
 use crate::support::wait_for;
@@ -294,6 +294,24 @@ fn image_is_made_only_after_a_check_that_its_policy_asks_for() {
 #[test]
 fn image_is_made_only_after_a_check_that_its_policy_asks_for_on_containerd_2() {
     image_is_made_only_after_a_check(&Setup::on_containerd_2());
+}
+
+#[test]
+fn image_of_a_hundred_layers_is_made_after_a_check_and_altered_at_the_bottom_denied_after_the_next() {
+    let Some(mut node) = Node::enforcing() else { return };
+    let app = node.push_signed("app", &Image::layered(&node.peers, 100, 1 << 20));
+    node.crictl().pull(&app.reference).unwrap();
+    let pod = node.crictl().sandbox("deep").unwrap();
+    asks_for_checks(&node.peers, &mut node.crivet);
+    assert_refused(node.crictl().create("app", &pod, &app), UNDECIDED, &[NOT_CHECKED]);
+    assert_eq!(check_with(&node, &["--requested"]).0, Some(0));
+    for name in ["app", "again"] {
+        node.crictl().create(name, &pod, &app).unwrap();
+    }
+    fs::write(folders(&node, &app)[0].join("file-1"), "altered").unwrap();
+    assert_eq!(check(&node).0, Some(1));
+    let refused = node.crictl().create("altered", &pod, &app);
+    assert_refused(refused, DENIED, &["/file-1", "it was altered on this node"]);
 }
 
 fn altered_images_are_removed_and_pulled_anew(setup: &Setup<'_>) {

@@ -11,6 +11,7 @@
 
 mod bypass;
 mod content;
+mod content_units;
 mod crash;
 mod credentials;
 mod crio;

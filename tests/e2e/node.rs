@@ -18,6 +18,7 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
+const CHECKS: [&str; 2] = ["crivet-content.timer", "crivet-content-requested.path"];
 const DROP_IN: &str = "/etc/systemd/system/kubelet.service.d/90-crivet.conf";
 const TRIAL: &str = "/run/systemd/system/kubelet.service.d/91-crivet-trial.conf";
 
@@ -212,9 +213,16 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
     for pod in ["first", "second", "third"] {
         assert!(node.pods.pod(pod).is_some_and(|pod| pod.ready()), "{pod}");
     }
+    // The units of the content checks are there for whoever wants them; who has enabled them need not think of it later.
+    for unit in CHECKS {
+        assert_eq!(said(&node.machine.run(["systemctl", "is-enabled", unit])), "disabled");
+        node.machine.ok(["systemctl", "enable", "--now", unit]);
+    }
+    node.machine.ok(["systemctl", "start", "crivet-content.service"]);
     // The kubelet comes up through crivet at a boot, too.
     node.machine.reboot(&peers);
     wait_kubelet(&node.machine, &node.pods);
+    assert!(CHECKS.iter().all(|unit| node.machine.is_active(unit)));
     let (in_front, status) = node.status();
     assert!(in_front && status["inFront"] == "both" && status["connections"] == 2, "{status}");
     node.pods.wait_pod("third", SOON, Pod::ready);
@@ -227,6 +235,7 @@ fn a_node_is_taken_in_two_stages_and_given_back_byte_for_byte() {
         assert!(node.pods.pod(pod).is_some_and(|pod| pod.ready()), "{pod}");
     }
     assert!(!node.machine.is_active("crivet.socket") && !node.machine.is_active("crivet.service"));
+    assert!(!CHECKS.iter().any(|unit| node.machine.is_active(unit)));
     node.node_ok(&["uninstall"]);
     node.is_as(&before);
 }

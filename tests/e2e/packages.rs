@@ -17,10 +17,10 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const SOCKET: &str = "/run/crivet/crivet.sock";
+pub const SOCKET: &str = "/run/crivet/crivet.sock";
 
 /// Installs a version of the package as an administrator would, over whatever version there is.
-fn install(machine: &Machine, peers: &Peers, version: &str) -> Output {
+pub fn install(machine: &Machine, peers: &Peers, version: &str) -> Output {
     machine.push(&package(peers, version, ".deb"), "/root/crivet.deb");
     machine.run(["apt-get", "install", "--yes", "--allow-downgrades", "/root/crivet.deb"])
 }
@@ -37,7 +37,7 @@ fn crictl_through_crivet(peers: &Peers, machine: &Machine) -> Crictl {
 }
 
 /// Points the machine's kubelet at crivet, as a drop-in of kubeadm's kind does.
-fn point_kubelet_at_crivet(machine: &Machine, pods: &StaticPods) {
+pub fn point_kubelet_at_crivet(machine: &Machine, pods: &StaticPods) {
     let endpoint = format!("--container-runtime-endpoint=unix://{SOCKET}");
     machine.unit(
         "kubelet.service.d/90-crivet.conf",
@@ -311,6 +311,10 @@ fn the_rpm_installs_upgrades_and_is_not_removed_from_under_a_kubelet() {
         "/usr/bin/crivet",
         "/usr/lib/systemd/system/crivet.service",
         "/usr/lib/systemd/system/crivet.socket",
+        "/usr/lib/systemd/system/crivet-content.service",
+        "/usr/lib/systemd/system/crivet-content.timer",
+        "/usr/lib/systemd/system/crivet-content-requested.path",
+        "/usr/lib/systemd/system/crivet-content-requested.service",
         "/usr/lib/sysusers.d/crivet.conf",
         "/usr/lib/tmpfiles.d/crivet.conf",
         "/usr/share/bash-completion/completions/crivet",

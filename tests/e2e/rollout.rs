@@ -250,7 +250,8 @@ fn pem(key: &Key) -> String {
     format!("\n{lines}")
 }
 
-fn enforces() -> bool {
+/// Whether the machine's crivet enforces, by its metrics.
+pub fn enforces() -> bool {
     let Ok(page) = http::request("127.0.0.1:9466", "GET", "/metrics", &[], &[]) else { return false };
     let page = String::from_utf8_lossy(&page.body).into_owned();
     let line = page.lines().find(|line| line.starts_with("crivet_mode_info{") && line.ends_with(" 1"));

@@ -22,7 +22,8 @@ pub fn architecture() -> &'static str {
 /// An image yet to be pushed.
 #[derive(Clone)]
 pub struct Image {
-    base: Vec<u8>,
+    /// The layers below its own.
+    below: Vec<Vec<u8>>,
     config: Value,
     files: Vec<(String, Vec<u8>)>,
     annotations: BTreeMap<String, String>,
@@ -51,7 +52,7 @@ impl Image {
     pub fn script(peers: &Peers, script: &str) -> Self {
         let config = json!({"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]});
         Self {
-            base: base_layer(&peers.program("busybox")),
+            below: vec![base_layer(&peers.program("busybox"))],
             config,
             files: Vec::new(),
             annotations: BTreeMap::new(),
@@ -61,6 +62,27 @@ impl Image {
     /// An image that says `line` once and stays up until it is told to stop.
     pub fn says(peers: &Peers, line: &str) -> Self {
         Self::script(peers, &format!("echo {line}; trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"))
+    }
+
+    /// An image of so many layers with so many bytes in files, none of which another image has. It has nothing that could
+    /// be run.
+    pub fn layered(peers: &Peers, layers: usize, bytes: usize) -> Self {
+        let program = std::fs::read(peers.program("busybox")).unwrap();
+        let content = |layer: usize| {
+            let own = format!("layer {layer} of {layers}\n").into_bytes();
+            own.into_iter().chain(program.iter().copied().cycle()).take(bytes / layers).collect::<Vec<u8>>()
+        };
+        let below = (1..layers).map(|layer| {
+            let mut tar = Tar::default();
+            tar.file(&format!("file-{layer}"), 0o644, &content(layer));
+            tar.finish()
+        });
+        Self {
+            below: below.collect(),
+            config: json!({"Cmd": ["/none"]}),
+            files: vec![("file".to_owned(), content(layers))],
+            annotations: BTreeMap::new(),
+        }
     }
 
     /// Sets the user that containers of the image run as.
@@ -87,18 +109,18 @@ impl Image {
         Pushed::new(registry, repository, tag, &manifest, id, self.chain())
     }
 
-    fn layers(&self) -> [Vec<u8>; 2] {
+    fn layers(&self) -> Vec<Vec<u8>> {
         let mut own = Tar::default();
         for (name, content) in &self.files {
             own.file(name, 0o644, content);
         }
-        [self.base.clone(), own.finish()]
+        self.below.iter().cloned().chain([own.finish()]).collect()
     }
 
-    /// ChainID of the OCI image specification, "Layer ChainID", for two layers.
+    /// ChainID of the OCI image specification, "Layer ChainID".
     fn chain(&self) -> String {
-        let [base, own] = self.layers();
-        digest(format!("{} {}", digest(&base), digest(&own)).as_bytes())
+        let diff_ids = self.layers().into_iter().map(|layer| digest(&layer));
+        diff_ids.reduce(|chain, id| digest(format!("{chain} {id}").as_bytes())).unwrap()
     }
 
     fn upload(&self, registry: &Registry, repository: &str, architecture: &str) -> (Vec<u8>, String) {

@@ -43,6 +43,79 @@ fn the_stages_go_on_and_all_of_it_comes_off() {
     assert_eq!(fake.restarts.get(), restarts + 2);
 }
 
+const CHECKS: [&str; 4] = [
+    "crivet-content.timer",
+    "crivet-content-requested.path",
+    "crivet-content.service",
+    "crivet-content-requested.service",
+];
+
+#[test]
+fn checks_come_without_being_enabled_and_go_though_they_were_enabled_since() {
+    let fake = Fake::kubeadm();
+    let before = fake.manifest();
+    run(&fake, None).unwrap();
+    for unit in CHECKS {
+        let text = fake.read(&format!("/etc/systemd/system/{unit}"));
+        assert!(!text.contains("/usr/bin/crivet "), "{unit}: {text}");
+        assert_eq!(text.contains("ExecStart=/opt/bin/crivet content check"), unit.ends_with(".service"));
+        assert!(!fake.is_active(unit) && !fake.is_enabled(unit), "{unit}");
+    }
+    assert!(!fake.exists("/etc/systemd/system/crivet-content-requested.path.d"));
+    for unit in &CHECKS[..2] {
+        fake.systemctl(&["enable", unit]).unwrap();
+        fake.systemctl(&["start", unit]).unwrap();
+    }
+    // What is enabled stays so from one stage to the next.
+    run(&fake, Some(Stage::Both)).unwrap();
+    assert!(CHECKS[..2].iter().all(|unit| fake.is_active(unit) && fake.is_enabled(unit)));
+    uninstall(&fake, MINUTE).unwrap();
+    fake.is_as(&before, "afterwards");
+    assert!(!CHECKS.iter().any(|unit| fake.is_active(unit)));
+}
+
+#[test]
+fn checks_of_a_package_stay_the_package_s() {
+    let fake = Fake::kubeadm();
+    for unit in ["crivet.service", "crivet.socket"].iter().chain(&CHECKS) {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(unit);
+        fake.write(&format!("/lib/systemd/system/{unit}"), &fs::read_to_string(shipped).unwrap());
+    }
+    fake.systemctl(&["enable", CHECKS[0]]).unwrap();
+    fake.systemctl(&["start", CHECKS[0]]).unwrap();
+    let before = fake.manifest();
+    run(&fake, None).unwrap();
+    assert!(CHECKS.iter().all(|unit| !fake.exists(&format!("/etc/systemd/system/{unit}"))));
+    uninstall(&fake, MINUTE).unwrap();
+    fake.is_as(&before, "afterwards");
+    assert!(fake.is_active(CHECKS[0]) && fake.is_enabled(CHECKS[0]));
+
+    // Of one that has none yet, neither: what its upgrade brings is not to be hidden.
+    for unit in CHECKS {
+        fs::remove_file(fake.at(&format!("/lib/systemd/system/{unit}"))).unwrap();
+    }
+    assert_eq!(planned(&fake, None).unwrap().checks, [""; 0]);
+}
+
+#[test]
+fn requests_are_watched_for_where_crivet_s_socket_is() {
+    let fake = Fake::kubeadm();
+    run(&fake, None).unwrap();
+    let config = fake.read(CONFIG).replace("/run/crivet/crivet.sock", "/run/crivet/cri/crivet.sock");
+    uninstall(&fake, MINUTE).unwrap();
+    fake.write(CONFIG, &config);
+    let before = fake.manifest();
+    run(&fake, None).unwrap();
+    let drop_in = fake.read("/etc/systemd/system/crivet-content-requested.path.d/90-crivet-listen.conf");
+    assert!(
+        drop_in.ends_with("\n[Path]\nPathExists=\nPathExists=/run/crivet/cri/content-requested\n"),
+        "{drop_in}"
+    );
+    assert!(planned(&fake, None).unwrap().in_place);
+    uninstall(&fake, MINUTE).unwrap();
+    fake.is_as(&before, "afterwards");
+}
+
 /// Kills an installation after each of its steps; `then` must bring the node back.
 fn killed_everywhere(stage: Stage, before_that: impl Fn(&Fake), then: impl Fn(&Fake)) {
     for steps in 0.. {

@@ -142,6 +142,10 @@ impl Fake {
         self.units.borrow().get(unit).is_some_and(|unit| unit.active)
     }
 
+    pub fn is_enabled(&self, unit: &str) -> bool {
+        self.enabled.borrow().contains(unit)
+    }
+
     /// Runs something that is killed after so many steps; `None` if it was.
     pub fn killed_after<T>(&self, steps: u32, run: impl FnOnce() -> T) -> Option<T> {
         self.left.set(Some(steps));

@@ -56,6 +56,27 @@ async fn inventory_says_what_would_be_refused_and_marks_what_matters_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_daemon_nobody_knows_of_the_checks_that_a_policy_asks_for() {
+    let node = node().await;
+    let config = node.configure("mode: audit\n");
+    let allowed = async || {
+        let said = json_of(&crivet(&["inventory", "--config", shown(&config), "-o", "json"]).await);
+        (
+            said["judgedBy"].clone(),
+            said["summary"]["notInUse"]["allowed"].clone(),
+            said["notInUse"][0].clone(),
+        )
+    };
+    assert_eq!(allowed().await.1, 1);
+    let spec = "  content: {layersCheckedWithin: 72h}\n";
+    node.policy("all.yaml", &node.signed_by("all", &node.signer, spec));
+    let (by, count, idle) = allowed().await;
+    assert_eq!((by, count, &idle["decision"]), (json!("command"), json!(0), &json!("undecided")), "{idle}");
+    let message = idle["message"].as_str().unwrap();
+    assert!(message.contains("layersCheckedWithin") && message.contains("idle:1"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_runs_by_a_runtime_that_may_run_something_else_is_undecided_unless_it_is_allowed() {
     let node = node().await;
     node.runtime.state().runtime = Some("io.containerd.kata.v2".to_owned());

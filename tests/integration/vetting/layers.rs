@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::node::{Gate, Node, allowed, refusal};
 use super::registry::Image;
-use super::runtime::REMOVE;
+use super::runtime::{REMOVE, SNAPSHOT};
 use crate::support::client::CREATE;
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: image ";
@@ -49,7 +49,7 @@ fn layer(image: &Image) -> CheckedLayer {
 }
 
 /// What a check says that found the image whole, but for what is changed.
-async fn checked(node: &Node, image: &Image, change: impl Fn(&mut CheckedLayer)) {
+pub async fn checked(node: &Node, image: &Image, change: impl Fn(&mut CheckedLayer)) {
     let mut told = layer(image);
     change(&mut told);
     let images = vec![CheckedImage { image_id: image.id(), found: told.found.clone() }];
@@ -126,6 +126,38 @@ async fn layer_below_that_was_not_checked_counts() {
     assert!(text.contains(&format!("found none of layers {below}")), "{text}");
     checked(&node, &image, |told| told.chain_id.clone_from(&below)).await;
     assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn layers_below_one_that_is_still_there_are_not_asked_about_again() {
+    let (node, gate, image, name) = asking(ENFORCE).await;
+    let below: Vec<_> = ["a", "b", "c"].map(|word| super::registry::digest_of(word.as_bytes())).into();
+    let chain: Vec<_> = [image.chain()].into_iter().chain(below).collect();
+    let unpack = |created: i64| {
+        for (at, layer) in chain.iter().enumerate() {
+            let parent = chain.get(at + 1).cloned().unwrap_or_default();
+            node.runtime.state().unpacked.insert(layer.clone(), (parent, created));
+        }
+    };
+    unpack(1);
+    for layer in &chain {
+        checked(&node, &image, |told| told.chain_id.clone_from(layer)).await;
+    }
+    let asked = async || {
+        let before = node.runtime.calls(SNAPSHOT).len();
+        let answer = gate.create(&image.id(), &name).await;
+        (answer, node.runtime.calls(SNAPSHOT).len() - before)
+    };
+    let (answer, first) = asked().await;
+    assert!(allowed(&answer));
+    let (answer, again) = asked().await;
+    assert!(allowed(&answer));
+    assert_eq!(first - again, 3, "{first} questions, then {again}");
+    // What is below it goes only with it, and then all is another.
+    unpack(2);
+    checked(&node, &image, |told| told.created = "2.000000000".into()).await;
+    let text = refusal(&asked().await.0);
+    assert!(text.contains(&format!("found none of layers {}", chain[1])), "{text}");
 }
 
 #[tokio::test]

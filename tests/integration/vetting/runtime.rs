@@ -26,7 +26,7 @@ const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
 const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
-const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
+pub const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
 /// containerd's content service.
 pub const CONTENT: &str = "/containerd.services.content.v1.Content/Read";
 

@@ -11,6 +11,8 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
 
+use super::cli::{crivet, shown};
+use super::layers::checked;
 use super::node::{Gate, Node, allowed, refusal};
 use super::registry::Image;
 use super::runtime::Pod;
@@ -114,6 +116,46 @@ async fn a_static_pod_that_would_be_denied_refuses_the_switch_until_its_image_is
     node.registry.sign("etcd", &etcd, &node.signer);
     node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
     assert!(node.kept().contains("mode: enforce"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switch_waits_for_the_checks_that_a_policy_asks_for_of_pause_image_and_static_pods() {
+    let (node, etcd) = node(true).await;
+    let other = node.push_signed("other", "1", "other");
+    node.runtime.preloaded(&node.named("other:1"), &other);
+    let spec = "  content: {layersCheckedWithin: 72h}\n";
+    node.policy("all.yaml", &node.signed_by("all", &node.signer, spec));
+    let _gate = switched(&node).await;
+    let pause = node.push("pause", "1", "pause");
+    let (refused, expected) =
+        (|status: &Status| status.mode_because.contains("refused"), "layersCheckedWithin");
+    let status = node.status_like("the refusal", refused).await;
+    assert_eq!(status.mode, "audit");
+    for said in [
+        "the pause image",
+        "static pod kube-system/etcd-node container main",
+        expected,
+        "crivet content check",
+    ] {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
+    // The inventory says so beforehand, of what does not stop the switch, too.
+    let config = node.place.path().join("config.yaml");
+    let inventory = crivet(&["inventory", "--config", shown(&config), "-o", "json"]).await;
+    let said: serde_json::Value = serde_json::from_str(&inventory.out).unwrap();
+    assert_eq!((inventory.code, &said["judgedBy"]), (Some(2), &"daemon".into()), "{said}");
+    assert_eq!(said["summary"]["running"]["allowed"], 0, "{said}");
+    assert!(said["notInUse"][0]["message"].as_str().unwrap().contains(expected), "{said}");
+    // Nothing is enforced, and nothing requested.
+    assert!(!node.place.path().join("content-requested").exists());
+
+    checked(&node, &pause, |_| {}).await;
+    checked(&node, &etcd, |told| told.found = "a file".into()).await;
+    let status = node.status_like("the denial", |status| status.mode_because.contains("altered")).await;
+    assert!(!status.mode_because.contains("the pause image"), "{}", status.mode_because);
+    assert!(!status.mode_because.contains(expected), "{}", status.mode_because);
+    checked(&node, &etcd, |_| {}).await;
+    node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
 }
 
 #[tokio::test]
