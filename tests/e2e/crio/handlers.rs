@@ -26,6 +26,14 @@ impl Node {
 
     /// From now on the handler `guest` is of type `vm` and pulls images by itself. Its shim does nothing but leave a file.
     fn guest_pulls(&mut self) -> PathBuf {
+        let (lines, started) = self.guest_that_pulls();
+        self.crio.write_handler("guest", &lines);
+        self.crio.restart(&self.peers);
+        started
+    }
+
+    /// The lines of such a handler, and the file.
+    fn guest_that_pulls(&self) -> (String, PathBuf) {
         let dir = self.peers.path().join("guest");
         fs::create_dir_all(&dir).unwrap();
         let (shim, started) = (dir.join("containerd-shim-guest-v2"), dir.join("started"));
@@ -40,9 +48,7 @@ impl Node {
             shim.display(),
             dir.display()
         );
-        self.crio.write_handler("guest", &lines);
-        self.crio.restart(&self.peers);
-        started
+        (lines, started)
     }
 
     /// The same policy with other settings.
@@ -150,4 +156,30 @@ fn a_guest_that_pulls_by_itself_is_recorded_in_audit_mode() {
     let error = create(&crictl, &before, "create", &signed).unwrap_err();
     assert!(error.contains(STARTED) && !error.contains(UNDECIDED), "{error}");
     node.unbound("CreateContainer", "forwarded");
+}
+
+#[test]
+fn what_runs_by_a_guest_that_pulls_by_itself_is_undecided_in_the_inventory() {
+    let Some(mut node) = Node::start("audit") else { return };
+    let (guests, others) = (node.push_signed("guests"), node.push_signed("others"));
+    node.guest_is_like_runc();
+    let crictl = node.crio.crictl();
+    for (handler, image) in [("guest", &guests), ("runc", &others)] {
+        crictl.pull(&image.reference).unwrap();
+        let pod = crictl.sandbox_of(handler, handler).unwrap();
+        let made = create(crictl, &pod, handler, image).unwrap();
+        crictl.run(["start", &made]).unwrap();
+    }
+    let (lines, _) = node.guest_that_pulls();
+    node.crio.write_handler("guest", &lines);
+    node.crio.reload_handler("guest", &lines);
+    let (code, said) = node.crivet.json("inventory", &[]);
+    let row = |image: &Pushed| {
+        let running = said["running"].as_array().unwrap();
+        running.iter().find(|row| row["reference"] == image.by_digest).expect(&image.by_digest)
+    };
+    assert_eq!((code, &row(&others)["decision"]), (Some(2), &json!("allowed")), "{said:#}");
+    let row = row(&guests);
+    assert_eq!(row["decision"], json!("undecided"), "{row:#}");
+    assert!(row["message"].as_str().unwrap().contains("\"guest\" has runtime_pull_image"), "{row:#}");
 }
