@@ -13,6 +13,7 @@
     reason = "a bench reports what went wrong by panicking; it uses a part of the end-to-end tests' harness"
 )]
 
+mod layers;
 #[path = "../../tests/e2e/support/mod.rs"]
 mod support;
 
@@ -40,28 +41,60 @@ fn main() {
         };
         let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         threads.block_on(measure(&node, version));
+        threads.block_on(layers::measure(&node, version));
+    }
+}
+
+/// containerd's own socket, and crivet's in front of it.
+#[derive(Clone, Copy)]
+enum Side {
+    Runtime,
+    Crivet,
+}
+
+/// Creates on either side, in one sandbox.
+struct Creates {
+    pod: String,
+    clients: [Channel; 2],
+    asks: [RuntimeClient; 2],
+    made: usize,
+}
+
+impl Creates {
+    fn new(node: &Node, pod: String) -> Creates {
+        let (containerd, relay) = (node.containerd.socket(), node.crivet.socket());
+        let sides = [containerd, relay.as_path()];
+        Creates {
+            pod,
+            clients: sides.map(channel),
+            asks: sides.map(|socket| RuntimeClient::new(socket, socket)),
+            made: 0,
+        }
+    }
+
+    /// How long a create took. What it made is removed.
+    async fn create(&mut self, side: Side, image: &Pushed) -> Duration {
+        let at = side as usize;
+        self.made += 1;
+        let request = request(&self.pod, image, &format!("c{}", self.made));
+        // As a kubelet does before each create, to learn the user.
+        self.asks[at].image_status(&image.reference).await.unwrap();
+        let (id, took) = create(&mut self.clients[at], request).await;
+        self.asks[Side::Runtime as usize].remove_container(&id).await.unwrap();
+        took
     }
 }
 
 async fn measure(node: &Node, version: &str) {
     let image = node.push_signed("proven", &node.says("proven"));
     node.crictl().pull(&image.reference).unwrap();
-    let pod = node.crictl().sandbox("bench").unwrap();
-    let (containerd, relay) = (node.containerd.socket(), node.crivet.socket());
-    let sides = [containerd, relay.as_path()];
-    let mut clients: Vec<Channel> = sides.into_iter().map(channel).collect();
-    let runtime = RuntimeClient::new(containerd, containerd);
-    let asks = sides.map(|socket| RuntimeClient::new(socket, socket));
+    let mut creates = Creates::new(node, node.crictl().sandbox("bench").unwrap());
     let mut times = [Vec::new(), Vec::new()];
     for number in 0..WARM + CREATES {
-        for (side, client) in clients.iter_mut().enumerate() {
-            let request = request(&pod, &image, &format!("c{number}-{side}"));
-            // As a kubelet does before each create, to learn the user.
-            asks[side].image_status(&image.reference).await.unwrap();
-            let (id, took) = create(client, request).await;
-            runtime.remove_container(&id).await.unwrap();
+        for side in [Side::Runtime, Side::Crivet] {
+            let took = creates.create(side, &image).await;
             if number >= WARM {
-                times[side].push(took);
+                times[side as usize].push(took);
             }
         }
     }
