@@ -234,6 +234,8 @@ impl Keeper {
                 *lock(&shared.outgoing) = Some(outgoing.clone());
                 shared.living.send_replace(true);
                 shared.configured.send_replace(Some(configured));
+                // How it stands with these is not to be unknown, or as before, until the next turn.
+                post(outgoing, to_vetter::Body::Ping(Ping {}));
             }
             Some(from_vetter::Body::Verdict(verdict)) => {
                 if let Some(waiting) = lock(&shared.waiting).remove(&message.id) {
