@@ -451,10 +451,10 @@ fn figures() {
     let texts = json!({"list": vec!["a".repeat(4000); 900]});
     timed(
         "regex",
-        "attestation.predicate.list.all(e, e.matches(r'^(a|b|aa|ab|a.|[ab]+|\\w{1,20})*$'))",
+        "attestation.predicate.list.all(e, e.matches(r'^(a|b|aa|ab|[ab]+|[a-c]{1,20})*$'))",
         &texts,
     );
-    timed("wide regex", "attestation.predicate.list.all(e, e.matches(r'^(a?){200}a{200}.*$'))", &texts);
+    timed("wide regex", "attestation.predicate.list.all(e, e.matches(r'^(a?){60}a{60}.*$'))", &texts);
     timed("contains", "attestation.predicate.list.all(e, !e.contains('aaaaaaaaaab'))", &texts);
     per_step();
 }
