@@ -65,6 +65,21 @@ enum Item {
     Across,
 }
 
+impl Item {
+    fn is_star(&self) -> bool {
+        !matches!(self, Self::Byte(_))
+    }
+
+    /// Whether it is a star that this may be a part of.
+    fn takes(&self, byte: u8) -> bool {
+        match self {
+            Self::Byte(_) => false,
+            Self::Within => byte != b'/',
+            Self::Across => true,
+        }
+    }
+}
+
 impl SigstoreGlob {
     /// Takes the text apart as policy-controller does: pairs of stars first, from the left.
     pub fn new(text: &str) -> Self {
@@ -115,8 +130,7 @@ impl SigstoreGlob {
             for (at, item) in self.0.iter().enumerate().filter(|(at, _)| reached.get(*at) == Some(&true)) {
                 let to = match item {
                     Item::Byte(wanted) if *wanted == byte => at + 1,
-                    Item::Within if byte != b'/' => at,
-                    Item::Across => at,
+                    star if star.takes(byte) => at,
                     _ => continue,
                 };
                 if let Some(to) = next.get_mut(to) {
@@ -129,9 +143,38 @@ impl SigstoreGlob {
         reached.last() == Some(&true)
     }
 
+    /// Whether some text matches both. Time and memory are the product of the lengths.
+    pub fn meets(&self, other: &Self) -> bool {
+        let width = other.0.len() + 1;
+        let mut seen = vec![false; (self.0.len() + 1) * width];
+        let mut open = vec![(0, 0)];
+        while let Some((here, there)) = open.pop() {
+            match seen.get_mut(here * width + there) {
+                Some(seen) if !*seen => *seen = true,
+                _ => continue,
+            }
+            let (one, two) = (self.0.get(here), other.0.get(there));
+            // A star may be left at any time, and takes what the other has next.
+            match (one, two) {
+                (None, None) => return true,
+                (Some(Item::Byte(a)), Some(Item::Byte(b))) if a == b => open.push((here + 1, there + 1)),
+                (Some(star), Some(Item::Byte(byte))) if star.takes(*byte) => open.push((here, there + 1)),
+                (Some(Item::Byte(byte)), Some(star)) if star.takes(*byte) => open.push((here + 1, there)),
+                _ => {}
+            }
+            if one.is_some_and(Item::is_star) {
+                open.push((here + 1, there));
+            }
+            if two.is_some_and(Item::is_star) {
+                open.push((here, there + 1));
+            }
+        }
+        false
+    }
+
     fn skip_stars(&self, reached: &mut [bool]) {
         for (at, item) in self.0.iter().enumerate() {
-            if !matches!(item, Item::Byte(_))
+            if item.is_star()
                 && reached.get(at) == Some(&true)
                 && let Some(next) = reached.get_mut(at + 1)
             {
@@ -197,5 +240,29 @@ mod tests {
         ] {
             assert_eq!(SigstoreGlob::new(glob).matches(text), expected, "{glob} {text}");
         }
+    }
+
+    #[test]
+    fn globs_meet_where_some_text_matches_both() {
+        for (one, other, expected) in [
+            ("r.io/a", "r.io/a", true),
+            ("r.io/a", "r.io/b", false),
+            ("r.io/**", "*/prod/**", true),
+            ("r.io/a:v*", "r.io/a:*-rc", true),
+            ("r.io/a:v*", "r.io/a:w*", false),
+            ("r.io/*", "r.io/a/b", false),
+            ("r.io/*", "r.io/**/b", false),
+            ("r.io/*", "r.io/**b", true),
+            ("**", "", true),
+            ("*", "**", true),
+            ("a*c", "ab*", true),
+            ("a*c", "*b", false),
+        ] {
+            let (a, b) = (SigstoreGlob::new(one), SigstoreGlob::new(other));
+            assert_eq!((a.meets(&b), b.meets(&a)), (expected, expected), "{one} {other}");
+        }
+        // Not exponential.
+        let stars = |last: &str| SigstoreGlob::new(&format!("{}{last}", "*a".repeat(300)));
+        assert!(!stars("b").meets(&stars("c")));
     }
 }

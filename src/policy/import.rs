@@ -15,6 +15,7 @@ use super::model::{
     ClaimedRepository, Kind, Mode, NamedRepository, Need, Place, Policy, Requirement, Rule, SourceFile,
     Wanted,
 };
+use super::pattern::Pattern;
 use super::signed_identity::SignedIdentity;
 use crate::trust::Root;
 use crate::trust::source::Given;
@@ -36,6 +37,8 @@ impl PolicySet {
         let mut owners: BTreeMap<(String, Option<BTreeSet<String>>), String> = BTreeMap::new();
         let mut names = BTreeSet::new();
         let mut roots = BTreeMap::new();
+        let mut without_pattern: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let covered = self.covered(&mut |at, why| without_pattern.entry(at).or_default().push(why));
         for (at, policy) in self.policies.iter().enumerate() {
             if policy.kind == Kind::ImagePolicy {
                 continue;
@@ -50,8 +53,9 @@ impl PolicySet {
                     continue;
                 }
             };
+            without_pattern.remove(&at).unwrap_or_default().into_iter().for_each(&mut said);
             let mut patterns = Vec::new();
-            for pattern in self.patterns_of(at, &mut said) {
+            for pattern in covered.get(at).into_iter().flatten().map(Pattern::to_string) {
                 let owner = owners
                     .entry((pattern.clone(), policy.namespaces.clone()))
                     .or_insert_with(|| policy.name.clone());
@@ -63,7 +67,7 @@ impl PolicySet {
                     ));
                 }
             }
-            if let Some(other) = self.holds_beside(at) {
+            if let Some(other) = self.holds_beside(at, &covered) {
                 said(format!(
                     "{other} matches some of the same images; there both have to hold, of ImagePolicies the most specific one alone: keep both files as they are, or put what both ask for under allOf"
                 ));
@@ -128,6 +132,9 @@ fn root_name(name: &str) -> String {
 
 fn document(policy: &Policy, name: String, patterns: &[String], spec: Vec<(&'static str, Node)>) -> String {
     let mut text = format!("---\n# From {} {} ({}).\n", policy.kind, policy.name, policy.source);
+    if policy.kind == Kind::ContainersPolicy && policy.namespaces.is_some() {
+        text.push_str("# There the pause image of these pods goes by the node's file. Here it falls under this: see crivet policy explain for it.\n");
+    }
     text.push_str("apiVersion: crivet.dev/v1alpha1\nkind: ImagePolicy\n");
     let images = patterns.iter().cloned().map(Node::Text).collect();
     let mut all = vec![("images", Node::List(images))];

@@ -48,6 +48,16 @@ pub enum Kind {
     ContainersPolicy,
 }
 
+impl Kind {
+    /// The kind whose policies it is combined with; with those of others each has to hold.
+    pub(super) fn dialect(self) -> Self {
+        match self {
+            Self::OpenShiftImagePolicy => Self::OpenShiftClusterImagePolicy,
+            kind => kind,
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

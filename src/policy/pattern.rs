@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::glob::{matches_segment, matches_segments};
+use super::glob::{SigstoreGlob, matches_segment, matches_segments};
 use super::model::{comparable_registry, comparable_repository};
 use crate::image::{Digest, ImageName, Reference, quoted};
 use crate::limits;
@@ -138,6 +138,22 @@ impl Pattern {
             }
             ImageName::Id(_) | ImageName::Empty => self.segments == ["**"],
         }
+    }
+
+    /// Whether some image may be covered by both; it errs towards yes, for `**` may then be none or a part of a segment.
+    pub fn meets(&self, other: &Self) -> bool {
+        let plain = |segments: &(&String, &String)| !segments.0.contains('*') && !segments.1.contains('*');
+        if self.segments.iter().zip(&other.segments).take_while(plain).any(|(one, other)| one != other) {
+            return false;
+        }
+        let glob = |pattern: &Self| SigstoreGlob::new(&pattern.segments.join("/"));
+        let suffix = match (&self.suffix, &other.suffix) {
+            (Suffix::None, _) | (_, Suffix::None) => true,
+            (Suffix::Tag(one), Suffix::Tag(other)) => SigstoreGlob::new(one).meets(&SigstoreGlob::new(other)),
+            (Suffix::Digest(one), Suffix::Digest(other)) => one == other,
+            (Suffix::Tag(_), Suffix::Digest(_)) | (Suffix::Digest(_), Suffix::Tag(_)) => false,
+        };
+        suffix && glob(self).meets(&glob(other))
     }
 
     /// How specific it is.
@@ -378,6 +394,28 @@ mod tests {
             assert!(of(pair[0]) < of(pair[1]), "{pair:?}");
             assert!(of(pair[0]) < Pattern::parse(pair[0]).unwrap().specificity(true));
             assert!(Pattern::parse(pair[0]).unwrap().specificity(true) < of(pair[1]), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_meet_where_an_image_may_be_covered_by_both() {
+        let by_digest = format!("r.io/team/app@sha256:{HEX}");
+        for (one, other, expected) in [
+            ("r.io/team/app", "r.io/team/app:v1", true),
+            ("r.io/team/app", &by_digest, true),
+            ("r.io/team/app:v1", &by_digest, false),
+            ("r.io/team/app:v*", "r.io/team/app:*1", true),
+            ("r.io/team/app:v*", "r.io/team/app:w1", false),
+            ("r.io/team/*", "r.io/team2/*", false),
+            ("r.io/**", "**/app", true),
+            ("r.io/**", "*/prod/*", true),
+            ("r.io/**", "s.io/**", false),
+            ("**", &by_digest, true),
+            ("nginx", "docker.io/library/*", true),
+        ] {
+            let of = |text: &str| Pattern::parse(text).unwrap();
+            assert_eq!(of(one).meets(&of(other)), expected, "{one} {other}");
+            assert_eq!(of(other).meets(&of(one)), expected, "{other} {one}");
         }
     }
 }

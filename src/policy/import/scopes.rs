@@ -1,15 +1,17 @@
 //! Globs and scopes as native patterns.
 
-use crate::image::{ImageName, Reference};
-use crate::policy::compile::{PolicySet, sigstore_names};
-use crate::policy::model::{Kind, Policy};
-use crate::policy::pattern::{Pattern, lookup_key};
-use crate::policy::scope::{ALL, NAMELESS, is_within};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+use crate::policy::compile::PolicySet;
+use crate::policy::model::{Kind, Policy, Rule};
+use crate::policy::pattern::Pattern;
+use crate::policy::scope::{ALL, NAMELESS, Scopes, is_within};
 use crate::policy::sigstore::DOCKER_HUB;
 
 impl PolicySet {
-    /// The patterns of a policy, sorted; what has none is told.
-    pub(super) fn patterns_of(&self, at: usize, said: &mut dyn FnMut(String)) -> Vec<String> {
+    /// The patterns of a policy of another dialect, sorted; what has none is told.
+    fn patterns_of(&self, at: usize, said: &mut dyn FnMut(String)) -> Vec<String> {
         let mut found: Vec<String> =
             self.sigstore_all.iter().filter(|all| **all == at).map(|_| "**".to_owned()).collect();
         let mut globs: Vec<String> = self
@@ -36,6 +38,10 @@ impl PolicySet {
                 .filter(|(_, policies)| policies.contains(&at))
                 .map(|(scope, _)| scope)
                 .collect();
+            if only_named && !own.is_empty() {
+                // A namespace's file is in the node's place: a policy of the node's for fewer images is not to come before it.
+                own.extend(self.scoped.node.iter().flat_map(|node| in_place_of(node, scopes, at)));
+            }
             own.sort_unstable();
             for scope in own {
                 match self.never_counts(at, scope) {
@@ -67,57 +73,64 @@ impl PolicySet {
         outer.first().map(|(_, policy)| policy.name.as_str())
     }
 
-    /// Another policy that holds beside this one for some images: of ImagePolicies one alone would.
-    pub(super) fn holds_beside(&self, at: usize) -> Option<&str> {
-        let policy = self.policies.get(at)?;
-        let mut silent = |_: String| {};
-        let own = self.patterns_of(at, &mut silent);
-        let names: Vec<ImageName> = own.iter().flat_map(|pattern| samples(pattern)).collect();
-        self.policies.iter().enumerate().find_map(|(other, found)| {
-            if other == at || found.kind != policy.kind {
-                return None;
+    /// What every policy covers, in order, as patterns; what has none is told, by the policy's place.
+    pub(super) fn covered(&self, said: &mut dyn FnMut(usize, String)) -> Vec<Vec<Pattern>> {
+        let mut covered: Vec<Vec<Pattern>> = (0..self.policies.len())
+            .map(|at| self.patterns_of(at, &mut |why| said(at, why)))
+            .map(|patterns| patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect())
+            .collect();
+        for scope in self.native.entries() {
+            if let Some(patterns) = covered.get_mut(scope.policy) {
+                patterns.push(scope.pattern.clone());
             }
-            let both = match policy.kind {
-                Kind::ClusterImagePolicy => {
-                    names.iter().any(|name| self.matches_sigstore(other, name))
-                        || self
-                            .patterns_of(other, &mut silent)
-                            .iter()
-                            .flat_map(|pattern| samples(pattern))
-                            .any(|name| self.matches_sigstore(at, &name))
-                }
-                _ => false,
-            };
-            both.then_some(found.name.as_str())
-        })
+        }
+        covered
     }
 
-    fn matches_sigstore(&self, at: usize, name: &ImageName) -> bool {
-        let ImageName::Reference(reference) = name else { return self.sigstore_all.contains(&at) };
-        let names = sigstore_names(name, &lookup_key(reference));
-        self.sigstore_all.contains(&at)
-            || self
-                .sigstore
-                .entries()
-                .filter(|scope| scope.policy == at)
-                .any(|scope| names.iter().any(|name| scope.glob.matches(name)))
+    /// Another policy that has to hold beside this one for some images: of ImagePolicies one alone would.
+    pub(super) fn holds_beside(&self, at: usize, covered: &[Vec<Pattern>]) -> Option<&str> {
+        let policy = self.policies.get(at)?;
+        let own = covered.get(at)?;
+        self.policies.iter().zip(covered).enumerate().find_map(|(other, (found, theirs))| {
+            let alone = other == at
+                || found.kind.dialect() == policy.kind.dialect() && policy.kind != Kind::ClusterImagePolicy
+                || matches!((&found.namespaces, &policy.namespaces), (Some(a), Some(b)) if a.is_disjoint(b));
+            if alone {
+                return None;
+            }
+            let lost = own.iter().any(|one| theirs.iter().any(|other| is_lost(policy, one, found, other)));
+            lost.then_some(found.name.as_str())
+        })
     }
 }
 
-/// Names that a pattern covers.
-fn samples(pattern: &str) -> Vec<ImageName> {
-    let of = |many: &str, one: &str| {
-        let text = pattern.replace("**", many).replace('*', one);
-        let text = match text.split_once('/') {
-            Some((first, rest)) if !first.contains(['.', ':']) && first != "localhost" => {
-                format!("{first}.example/{rest}")
-            }
-            None => format!("{text}.example/{text}"),
-            _ => text,
-        };
-        Reference::parse(&text).ok().map(ImageName::Reference)
+/// Whether one of two policies that both hold would be lost if the most specific pattern alone counted. Not if it is the more general
+/// one, and asks for nothing.
+fn is_lost(policy: &Policy, one: &Pattern, found: &Policy, other: &Pattern) -> bool {
+    let rank = |policy: &Policy, pattern: &Pattern| pattern.specificity(policy.namespaces.is_some());
+    let accepts = |policy: &Policy| {
+        matches!(policy.rule, Rule::Accept { .. })
+            && policy.recheck.is_none()
+            && policy.layers_checked_within.is_none()
     };
-    [("1", "1"), ("2/2", "1"), ("1", "22")].into_iter().filter_map(|(many, one)| of(many, one)).collect()
+    let may_go = match rank(policy, one).cmp(&rank(found, other)) {
+        Ordering::Less => accepts(policy),
+        Ordering::Greater => accepts(found),
+        Ordering::Equal => false,
+    };
+    !may_go && one.meets(other)
+}
+
+/// The node's scopes that a namespace's file has not, and that this policy of it decides about.
+fn in_place_of<'a>(node: &'a Scopes, own: &'a Scopes, at: usize) -> impl Iterator<Item = &'a str> {
+    let names: BTreeSet<&str> = own.entries().map(|(scope, _)| scope).collect();
+    let decides = move |scope: &str| {
+        let outer = own.entries().filter(|(outer, _)| *outer != NAMELESS && is_within(scope, outer));
+        // Scopes that one is in are in each other.
+        let inmost = outer.reduce(|a, b| if is_within(a.0, b.0) { a } else { b });
+        inmost.is_some_and(|(_, policies)| policies.contains(&at))
+    };
+    node.entries().map(|(scope, _)| scope).filter(move |scope| !names.contains(scope) && decides(scope))
 }
 
 /// The pattern that covers what a glob of policy-controller's does.
@@ -146,7 +159,10 @@ fn of_glob(glob: &str) -> Option<String> {
         (None, None) if last == "**" || last.ends_with('*') && last.matches('*').count() == 1 => glob.clone(),
         _ => return None,
     };
-    Pattern::parse(&pattern).ok().map(|pattern| pattern.to_string())
+    // What is completed as an image of Docker Hub would be is another name.
+    let depth = |text: &str| text.matches('/').count();
+    let read = Pattern::parse(&pattern).ok()?.to_string();
+    (depth(&read) == depth(&pattern)).then_some(read)
 }
 
 /// The patterns that cover what a scope does.

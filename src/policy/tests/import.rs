@@ -1,5 +1,7 @@
 //! Policies of other dialects, and what they are as native ones: both judge what real tools signed alike.
 
+use std::collections::BTreeSet;
+
 use super::given::Signed;
 use super::*;
 
@@ -197,6 +199,10 @@ fn imported_globs_cover_the_same_images() {
         ("*", true),
         ("*/*", true),
         ("index.docker.io/library/nginx:*", true),
+        ("index.docker.io/*/*", true),
+        // These have one name alone after the registry, which no image of Docker Hub has.
+        ("index.docker.io/*", false),
+        ("index.docker.io/nginx:*", false),
         ("r.io/a**", false),
         ("r.io/a*b", false),
         ("r.io/app@sha256:ab*", false),
@@ -255,6 +261,22 @@ fn what_has_no_native_form_is_told_and_left_out_whole() {
             &["ClusterImagePolicy wide: narrow matches some", "ClusterImagePolicy narrow: wide matches some"],
         ),
         (
+            [sigstore("one", "r.io/**"), sigstore("two", "*/prod/**"), sigstore("three", "s.io/**")].concat(),
+            0,
+            &["one: two matches some", "two: one matches some", "three: two matches some"],
+        ),
+        (
+            [
+                sigstore("s", "r.io/**"),
+                openshift("o", "r.io/a", &by, own),
+                denying("n", "images: [r.io/a/b]"),
+            ]
+            .concat(),
+            0,
+            &["ClusterImagePolicy s: o matches some", "ClusterImagePolicy o: s matches some"],
+        ),
+        ([sigstore("s", "r.io/**"), denying("n", "images: [s.io/**]")].concat(), 1, &[]),
+        (
             [
                 openshift("c", "r.io", &by, own),
                 openshift("n", "r.io/a", &by, own)
@@ -289,4 +311,74 @@ fn file_of_a_namespace_denies_images_without_a_name_as_native_policies_too() {
         assert_eq!(original.explain(&subject, false).says, says, "{image}");
         assert_eq!(set.explain(&subject, false).says, says, "{image}: {}", imported.text);
     }
+}
+
+#[test]
+fn policies_of_several_dialects_are_imported_where_the_general_one_asks_for_nothing() {
+    let sigstore = "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: s}\nspec:\n  images: [{glob: 'r.io/**'}]\n  authorities: [{static: {action: fail}}]\n";
+    let accept = "[{\"type\": \"insecureAcceptAnything\"}]";
+    let json = |docker: &str| {
+        file("p.json", &format!("{{\"default\": {accept}, \"transports\": {{\"docker\": {{{docker}}}}}}}"))
+    };
+    let (_, found, set) = imported(&[file("s.yaml", sigstore), json("")]);
+    assert_eq!((found.unsaid.as_slice(), set.len()), (&[][..], 2));
+    // Within the other's: it would be the more specific one.
+    let within = json(&format!("\"r.io/a\": {accept}"));
+    let (_, found, set) = imported(&[file("s.yaml", sigstore), within]);
+    assert_eq!((found.unsaid.len(), set.len()), (2, 1), "{:?}", found.unsaid);
+}
+
+#[test]
+fn file_of_a_namespace_is_in_the_place_of_the_nodes_as_native_policies_too() {
+    let (accept, reject) = ("[{\"type\": \"insecureAcceptAnything\"}]", "[{\"type\": \"reject\"}]");
+    let json = |default: &str, docker: &[(&str, &str)]| {
+        let docker: Vec<String> = docker.iter().map(|(scope, of)| format!("\"{scope}\": {of}")).collect();
+        format!("{{\"default\": {default}, \"transports\": {{\"docker\": {{{}}}}}}}", docker.join(", "))
+    };
+    let node = [
+        ("docker.io", accept),
+        ("r.io", accept),
+        ("r.io/prod/app", reject),
+        ("r.io/prod/app:v1", accept),
+        ("*.a.example", accept),
+        ("s.io", reject),
+    ];
+    let own =
+        [("r.io/prod", accept), ("s.io/x", accept), ("*.example", accept), ("r.io/prod/app/sub", reject)];
+    let (original, found, set) = imported(&[
+        file("policy.json", &json(reject, &node)),
+        file("namespaces/prod.json", &json(reject, &own)),
+        file("namespaces/dev.json", &json(accept, &[("r.io/prod/app:v1", reject)])),
+    ]);
+    assert_eq!(found.unsaid, [""; 0]);
+    let mut says = BTreeSet::new();
+    for image in [
+        "nginx",
+        "evil/x",
+        "r.io/a",
+        "r.io/prod",
+        "r.io/prod/app",
+        "r.io/prod/app:v1",
+        "r.io/prod/app:v2",
+        "r.io/prod/app/sub",
+        "r.io/prod/app/sub:v1",
+        "s.io/a",
+        "s.io/x",
+        "s.io/x/y",
+        "b.a.example/x",
+        "a.example/x",
+        "t.io/x",
+        "",
+    ] {
+        let name = ImageName::parse(image).unwrap();
+        for namespace in [None, Some("prod"), Some("dev"), Some("other")] {
+            let subject = Subject { name: &name, namespace, labels: &NO_LABELS, is_pause: false };
+            let (expected, found) =
+                (original.explain(&subject, false).says, set.explain(&subject, false).says);
+            assert_eq!(found, expected, "{image} {namespace:?}");
+            says.insert((namespace, format!("{found:?}")));
+        }
+    }
+    assert_eq!(says.len(), 8, "{says:?}");
+    assert_eq!(found.text.matches("# There the pause image").count(), 9, "{}", found.text);
 }
