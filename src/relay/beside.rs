@@ -16,6 +16,7 @@ use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
+use crate::decision::NoVerdict;
 use crate::limits;
 use crate::vetter::wire::{Call, Kind, Outcome, Verdict};
 
@@ -52,9 +53,12 @@ pub async fn forward_then_vet(
             relay.found.came_through(&facts::made(vetted, &answer).unwrap_or_default());
         }
         let Some(place) = place else { return };
-        let request = body.take();
-        match request.as_deref().map(|bytes| facts::facts(vetted, bytes)) {
+        // Its bytes go at once, as their share of what all calls may keep did: the vetting may take minutes.
+        let facts = body.take().map(|bytes| facts::facts(vetted, &bytes));
+        match facts {
             Some(Ok(mut facts)) => {
+                // For a pull that only enforce mode makes.
+                facts.sandbox = None;
                 facts.call.traceparent = trace;
                 alert_unknown(&relay, &facts.unknown);
                 vet(&relay, vetted, facts, &answer).await;
@@ -70,6 +74,10 @@ pub async fn forward_then_vet(
 }
 
 async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
+    if facts.bytes() > limits::CALL_FACTS_BYTES {
+        // The vetter is not told of so many; nor are megabytes of labels to wait for anything else.
+        return not_vetted(relay, NoVerdict::TooLarge);
+    }
     let mut call = Call { beside: true, ..facts.call };
     if vetted == Vetted::RunPodSandbox {
         match pause::complete(relay, &mut call).await {
@@ -86,11 +94,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             relay.metrics.vetted(vetted);
             verdict
         }
-        Err(none) => {
-            relay.metrics.not_vetted();
-            tracing::warn!(reason = %none, "a call was relayed and not vetted");
-            return;
-        }
+        Err(none) => return not_vetted(relay, none),
     };
     // Whatever the runtime answered: enforce mode would not have asked it.
     let needs_proof = verdict.images.iter().any(|image| !image.chain_id.is_empty());
@@ -135,6 +139,11 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             }
         }
     }
+}
+
+fn not_vetted(relay: &Relay, none: NoVerdict) {
+    relay.metrics.not_vetted();
+    tracing::warn!(reason = %none, "a call was relayed and not vetted");
 }
 
 /// What the pull brought, held to what was vetted.

@@ -175,6 +175,35 @@ async fn calls_beyond_what_waits_for_vetting_pass_and_are_counted() {
     assert!(node.metric("crivet_audit_calls_not_vetted_total").await >= more as f64);
 }
 
+/// What a process has in memory, bytes.
+fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+#[tokio::test]
+async fn large_calls_are_not_kept_while_they_wait_for_vetting() {
+    const CALLS: usize = 16;
+    const BYTES: usize = 8 << 20;
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    // As a field that nobody knows: the log says when its call is about to be vetted.
+    let mut message = pull(&node.named("app:1")).encode_to_vec();
+    prost::encoding::bytes::encode(99, &vec![0; BYTES], &mut message);
+    let before = resident(gate.crivet.pid());
+    gate.signal_vetter("STOP");
+    for _ in 0..CALLS {
+        assert!(allowed(&gate.client.call(PULL, &message).await));
+    }
+    let waiting = || gate.crivet.log().matches("fields=PullImageRequest.99").count();
+    until("all wait", 5, || waiting() == CALLS).await;
+    // Less than half of what they have: of what was freed, not all goes back at once.
+    let held = || resident(gate.crivet.pid()).saturating_sub(before);
+    until("their bytes are gone", 5, || held() < CALLS * BYTES / 2).await;
+    gate.signal_vetter("CONT");
+}
+
 #[tokio::test]
 async fn equal_images_are_vetted_once_and_asked_for_with_head_first() {
     let node = Node::strict().await;
