@@ -43,6 +43,7 @@ pub async fn forward_then_vet(
         relay.metrics.not_vetted();
         body.take();
     }
+    let path = head.uri.path().to_owned();
     let (head, incoming) = response.into_parts();
     let socket = Arc::clone(upstream.socket(service));
     let (relayed, answer) = Relayed::new(incoming, socket).copied(limits::VETTED_ANSWER_BYTES);
@@ -63,10 +64,10 @@ pub async fn forward_then_vet(
                 alert_unknown(&relay, &facts.unknown);
                 vet(&relay, vetted, facts, &answer).await;
             }
-            Some(Err(error)) => tracing::warn!(%error, "a call was relayed that enforce mode would refuse"),
-            None => {
-                tracing::warn!("a call was relayed that enforce mode would refuse: it did not arrive whole")
+            Some(Err(error)) => {
+                relay.relayed_unread(super::kind(vetted), &path, &Reply::undecided(&error.to_string()));
             }
+            None => relay.relayed_unread(super::kind(vetted), &path, &not_kept()),
         }
         drop(place);
     });
@@ -144,6 +145,14 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
 fn not_vetted(relay: &Relay, none: NoVerdict) {
     relay.metrics.not_vetted();
     tracing::warn!(reason = %none, "a call was relayed and not vetted");
+}
+
+/// Why there is no copy of a call. Which of these it was is known to the body only.
+fn not_kept() -> Reply {
+    let cap = limits::VETTED_CALL_BYTES;
+    Reply::undecided(&format!(
+        "expected a call that arrives whole, of at most {cap} bytes (limits::VETTED_CALL_BYTES), and not too many large ones at once (limits::VETTED_CALLS_BYTES), found another"
+    ))
 }
 
 /// What the pull brought, held to what was vetted.

@@ -158,6 +158,19 @@ async fn calls_that_cannot_be_read_pass_as_they_came() {
     }
     let said = || gate.crivet.log().matches("a call was relayed that enforce mode would refuse").count();
     until("each is said", 20, || said() >= 10).await;
+    // All but the long name, which is a call like any other.
+    assert!(node.metric("crivet_audit_calls_not_vetted_total").await >= 12.0);
+    for (kind, path) in [("PullImage", PULL), ("CreateContainer", CREATE)] {
+        for says in ["VETTED_CALL_BYTES", "no valid"] {
+            let is_it = |r: &serde_json::Value| {
+                r["image"] == json!(path) && r["message"].as_str().unwrap().contains(says)
+            };
+            let record = node.record(says, is_it).await;
+            let told = (&record["kind"], &record["decision"], &record["effective"], &record["reason"]);
+            let expected = [kind, "undecided", "forwarded", "CallNotVettable"].map(|word| json!(word));
+            assert_eq!(told, (&expected[0], &expected[1], &expected[2], &expected[3]), "{record}");
+        }
+    }
     passes(&node, &gate, &node.named("app:1")).await;
 }
 
