@@ -110,12 +110,8 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
     match vetted {
         Vetted::PullImage => read_back(relay, &call, &verdict).await,
         Vetted::CreateContainer | Vetted::RunPodSandbox => {
-            let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id) else { return };
-            if chain_id.is_empty() {
-                return;
-            }
             // As enforce mode says it, which would have made nothing.
-            if let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
+            if needs_proof && let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
                 return told(relay, &call, &reply, unrecorded);
             }
             let documents = verdict.images.iter().map(|image| image.documents.clone()).collect();
@@ -135,7 +131,11 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             {
                 told(relay, &call, &reply, unrecorded);
             }
-            if let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await {
+            // What it is made of comes first; what is mounted is not looked at.
+            if let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id)
+                && !chain_id.is_empty()
+                && let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await
+            {
                 told(relay, &call, &reply, unrecorded);
             }
         }
