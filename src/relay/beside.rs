@@ -75,11 +75,12 @@ pub async fn forward_then_vet(
 }
 
 async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
-    if facts.bytes() > limits::CALL_FACTS_BYTES {
-        // The vetter is not told of so many; nor are megabytes of labels to wait for anything else.
-        return not_vetted(relay, NoVerdict::TooLarge);
-    }
+    let is_too_large = facts.bytes() > limits::CALL_FACTS_BYTES;
     let mut call = Call { beside: true, ..facts.call };
+    if is_too_large {
+        // The vetter is not told of so many; nor are megabytes of labels to wait for anything else.
+        return not_vetted(relay, &call, NoVerdict::TooLarge);
+    }
     if vetted == Vetted::RunPodSandbox {
         match pause::complete(relay, &mut call).await {
             Ok(Ok(())) => {}
@@ -95,7 +96,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             relay.metrics.vetted(vetted);
             verdict
         }
-        Err(none) => return not_vetted(relay, none),
+        Err(none) => return not_vetted(relay, &call, none),
     };
     // Whatever the runtime answered: enforce mode would not have asked it.
     let needs_proof = verdict.images.iter().any(|image| !image.chain_id.is_empty());
@@ -142,9 +143,13 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
     }
 }
 
-fn not_vetted(relay: &Relay, none: NoVerdict) {
+fn not_vetted(relay: &Relay, call: &Call, none: NoVerdict) {
     relay.metrics.not_vetted();
     tracing::warn!(reason = %none, "a call was relayed and not vetted");
+    if none == NoVerdict::TooLarge {
+        // Not because of anything that passes: enforce mode would refuse it each time.
+        undecided(relay, call, &none.to_string(), Reason::LimitReached);
+    }
 }
 
 /// Why there is no copy of a call. Which of these it was is known to the body only.

@@ -135,10 +135,6 @@ pub async fn vet_then_forward(
         Err(No::Answer(none)) => none.into_response(),
         Err(No::Refused(Refusal { reply, unrecorded })) => {
             if let Some((outcome, reason)) = unrecorded {
-                if call.images.is_empty() {
-                    // What it is about is not known: the pause image's name.
-                    call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
-                }
                 relay.vetter.tell_refused(&call, &reply, outcome, reason);
             }
             Ok(reply.into_response())

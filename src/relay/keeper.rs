@@ -23,6 +23,7 @@ use super::permits::Permits;
 use crate::audit::Reason;
 use crate::config::{NodeCredentials, credential_files};
 use crate::control::wire as control;
+use crate::cri::facts::ROLE_PAUSE;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
@@ -30,8 +31,8 @@ use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::registry::ProxySettings;
 use crate::vetter::wire::{
-    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
-    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, ImageUse, Outcome, Ping,
+    RuntimeAnswer, RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -388,6 +389,41 @@ fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
     Some(wire::frame(&ToVetter { id, body: Some(body) })).filter(|frame| frame.len() <= cap)
 }
 
+/// A decision about a call whose names and labels are more than the vetter is told: who it was about is still told.
+fn shortened(decided: Decided) -> Decided {
+    tracing::warn!(
+        "the names of a call are cut in its audit record: they are larger than crivet vets (limits::CALL_FACTS_BYTES)"
+    );
+    let call = decided.call.unwrap_or_default();
+    let images = call.images.iter().take(limits::IMAGES_PER_CALL).map(|image| ImageUse {
+        named: cut(&image.named),
+        reference: cut(&image.reference),
+        role: cut(&image.role),
+        ..Default::default()
+    });
+    let call = Call {
+        kind: call.kind,
+        beside: call.beside,
+        namespace: cut(&call.namespace),
+        pod_name: cut(&call.pod_name),
+        pod_uid: cut(&call.pod_uid),
+        container_name: cut(&call.container_name),
+        images: images.collect(),
+        traceparent: call.traceparent,
+        ..Default::default()
+    };
+    Decided { call: Some(call), ..decided }
+}
+
+/// At most [`limits::QUOTED_CHARS`] bytes of a name, and how many it has.
+fn cut(name: &str) -> String {
+    if name.len() <= limits::QUOTED_CHARS {
+        return name.to_owned();
+    }
+    let start = name.get(..name.floor_char_boundary(limits::QUOTED_CHARS)).unwrap_or_default();
+    format!("{start}... ({} bytes)", name.len())
+}
+
 impl Shared {
     fn keep_untold(&self, frame: Bytes) {
         let mut untold = lock(&self.untold);
@@ -491,9 +527,15 @@ impl Vetter {
     }
 
     fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
-        let call = Call { auth: None, ..call.clone() };
+        let mut call = Call { auth: None, ..call.clone() };
+        if call.images.is_empty() {
+            // What it is about is not known: the pause image's name.
+            call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
+        }
         let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
-        let Some(frame) = to_vetter(0, to_vetter::Body::Decided(decided)) else { return };
+        let whole = to_vetter(0, to_vetter::Body::Decided(decided.clone()));
+        let frame = whole.or_else(|| to_vetter(0, to_vetter::Body::Decided(shortened(decided))));
+        let Some(frame) = frame else { return };
         let unsent = match lock(&self.shared.outgoing).as_ref() {
             Some(outgoing) => outgoing.try_send(frame).err().map(mpsc::error::TrySendError::into_inner),
             None => Some(frame),
@@ -527,4 +569,35 @@ impl Drop for Forget<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_call_there_can_be_is_told_shortened() {
+        let long = "\u{20ac}".repeat(1 << 16);
+        let image = ImageUse {
+            named: long.clone(),
+            reference: long.clone(),
+            role: "mounts[1000].image".into(),
+            ..Default::default()
+        };
+        let call = Call {
+            namespace: long.clone(),
+            pod_name: long.clone(),
+            pod_uid: long.clone(),
+            container_name: long.clone(),
+            labels: [(long.clone(), long)].into(),
+            images: vec![image; 1000],
+            ..Default::default()
+        };
+        let decided = Decided { call: Some(call), reason: "LimitReached".into(), ..Default::default() };
+        let short = shortened(decided);
+        let call = short.call.clone().unwrap();
+        assert_eq!(call.images.len(), limits::IMAGES_PER_CALL);
+        assert!(call.namespace.ends_with("... (196608 bytes)"), "{}", call.namespace);
+        assert!(to_vetter(0, to_vetter::Body::Decided(short)).is_some());
+    }
 }

@@ -79,6 +79,12 @@ async fn pause_image_that_is_not_known_leaves_sandboxes_undecided() {
     let text = refusal(&gate.sandbox().await);
     assert!(text.starts_with(UNDECIDED) && text.contains("set pauseImage"), "{text}");
     assert!(node.runtime.calls(SANDBOX).is_empty());
+
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    gate.sandbox().await;
+    let record = node.record("the record", |r| r["kind"] == "RunPodSandbox").await;
+    assert_eq!((&record["reason"], &record["effective"]), (&json!("PauseImage"), &json!("forwarded")));
 }
 
 #[tokio::test]
