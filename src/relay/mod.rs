@@ -145,7 +145,7 @@ pub struct Relay {
     /// Images that wait for one.
     pub requested: Requested,
     /// Images that were removed because of it.
-    pub healed: Healed,
+    pub healed: Arc<Healed>,
     /// What runs and is stored and that the policies in force do not allow.
     pub revetting: Revetting,
     held_bytes: Arc<Semaphore>,
@@ -190,7 +190,7 @@ impl Relay {
             checked: Checked::default(),
             stacks: Stacks::default(),
             requested: Requested::default(),
-            healed: Healed::default(),
+            healed: Arc::default(),
             revetting: Revetting::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
