@@ -62,6 +62,8 @@ pub struct State {
     pub snapshotter: Option<String>,
     /// The runtime of all containers, if not runc.
     pub runtime: Option<String>,
+    /// Sandboxes cannot be stopped.
+    pub stops_nothing: bool,
     /// containerd's containers service answers with an error.
     pub no_containers_service: bool,
     /// containerd's content service answers with an error.
@@ -322,6 +324,7 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             state.containers.insert(id.clone(), image);
             v1::RunPodSandboxResponse { pod_sandbox_id: id }.encode_to_vec()
         }
+        STOP_SANDBOX if state.stops_nothing => return None,
         REMOVE_SANDBOX => {
             let id = v1::RemovePodSandboxRequest::decode(body).ok()?.pod_sandbox_id;
             state.containers.remove(&id)?;

@@ -73,6 +73,17 @@ async fn sandbox_on_other_layers_is_stopped_and_removed() {
 }
 
 #[tokio::test]
+async fn sandbox_on_other_layers_that_cannot_be_stopped_is_removed() {
+    let (node, gate, image) = node(true).await;
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    node.runtime.state().parent = Some(digest_of(b"other layers"));
+    node.runtime.state().stops_nothing = true;
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(&image.chain()), "{text}");
+    assert_eq!((node.runtime.calls(REMOVE_SANDBOX).len(), node.runtime.containers()), (1, 0));
+}
+
+#[tokio::test]
 async fn pause_image_that_is_not_known_leaves_sandboxes_undecided() {
     let node = Node::strict().await;
     let gate = node.enforce().await;
