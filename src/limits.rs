@@ -67,8 +67,12 @@ pub const STRANGERS: usize = 2_000;
 /// Those of them that the control socket tells of: with their messages they have to fit into one of its frames.
 pub const FOUND_SHOWN: usize = 100;
 
-/// Questions of the vetter to the runtime that are under way at once.
+/// Questions of the vetter to the runtime that are under way at once, each until its answer of at most [`LINK_FRAME_BYTES`] is
+/// written to the vetter.
 pub const RUNTIME_QUESTIONS: usize = 16;
+
+/// Those that wait for their turn, or are under way: one of each call that is vetted. A name has [`REFERENCE_BYTES`] at most.
+pub const RUNTIME_QUESTIONS_WAITING: usize = QUESTIONS;
 
 /// Memory the vetter may use, bytes. It reads hostile input; the relay must not be what the kernel kills for it.
 pub const VETTER_MEMORY_BYTES: u64 = 512 * 1024 * 1024;

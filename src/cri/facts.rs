@@ -1,5 +1,7 @@
 //! The facts of a vetted call: what the vetter needs to know of it, taken from a bounded copy of its bytes.
 
+use prost::Message;
+
 use super::message::{MessageError, decode, only_message};
 use super::methods::Vetted;
 use super::unknown::unknown_fields;
@@ -35,6 +37,17 @@ pub enum Handler {
     Named(String),
     /// By that of the sandbox with this ID.
     OfSandbox(String),
+}
+
+impl Facts {
+    /// Bytes of what a call is vetted by: names and labels.
+    pub fn bytes(&self) -> usize {
+        let handler = match &self.handler {
+            Some(Handler::Named(name) | Handler::OfSandbox(name)) => name.len(),
+            None => 0,
+        };
+        self.call.encoded_len() + handler
+    }
 }
 
 /// Decodes the body of a vetted call.

@@ -225,10 +225,15 @@ impl RuntimeClient {
     /// Stops and removes a pod sandbox that was made and is not what was vetted.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
         let stop = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.pods().stop_pod_sandbox(timed(stop)).await.map_err(|s| failed("StopPodSandbox", s))?;
+        let stopped = self.pods().stop_pod_sandbox(timed(stop)).await;
+        // Of one that still runs, too: the CRI has it terminated then.
         let remove = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.pods().remove_pod_sandbox(timed(remove)).await.map_err(|s| failed("RemovePodSandbox", s))?;
-        Ok(())
+        let removed = self.pods().remove_pod_sandbox(timed(remove)).await;
+        match (stopped, removed) {
+            (_, Ok(_)) => Ok(()),
+            (Err(status), Err(_)) => Err(failed("StopPodSandbox", status)),
+            (Ok(_), Err(status)) => Err(failed("RemovePodSandbox", status)),
+        }
     }
 
     /// Where what the runtime keeps can be looked at.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::altered::shown;
 use super::permits::Age;
 use super::{Relay, hidden};
 use crate::audit::Reason;
@@ -65,7 +66,13 @@ pub async fn decide(relay: &Relay, call: &Call, budget: Budget) -> Result<Permit
         refused(relay, call, verdict);
     }
     let unrecorded = unrecorded.map(|reason| (Outcome::Undecided, reason));
-    let permit = from_verdict(verdict, call.images.len()).map_err(|reply| Refusal { reply, unrecorded })?;
+    let is_too_large = matches!(verdict, Err(NoVerdict::TooLarge));
+    let permit = from_verdict(verdict, call.images.len()).map_err(|mut reply| {
+        if let (true, Some(image)) = (is_too_large, call.images.first()) {
+            reply = Reply::undecided(&format!("{}: {}", shown(image), NoVerdict::TooLarge));
+        }
+        Refusal { reply, unrecorded }
+    })?;
     if call.kind() != Kind::PullImage && call.kind() != Kind::PulledImage {
         relay.permits.hold(call, &permit, generation, Instant::now());
     }

@@ -16,6 +16,7 @@ use crate::audit::Reason;
 use crate::cri::facts::{self, Facts};
 use crate::cri::methods::{Service, Vetted};
 use crate::cri::reply::Reply;
+use crate::decision::NoVerdict;
 use crate::limits;
 use crate::vetter::wire::{Call, Kind, Outcome, Verdict};
 
@@ -42,6 +43,7 @@ pub async fn forward_then_vet(
         relay.metrics.not_vetted();
         body.take();
     }
+    let path = head.uri.path().to_owned();
     let (head, incoming) = response.into_parts();
     let socket = Arc::clone(upstream.socket(service));
     let (relayed, answer) = Relayed::new(incoming, socket).copied(limits::VETTED_ANSWER_BYTES);
@@ -52,17 +54,20 @@ pub async fn forward_then_vet(
             relay.found.came_through(&facts::made(vetted, &answer).unwrap_or_default());
         }
         let Some(place) = place else { return };
-        let request = body.take();
-        match request.as_deref().map(|bytes| facts::facts(vetted, bytes)) {
+        // Its bytes go at once, as their share of what all calls may keep did: the vetting may take minutes.
+        let facts = body.take().map(|bytes| facts::facts(vetted, &bytes));
+        match facts {
             Some(Ok(mut facts)) => {
+                // For a pull that only enforce mode makes.
+                facts.sandbox = None;
                 facts.call.traceparent = trace;
                 alert_unknown(&relay, &facts.unknown);
                 vet(&relay, vetted, facts, &answer).await;
             }
-            Some(Err(error)) => tracing::warn!(%error, "a call was relayed that enforce mode would refuse"),
-            None => {
-                tracing::warn!("a call was relayed that enforce mode would refuse: it did not arrive whole")
+            Some(Err(error)) => {
+                relay.relayed_unread(super::kind(vetted), &path, &Reply::undecided(&error.to_string()));
             }
+            None => relay.relayed_unread(super::kind(vetted), &path, &not_kept()),
         }
         drop(place);
     });
@@ -70,7 +75,12 @@ pub async fn forward_then_vet(
 }
 
 async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
+    let is_too_large = facts.bytes() > limits::CALL_FACTS_BYTES;
     let mut call = Call { beside: true, ..facts.call };
+    if is_too_large {
+        // The vetter is not told of so many; nor are megabytes of labels to wait for anything else.
+        return not_vetted(relay, &call, NoVerdict::TooLarge);
+    }
     if vetted == Vetted::RunPodSandbox {
         match pause::complete(relay, &mut call).await {
             Ok(Ok(())) => {}
@@ -86,11 +96,7 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             relay.metrics.vetted(vetted);
             verdict
         }
-        Err(none) => {
-            relay.metrics.not_vetted();
-            tracing::warn!(reason = %none, "a call was relayed and not vetted");
-            return;
-        }
+        Err(none) => return not_vetted(relay, &call, none),
     };
     // Whatever the runtime answered: enforce mode would not have asked it.
     let needs_proof = verdict.images.iter().any(|image| !image.chain_id.is_empty());
@@ -105,12 +111,8 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
     match vetted {
         Vetted::PullImage => read_back(relay, &call, &verdict).await,
         Vetted::CreateContainer | Vetted::RunPodSandbox => {
-            let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id) else { return };
-            if chain_id.is_empty() {
-                return;
-            }
             // As enforce mode says it, which would have made nothing.
-            if let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
+            if needs_proof && let Err(Refusal { reply, unrecorded }) = look::possible(relay).await {
                 return told(relay, &call, &reply, unrecorded);
             }
             let documents = verdict.images.iter().map(|image| image.documents.clone()).collect();
@@ -130,11 +132,32 @@ async fn vet(relay: &Relay, vetted: Vetted, facts: Facts, answer: &[u8]) {
             {
                 told(relay, &call, &reply, unrecorded);
             }
-            if let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await {
+            // What it is made of comes first; what is mounted is not looked at.
+            if let Some(chain_id) = verdict.images.first().map(|image| &image.chain_id)
+                && !chain_id.is_empty()
+                && let Err(Refusal { reply, unrecorded }) = look::look(relay, &made, chain_id).await
+            {
                 told(relay, &call, &reply, unrecorded);
             }
         }
     }
+}
+
+fn not_vetted(relay: &Relay, call: &Call, none: NoVerdict) {
+    relay.metrics.not_vetted();
+    tracing::warn!(reason = %none, "a call was relayed and not vetted");
+    if none == NoVerdict::TooLarge {
+        // Not because of anything that passes: enforce mode would refuse it each time.
+        undecided(relay, call, &none.to_string(), Reason::LimitReached);
+    }
+}
+
+/// Why there is no copy of a call. Which of these it was is known to the body only.
+fn not_kept() -> Reply {
+    let cap = limits::VETTED_CALL_BYTES;
+    Reply::undecided(&format!(
+        "expected a call that arrives whole, of at most {cap} bytes (limits::VETTED_CALL_BYTES), and not too many large ones at once (limits::VETTED_CALLS_BYTES), found another"
+    ))
 }
 
 /// What the pull brought, held to what was vetted.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -56,6 +56,25 @@ impl Healed {
         let mut images = self.images();
         images.extend(ids.into_iter().map(|id| (id, None)));
         self.count.store(images.len(), Ordering::SeqCst);
+    }
+
+    /// Writes the file with these beside those that are known, which they are from then on. One after the other: it is for a task
+    /// that is not given up half-way.
+    async fn keep(self: Arc<Healed>, ids: Vec<String>) -> Result<(), String> {
+        let dir = self.dir.lock().await;
+        let mut all: Vec<String> = self.images().keys().cloned().collect();
+        all.extend(ids.iter().cloned());
+        all.sort();
+        all.dedup();
+        if all.len() > limits::HEALED_IMAGES {
+            let cap = limits::HEALED_IMAGES;
+            return Err(format!("expected at most {cap} removed images (limits::HEALED_IMAGES), found more"));
+        }
+        let Some(folder) = dir.clone() else { return Err("no state folder is configured".to_owned()) };
+        let written = tokio::task::spawn_blocking(move || write(&folder, &all)).await;
+        written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.add(ids);
+        Ok(())
     }
 
     /// The image is there now. `true` once that has been so for long enough, and the image is one like any other.
@@ -114,20 +133,8 @@ pub async fn about_to_be_removed(relay: &Relay, ids: &[String]) -> Result<(), St
     if let Some(id) = ids.iter().find(|id| ImageId::parse(id).is_err()) {
         return Err(format!("expected an image ID, found {}", quoted(id)));
     }
-    let dir = relay.healed.dir.lock().await;
-    let mut all: Vec<String> = relay.healed.images().keys().cloned().collect();
-    all.extend(ids.iter().cloned());
-    all.sort();
-    all.dedup();
-    if all.len() > limits::HEALED_IMAGES {
-        let cap = limits::HEALED_IMAGES;
-        return Err(format!("expected at most {cap} removed images (limits::HEALED_IMAGES), found more"));
-    }
-    let Some(dir) = dir.clone() else { return Err("no state folder is configured".to_owned()) };
-    let written = tokio::task::spawn_blocking(move || write(&dir, &all)).await;
-    written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    relay.healed.add(ids.to_vec());
-    Ok(())
+    let kept = tokio::spawn(Arc::clone(&relay.healed).keep(ids.to_vec())).await;
+    kept.map_err(|error| error.to_string())?
 }
 
 /// Whether a container may be made of its image, as far as that was removed.
@@ -145,11 +152,7 @@ pub async fn user_was_read_since(relay: &Relay, call: &Call) -> Result<(), Refus
         Ok(Some(found)) if !relay.healed.holds(&found.id) => return Ok(()),
         Ok(Some(found)) if relay.healed.is_there(&found.id, Instant::now()) => {
             // What is still in the file costs a later crivet a retry of the kubelet's, and nothing else.
-            let dir = relay.healed.dir.lock().await;
-            let left: Vec<String> = relay.healed.images().keys().cloned().collect();
-            if let Some(dir) = dir.clone() {
-                drop(tokio::task::spawn_blocking(move || write(&dir, &left)));
-            }
+            drop(tokio::spawn(Arc::clone(&relay.healed).keep(Vec::new())));
             return Ok(());
         }
         Ok(Some(_)) => {}
@@ -207,6 +210,26 @@ mod tests {
         assert!(!healed.is_there("sha256:aa", now + AGAIN));
         assert!(healed.is_there("sha256:aa", now + 2 * AGAIN));
         assert!(!healed.holds("sha256:aa"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn file_says_what_was_known_last_however_many_write_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let healed = Arc::<Healed>::default();
+        healed.load(dir.path()).await;
+        let id = |number: usize| format!("sha256:{number:064x}");
+        Arc::clone(&healed).keep((0..64).map(id).collect()).await.unwrap();
+        let now = Instant::now();
+        let mut writing = Vec::new();
+        for number in 0..60 {
+            assert!(!healed.is_there(&id(number), now) && healed.is_there(&id(number), now + AGAIN));
+            writing.push(tokio::spawn(Arc::clone(&healed).keep(Vec::new())));
+        }
+        writing.push(tokio::spawn(Arc::clone(&healed).keep(vec![id(100)])));
+        for written in writing {
+            written.await.unwrap().unwrap();
+        }
+        assert_eq!(read(dir.path()).unwrap(), [60, 61, 62, 63, 100].map(id));
     }
 
     #[tokio::test]

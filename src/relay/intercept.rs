@@ -27,7 +27,7 @@ use crate::vetter::wire::{Call, ImageUse, Kind};
 
 /// Vets a call, forwards it with a permit in hand, and looks at what came of it.
 pub async fn vet_then_forward(
-    relay: &Relay,
+    relay: &Arc<Relay>,
     upstream: &Upstream,
     service: Service,
     vetted: Vetted,
@@ -109,15 +109,23 @@ pub async fn vet_then_forward(
             match vetted {
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {
-                    let chain_id = chain_id(&call, &permit);
-                    let whole = match container(&call, &looked_at) {
-                        Some(snapshotters) if !snapshotters.is_empty() && whole.is_ok() => {
-                            let made = facts::made(vetted, &answer.data).unwrap_or_default();
-                            vouched::stands_on(relay, &made, snapshotters).await
-                        }
-                        _ => whole,
+                    let made = Made {
+                        vetted,
+                        answer: answer.data.clone(),
+                        chain_id: chain_id(&call, &permit).map(str::to_owned),
+                        snapshotters: container(&call, &looked_at).cloned().unwrap_or_default(),
+                        user,
+                        whole,
                     };
-                    hold_to_vetted(relay, vetted, chain_id, user, whole, &answer.data, budget).await?;
+                    if made.is_held_to_anything() {
+                        let held = hold_and_record(Arc::clone(relay), call.clone(), made, budget);
+                        // Goes on if nobody waits any more: what was made is there.
+                        tokio::spawn(held).await.unwrap_or_else(|_| {
+                            let text =
+                                "what was made could not be looked at: a fault inside crivet; see its log";
+                            Err(Refusal::own(text, Reason::Runtime))
+                        })?;
+                    }
                 }
             }
         }
@@ -135,10 +143,6 @@ pub async fn vet_then_forward(
         Err(No::Answer(none)) => none.into_response(),
         Err(No::Refused(Refusal { reply, unrecorded })) => {
             if let Some((outcome, reason)) = unrecorded {
-                if call.images.is_empty() {
-                    // What it is about is not known: the pause image's name.
-                    call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
-                }
                 relay.vetter.tell_refused(&call, &reply, outcome, reason);
             }
             Ok(reply.into_response())
@@ -276,23 +280,46 @@ pub fn same_id(a: &str, b: &str) -> bool {
     !a.is_empty() && hex(a) == hex(b)
 }
 
-/// What was made must stand on the image that was vetted, as the kubelet took it for, or it is removed.
-async fn hold_to_vetted(
-    relay: &Relay,
+/// What was made, and what it is held to.
+struct Made {
     vetted: Vetted,
-    chain_id: Option<&str>,
+    answer: Bytes,
+    /// The layers that it has to stand on.
+    chain_id: Option<String>,
+    /// The snapshotters whose layers were looked at; empty: nothing asked for that.
+    snapshotters: Vec<String>,
     user: Option<user::Asked>,
     whole: Result<(), Refusal>,
-    answer: &[u8],
-    budget: Budget,
-) -> Result<(), Refusal> {
-    if chain_id.is_none() && user.is_none() && whole.is_ok() {
-        return Ok(());
+}
+
+impl Made {
+    fn is_held_to_anything(&self) -> bool {
+        self.chain_id.is_some() || !self.snapshotters.is_empty() || self.user.is_some() || self.whole.is_err()
     }
+}
+
+/// As [`hold_to_vetted`]; a refusal is recorded here, because its caller may have gone.
+async fn hold_and_record(relay: Arc<Relay>, call: Call, made: Made, budget: Budget) -> Result<(), Refusal> {
+    let mut held = hold_to_vetted(&relay, made, budget).await;
+    if let Err(refusal) = &mut held
+        && let Some((outcome, reason)) = refusal.unrecorded.take()
+    {
+        relay.vetter.tell_refused(&call, &refusal.reply, outcome, reason);
+    }
+    held
+}
+
+/// What was made must stand on the image that was vetted, as the kubelet took it for, or it is removed.
+async fn hold_to_vetted(relay: &Relay, made: Made, budget: Budget) -> Result<(), Refusal> {
+    let Made { vetted, answer, chain_id, snapshotters, user, whole } = made;
     let made =
-        facts::made(vetted, answer).map_err(|error| Refusal::own(&error.to_string(), Reason::Runtime))?;
+        facts::made(vetted, &answer).map_err(|error| Refusal::own(&error.to_string(), Reason::Runtime))?;
+    let whole = match whole {
+        Ok(()) if !snapshotters.is_empty() => vouched::stands_on(relay, &made, &snapshotters).await,
+        whole => whole,
+    };
     let looked = async {
-        let Some(chain_id) = chain_id else { return Ok(()) };
+        let Some(chain_id) = &chain_id else { return Ok(()) };
         look::look(relay, &made, chain_id).await
     };
     let told = async {

@@ -13,7 +13,7 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use super::permits::Permits;
 use crate::audit::Reason;
 use crate::config::{NodeCredentials, credential_files};
 use crate::control::wire as control;
+use crate::cri::facts::ROLE_PAUSE;
 use crate::cri::reply::Reply;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::decision::NoVerdict;
@@ -30,8 +31,8 @@ use crate::limits;
 use crate::metrics::RelayMetrics;
 use crate::registry::ProxySettings;
 use crate::vetter::wire::{
-    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, Outcome, Ping, RuntimeAnswer,
-    RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
+    self, Call, Configure, Configured, Decided, FromVetter, ImageFacts, ImageUse, Outcome, Ping,
+    RuntimeAnswer, RuntimeQuestion, ToVetter, Verdict, from_vetter, runtime_question, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -151,15 +152,22 @@ impl Keeper {
     ) -> String {
         let (mut sink, mut frames) = wire::link(socket).split();
         let (outgoing, mut queue) = mpsc::channel::<Bytes>(OUTGOING);
+        let (questions, mut answers) = Questions::new();
         let writer = tokio::spawn(async move {
-            while let Some(frame) = queue.recv().await {
+            loop {
+                let (frame, turn) = tokio::select! {
+                    Some(frame) = queue.recv() => (frame, None),
+                    Some((frame, turn)) = answers.recv() => (frame, Some(turn)),
+                    else => break,
+                };
                 if sink.send(frame).await.is_err() {
                     break;
                 }
+                // Only now: what a vetter does not read is not heaped up here.
+                drop(turn);
             }
         });
         post(&outgoing, to_vetter::Body::Configure(configure));
-        let questions = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS));
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -195,6 +203,8 @@ impl Keeper {
                 }
             }
         };
+        // Nobody is there to be answered.
+        questions.turns.close();
         writer.abort();
         let _ = writer.await;
         drop(frames);
@@ -212,7 +222,7 @@ impl Keeper {
         message: FromVetter,
         shared: &Arc<Shared>,
         outgoing: &mpsc::Sender<Bytes>,
-        questions: &Arc<Semaphore>,
+        questions: &Questions,
     ) {
         match message.body {
             Some(from_vetter::Body::Configured(configured)) => {
@@ -246,30 +256,91 @@ impl Keeper {
             Some(from_vetter::Body::Runtime(question)) => {
                 let (runtime, metrics, permits) =
                     (self.runtime.clone(), self.metrics.clone(), self.permits.clone());
-                let (outgoing, questions) = (outgoing.clone(), questions.clone());
                 let credentials = self.orders.borrow().as_ref().map(|orders| orders.credentials.clone());
-                tokio::spawn(async move {
-                    let _turn = questions.acquire().await;
-                    let answer = match question.question {
-                        Some(runtime_question::Question::CredentialFiles(_)) => {
-                            credential_files(credentials.unwrap_or_default()).await
-                        }
-                        _ => answer(question, &runtime, &metrics, &permits).await,
-                    };
-                    let answer = to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
-                        let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
-                        let answer = RuntimeAnswer { error, ..Default::default() };
-                        to_vetter(message.id, to_vetter::Body::Runtime(answer))
-                    });
-                    if let Some(answer) = answer {
-                        let _ = outgoing.send(answer).await;
-                    }
+                let asked = names_no_more_than_there_is(&question).and_then(|()| {
+                    questions.ask(async move {
+                        let answer = match question.question {
+                            Some(runtime_question::Question::CredentialFiles(_)) => {
+                                credential_files(credentials.unwrap_or_default()).await
+                            }
+                            _ => answer(question, &runtime, &metrics, &permits).await,
+                        };
+                        to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
+                            let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
+                            no_answer(message.id, error)
+                        })
+                    })
                 });
+                if let Err(why) = asked
+                    && let Some(answer) = no_answer(message.id, why)
+                {
+                    // Where there is no room for it, the vetter gives up by itself.
+                    let _ = outgoing.try_send(answer);
+                }
             }
             Some(from_vetter::Body::Pong(state)) => lock(&shared.about).vetter.state = Some(state),
             None => {}
         }
     }
+}
+
+/// The vetter's questions about the runtime: bounded in number while they wait, and in bytes with their answers.
+struct Questions {
+    asked: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+    answers: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+}
+
+impl Questions {
+    /// None yet; what they are answered with, each with the turn that ends when it has been written.
+    fn new() -> (Questions, mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>) {
+        let (answers, to_write) = mpsc::channel(limits::RUNTIME_QUESTIONS);
+        let asked = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS_WAITING));
+        let turns = Arc::new(Semaphore::new(limits::RUNTIME_QUESTIONS));
+        (Questions { asked, turns, answers }, to_write)
+    }
+
+    /// Has a question answered when it is its turn.
+    ///
+    /// # Errors
+    /// Too many wait already; one line.
+    fn ask(&self, answer: impl Future<Output = Option<Bytes>> + Send + 'static) -> Result<(), String> {
+        let Ok(place) = Arc::clone(&self.asked).try_acquire_owned() else {
+            let cap = limits::RUNTIME_QUESTIONS_WAITING;
+            return Err(format!(
+                "expected at most {cap} questions about the runtime at once (limits::RUNTIME_QUESTIONS_WAITING), found more; try again"
+            ));
+        };
+        let (turns, answers) = (Arc::clone(&self.turns), self.answers.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            if let Some(answer) = answer.await {
+                let _ = answers.send((answer, turn)).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Whether a question is no longer than the name or digest it is about can be.
+fn names_no_more_than_there_is(question: &RuntimeQuestion) -> Result<(), String> {
+    let name = match &question.question {
+        Some(runtime_question::Question::ImageStatus(name)) => name,
+        Some(runtime_question::Question::ReadContent(read)) => &read.digest,
+        _ => return Ok(()),
+    };
+    let (cap, found) = (limits::REFERENCE_BYTES, name.len());
+    match found > cap {
+        true => Err(format!(
+            "expected the name of an image or blob of at most {cap} bytes (limits::REFERENCE_BYTES), found one of {found}"
+        )),
+        false => Ok(()),
+    }
+}
+
+fn no_answer(id: u64, error: String) -> Option<Bytes> {
+    to_vetter(id, to_vetter::Body::Runtime(RuntimeAnswer { error, ..Default::default() }))
 }
 
 /// Of the relay's environment, what the vetter's log and its way to registries depend on.
@@ -388,6 +459,41 @@ fn to_vetter(id: u64, body: to_vetter::Body) -> Option<Bytes> {
     Some(wire::frame(&ToVetter { id, body: Some(body) })).filter(|frame| frame.len() <= cap)
 }
 
+/// A decision about a call whose names and labels are more than the vetter is told: who it was about is still told.
+fn shortened(decided: Decided) -> Decided {
+    tracing::warn!(
+        "the names of a call are cut in its audit record: they are larger than crivet vets (limits::CALL_FACTS_BYTES)"
+    );
+    let call = decided.call.unwrap_or_default();
+    let images = call.images.iter().take(limits::IMAGES_PER_CALL).map(|image| ImageUse {
+        named: cut(&image.named),
+        reference: cut(&image.reference),
+        role: cut(&image.role),
+        ..Default::default()
+    });
+    let call = Call {
+        kind: call.kind,
+        beside: call.beside,
+        namespace: cut(&call.namespace),
+        pod_name: cut(&call.pod_name),
+        pod_uid: cut(&call.pod_uid),
+        container_name: cut(&call.container_name),
+        images: images.collect(),
+        traceparent: call.traceparent,
+        ..Default::default()
+    };
+    Decided { call: Some(call), ..decided }
+}
+
+/// At most [`limits::QUOTED_CHARS`] bytes of a name, and how many it has.
+fn cut(name: &str) -> String {
+    if name.len() <= limits::QUOTED_CHARS {
+        return name.to_owned();
+    }
+    let start = name.get(..name.floor_char_boundary(limits::QUOTED_CHARS)).unwrap_or_default();
+    format!("{start}... ({} bytes)", name.len())
+}
+
 impl Shared {
     fn keep_untold(&self, frame: Bytes) {
         let mut untold = lock(&self.untold);
@@ -491,9 +597,15 @@ impl Vetter {
     }
 
     fn tell_why(&self, call: &Call, verdict: Verdict, reason: String) {
-        let call = Call { auth: None, ..call.clone() };
+        let mut call = Call { auth: None, ..call.clone() };
+        if call.images.is_empty() {
+            // What it is about is not known: the pause image's name.
+            call.images.push(ImageUse { role: ROLE_PAUSE.to_owned(), ..Default::default() });
+        }
         let decided = Decided { call: Some(call), verdict: Some(verdict), reason };
-        let Some(frame) = to_vetter(0, to_vetter::Body::Decided(decided)) else { return };
+        let whole = to_vetter(0, to_vetter::Body::Decided(decided.clone()));
+        let frame = whole.or_else(|| to_vetter(0, to_vetter::Body::Decided(shortened(decided))));
+        let Some(frame) = frame else { return };
         let unsent = match lock(&self.shared.outgoing).as_ref() {
             Some(outgoing) => outgoing.try_send(frame).err().map(mpsc::error::TrySendError::into_inner),
             None => Some(frame),
@@ -527,4 +639,85 @@ impl Drop for Forget<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_call_there_can_be_is_told_shortened() {
+        let long = "\u{20ac}".repeat(1 << 16);
+        let image = ImageUse {
+            named: long.clone(),
+            reference: long.clone(),
+            role: "mounts[1000].image".into(),
+            ..Default::default()
+        };
+        let call = Call {
+            namespace: long.clone(),
+            pod_name: long.clone(),
+            pod_uid: long.clone(),
+            container_name: long.clone(),
+            labels: [(long.clone(), long)].into(),
+            images: vec![image; 1000],
+            ..Default::default()
+        };
+        let decided = Decided { call: Some(call), reason: "LimitReached".into(), ..Default::default() };
+        let short = shortened(decided);
+        let call = short.call.clone().unwrap();
+        assert_eq!(call.images.len(), limits::IMAGES_PER_CALL);
+        assert!(call.namespace.ends_with("... (196608 bytes)"), "{}", call.namespace);
+        assert!(to_vetter(0, to_vetter::Body::Decided(short)).is_some());
+    }
+
+    /// A vetter that asks and asks and reads nothing.
+    #[tokio::test]
+    async fn answers_nobody_reads_are_no_more_than_there_are_turns() {
+        let (questions, mut answers) = Questions::new();
+        let begun = Arc::<AtomicU64>::default();
+        let ask = || {
+            let begun = Arc::clone(&begun);
+            questions.ask(async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                Some(Bytes::from_static(b"a blob"))
+            })
+        };
+        let answered = async || {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            begun.load(Ordering::SeqCst)
+        };
+        const TURNS: u64 = limits::RUNTIME_QUESTIONS as u64;
+        for _ in 0..limits::RUNTIME_QUESTIONS_WAITING {
+            ask().unwrap();
+        }
+        assert!(ask().unwrap_err().contains("limits::RUNTIME_QUESTIONS_WAITING"));
+        assert_eq!(answered().await, TURNS);
+        let being_written = answers.recv().await.unwrap();
+        assert_eq!(answered().await, TURNS);
+        drop(being_written);
+        assert_eq!(answered().await, TURNS + 1);
+        for _ in 1..limits::RUNTIME_QUESTIONS_WAITING {
+            drop(answers.recv().await.unwrap());
+        }
+        answered().await;
+        ask().unwrap();
+    }
+
+    #[test]
+    fn names_longer_than_any_are_not_asked_for() {
+        let long = "x".repeat(limits::REFERENCE_BYTES + 1);
+        let read = wire::ReadContent { digest: long.clone(), cap: 1 };
+        let questions =
+            [runtime_question::Question::ImageStatus(long), runtime_question::Question::ReadContent(read)];
+        for question in questions {
+            let question = RuntimeQuestion { question: Some(question) };
+            let why = names_no_more_than_there_is(&question).unwrap_err();
+            assert!(why.contains("limits::REFERENCE_BYTES"), "{why}");
+        }
+        let short = runtime_question::Question::ImageStatus("sha256:ab".into());
+        assert!(names_no_more_than_there_is(&RuntimeQuestion { question: Some(short) }).is_ok());
+    }
 }

@@ -145,7 +145,7 @@ pub struct Relay {
     /// Images that wait for one.
     pub requested: Requested,
     /// Images that were removed because of it.
-    pub healed: Healed,
+    pub healed: Arc<Healed>,
     /// What runs and is stored and that the policies in force do not allow.
     pub revetting: Revetting,
     held_bytes: Arc<Semaphore>,
@@ -190,7 +190,7 @@ impl Relay {
             checked: Checked::default(),
             stacks: Stacks::default(),
             requested: Requested::default(),
-            healed: Healed::default(),
+            healed: Arc::default(),
             revetting: Revetting::default(),
             held_bytes: Arc::new(Semaphore::new(limits::VETTED_CALLS_BYTES)),
             beside: Arc::new(Semaphore::new(limits::BESIDE_CALLS)),
@@ -254,30 +254,29 @@ impl Relay {
             (Class::Vetted(service, vetted), Stance::Enforce) => {
                 Box::pin(intercept::vet_then_forward(&self, upstream, service, vetted, head, body)).await
             }
-            (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Audit) => {
-                tracing::warn!(path, "relayed because nothing is enforced; enforce mode refuses this call");
+            (
+                Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service),
+                Stance::Audit | Stance::Enforce,
+            ) if self.is_allowed_unvetted(path) => {
+                tracing::warn!(path, "relayed unvetted, as insecureAllowUnvetted says");
+                passthrough(upstream, service, &head, body).await
+            }
+            (Class::RefusedUnlessAllowed(service), Stance::Audit) => {
+                self.relayed_unread(Kind::RestorePod, path, &cannot_be_vetted(path));
+                passthrough(upstream, service, &head, body).await
+            }
+            (Class::UnknownWrite(service), Stance::Audit) => {
+                self.relayed_unread(Kind::Other, path, &not_known(path));
                 passthrough(upstream, service, &head, body).await
             }
             (Class::Vetted(..) | Class::RefusedUnlessAllowed(_), Stance::Unknown(why)) => {
                 Ok(Reply::undecided(&why).into_response())
             }
-            (Class::RefusedUnlessAllowed(service) | Class::UnknownWrite(service), Stance::Enforce)
-                if self.is_allowed_unvetted(path) =>
-            {
-                tracing::warn!(path, "relayed unvetted, as insecureAllowUnvetted says");
-                passthrough(upstream, service, &head, body).await
-            }
             (Class::RefusedUnlessAllowed(_), Stance::Enforce) => {
-                let reply = Reply::undecided(&format!(
-                    "{path} makes containers that crivet cannot vet; insecureAllowUnvetted lets it through"
-                ));
-                Ok(self.refused_unread(Kind::RestorePod, path, reply))
+                Ok(self.refused_unread(Kind::RestorePod, path, cannot_be_vetted(path)))
             }
             (Class::UnknownWrite(_), Stance::Enforce | Stance::Unknown(_)) => {
-                let reply = Reply::unimplemented(format!(
-                    "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
-                ));
-                Ok(self.refused_unread(Kind::Other, path, reply))
+                Ok(self.refused_unread(Kind::Other, path, not_known(path)))
             }
             (Class::ForeignService, _) => {
                 let path: String = path.chars().take(limits::QUOTED_CHARS).collect();
@@ -298,22 +297,49 @@ impl Relay {
 
     /// Refuses a vetted call of which nothing is known but its path.
     fn refused(&self, vetted: Vetted, path: &str, reply: Reply) -> Response<ResponseBody> {
-        let kind = match vetted {
-            Vetted::PullImage => Kind::PullImage,
-            Vetted::CreateContainer => Kind::CreateContainer,
-            Vetted::RunPodSandbox => Kind::RunPodSandbox,
-        };
-        self.refused_unread(kind, path, reply)
+        self.refused_unread(kind(vetted), path, reply)
     }
 
     /// Records a refusal that no vetter was asked about.
     fn refused_unread(&self, kind: Kind, path: &str, reply: Reply) -> Response<ResponseBody> {
         tracing::warn!(path, "refused");
-        let image = ImageUse { named: path.to_owned(), ..Default::default() };
-        let call = Call { kind: kind.into(), images: vec![image], ..Default::default() };
-        self.vetter.tell_undecided(&call, &reply, Reason::CallNotVettable);
+        self.vetter.tell_undecided(&unread(kind, path), &reply, Reason::CallNotVettable);
         reply.into_response()
     }
+
+    /// Counts and records a call that is relayed because nothing is enforced, and that no vetter can be asked about.
+    fn relayed_unread(&self, kind: Kind, path: &str, reply: &Reply) {
+        tracing::warn!(path, reason = %reply.message, "a call was relayed that enforce mode would refuse");
+        self.metrics.not_vetted();
+        let call = Call { beside: true, ..unread(kind, path) };
+        self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
+    }
+}
+
+fn kind(vetted: Vetted) -> Kind {
+    match vetted {
+        Vetted::PullImage => Kind::PullImage,
+        Vetted::CreateContainer => Kind::CreateContainer,
+        Vetted::RunPodSandbox => Kind::RunPodSandbox,
+    }
+}
+
+/// A call of which nothing is known but its path.
+fn unread(kind: Kind, path: &str) -> Call {
+    let image = ImageUse { named: path.to_owned(), ..Default::default() };
+    Call { kind: kind.into(), images: vec![image], ..Default::default() }
+}
+
+fn cannot_be_vetted(path: &str) -> Reply {
+    Reply::undecided(&format!(
+        "{path} makes containers that crivet cannot vet; insecureAllowUnvetted lets it through"
+    ))
+}
+
+fn not_known(path: &str) -> Reply {
+    Reply::unimplemented(format!(
+        "{path} is newer than this crivet, which refuses in enforce mode what it does not know"
+    ))
 }
 
 /// Relays a call undecoded.

@@ -14,7 +14,8 @@ const GONE_AFTER: u8 = 2;
 #[derive(Default)]
 pub struct Known {
     ids: HashMap<Box<str>, Life>,
-    /// When the first container came through, nanoseconds of Unix time: crivet has been in the way since then.
+    /// The earliest time at which a container came through, nanoseconds of Unix time: crivet has been in the way since then.
+    /// That of the first may be of a clock that was ahead.
     since: Option<i64>,
     /// Lines that are not in the file yet.
     unwritten: String,
@@ -32,7 +33,11 @@ impl Known {
         let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
         for line in whole.lines() {
             match line.split_once(' ') {
-                Some(("since", nanos)) => self.since = self.since.or(nanos.parse().ok()),
+                Some(("since", nanos)) => {
+                    if let Ok(nanos) = nanos.parse() {
+                        self.is_since(nanos);
+                    }
+                }
                 Some(("container", id)) if is_id(id) && self.has_room() => {
                     self.ids.insert(id.into(), Life { told: now, missed: 0 });
                 }
@@ -46,8 +51,7 @@ impl Known {
         if !is_id(id) || !self.has_room() {
             return false;
         }
-        if self.since.is_none() {
-            self.since = Some(nanos);
+        if self.is_since(nanos) {
             // Writing to a String cannot fail.
             let _ = writeln!(self.unwritten, "since {nanos}");
         }
@@ -55,6 +59,15 @@ impl Known {
             let _ = writeln!(self.unwritten, "container {id}");
         }
         true
+    }
+
+    /// crivet was in the way at this time. `true` if that is earlier than was known.
+    fn is_since(&mut self, nanos: i64) -> bool {
+        let is_earlier = self.since.is_none_or(|since| nanos < since);
+        if is_earlier {
+            self.since = Some(nanos);
+        }
+        is_earlier
     }
 
     fn has_room(&self) -> bool {
@@ -153,6 +166,29 @@ mod tests {
         assert!(!known.is_bypass(i64::MAX));
         known.came_through("aa", Instant::now(), 100);
         assert!(known.is_bypass(100) && !known.is_bypass(99));
+    }
+
+    #[test]
+    fn clock_that_was_ahead_at_the_first_create_hides_no_bypass() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.came_through("aa", now, 900);
+        assert!(!known.is_bypass(150));
+        known.came_through("bb", now, 100);
+        assert!(known.is_bypass(150) && !known.is_bypass(99));
+        for text in [known.unwritten(), known.lines()] {
+            let mut again = Known::default();
+            again.read(&text, now);
+            assert!(again.is_bypass(150) && !again.is_bypass(99), "{text}");
+        }
+    }
+
+    #[test]
+    fn create_that_comes_before_the_file_is_read_hides_no_bypass() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.came_through("cc", now, 900);
+        known.read("since 100\ncontainer aa\n", now);
+        assert!(known.is_bypass(100) && known.contains("aa") && known.contains("cc"));
+        assert!(known.lines().starts_with("since 100\n"));
     }
 
     #[test]

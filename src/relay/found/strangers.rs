@@ -69,6 +69,8 @@ impl Strangers {
         self.there.retain(|id, stranger| match unknown.remove(id) {
             Some(container) => {
                 stranger.running = container.state() == ContainerState::ContainerRunning;
+                // A clock that is put back shows crivet to have been in the way for longer.
+                stranger.bypass = round.known.is_bypass(container.created_at);
                 true
             }
             None => false,
@@ -304,6 +306,17 @@ mod tests {
         let nothing_yet = Known::default();
         strangers.listed(vec![container("other", 500)], &round(&nothing_yet, now));
         assert!(!strangers.shown("other").unwrap().bypass);
+    }
+
+    #[test]
+    fn one_made_under_a_clock_that_was_put_back_is_a_bypass() {
+        let (mut known, now, mut strangers) = (Known::default(), Instant::now(), Strangers::default());
+        known.came_through("mine", now, NOW + 1_000_000_000_000);
+        strangers.listed(vec![container("theirs", 500)], &round(&known, now));
+        assert_eq!(strangers.running(Origin::BeforeCrivet), 1);
+        known.came_through("mine-too", now, NOW - 600_000_000_000);
+        strangers.listed(vec![container("theirs", 500)], &round(&known, now));
+        assert_eq!((strangers.running(Origin::Bypass), strangers.running(Origin::BeforeCrivet)), (1, 0));
     }
 
     #[test]

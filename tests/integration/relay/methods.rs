@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use crate::support::client::{Answer, Client, request};
 use crate::support::daemon::{Crivet, Place};
 use crate::support::runtime::{Call, FakeRuntime, send_data};
-use crate::support::{framed, noise};
+use crate::support::{framed, noise, until};
 
 const NEW_READ: &str = "/runtime.v1.RuntimeService/ListGhosts";
 const NEW_WRITE: &str = "/runtime.v1.ImageService/SummonGhost";
@@ -99,6 +99,39 @@ async fn in_audit_mode_every_call_is_relayed_as_it_is() {
     for (number, path) in paths.enumerate() {
         is_relayed_as_it_is(&client, &runtime, &path, number).await;
     }
+}
+
+#[tokio::test]
+async fn in_audit_mode_what_enforce_mode_refuses_unread_is_recorded() {
+    const RESTORE: &str = "/runtime.v1.RuntimeService/RestorePod";
+    let place = Place::new();
+    let _runtime = FakeRuntime::start(place.path(), scripted);
+    let crivet = Crivet::audit(&place).await;
+    let client = crivet.client().await;
+    for path in [RESTORE, NEW_WRITE] {
+        client.call(path, b"boo").await;
+    }
+    let log = || std::fs::read_to_string(place.path().join("audit.jsonl")).unwrap_or_default();
+    let record = |kind: &str, path: &str| {
+        log().lines().any(|line| {
+            line.contains(&format!("\"kind\":\"{kind}\""))
+                && line.contains(path)
+                && line.contains("\"effective\":\"forwarded\"")
+                && line.contains("\"reason\":\"CallNotVettable\"")
+        })
+    };
+    until("both records", 20, || record("RestorePod", RESTORE) && record("Other", NEW_WRITE)).await;
+    drop(crivet);
+    // What is allowed is no news in either mode.
+    std::fs::remove_file(place.path().join("audit.jsonl")).unwrap();
+    let lines = "mode: audit\ninsecureAllowUnvetted: [RuntimeService/RestorePod]\n";
+    let crivet = Crivet::serve(&place, lines).await;
+    let client = crivet.client().await;
+    for path in [RESTORE, NEW_WRITE] {
+        client.call(path, b"boo").await;
+    }
+    until("the other's record", 20, || record("Other", NEW_WRITE)).await;
+    assert!(!log().contains(RESTORE), "{}", log());
 }
 
 #[tokio::test]

@@ -216,6 +216,47 @@ async fn a_call_too_large_for_the_vetter_is_undecided_and_the_next_is_decided() 
     assert!(!answer.message().contains("undecided"), "{}", answer.message());
 }
 
+/// What is too large to be vetted is still told: by the start of each name, and without labels.
+#[tokio::test]
+async fn a_call_too_large_for_the_vetter_is_in_the_audit_log() {
+    const LONG: usize = 1 << 20;
+    let name = format!("registry.invalid/{}", "x".repeat(LONG));
+    let image = crivet::cri::v1::ImageSpec {
+        image: "sha256:ab".into(),
+        user_specified_image: name,
+        ..Default::default()
+    };
+    let config = crivet::cri::v1::ContainerConfig { image: Some(image), ..Default::default() };
+    let metadata = crivet::cri::v1::PodSandboxMetadata { namespace: "prod".into(), ..Default::default() };
+    let pod = crivet::cri::v1::PodSandboxConfig {
+        metadata: Some(metadata),
+        labels: [("label".to_owned(), "x".repeat(LONG))].into(),
+    };
+    let request = crivet::cri::v1::CreateContainerRequest {
+        config: Some(config),
+        sandbox_config: Some(pod),
+        ..Default::default()
+    };
+    let message = prost::Message::encode_to_vec(&request);
+    for (mode, code, effective) in [("audit", 0, "forwarded"), ("enforce", 2, "refused")] {
+        let place = Place::new();
+        let _runtime = FakeRuntime::echo(place.path());
+        let crivet = Crivet::serve(&place, &format!("mode: {mode}\nunmatched: deny\n")).await;
+        let answer = crivet.client().await.call(CREATE, &message).await;
+        assert_eq!(answer.code(), code, "{mode}");
+        let says = |word: &str| answer.message().contains(word);
+        assert!(code == 0 || says("image \"registry.invalid/xxx") && says("limits::CALL_FACTS_BYTES"));
+        let log = || std::fs::read_to_string(place.path().join("audit.jsonl")).unwrap_or_default();
+        until("the record", 20, || log().ends_with('\n')).await;
+        let record: serde_json::Value = serde_json::from_str(log().lines().next().unwrap()).unwrap();
+        let told = ["reason", "namespace", "effective"].map(|field| record[field].as_str().unwrap());
+        assert_eq!(told, ["LimitReached", "prod", effective], "{record}");
+        let reference = record["reference"].as_str().unwrap();
+        assert!(reference.starts_with("registry.invalid/xxx") && reference.len() < 400, "{reference}");
+        assert!(crivet.log().contains("limits::CALL_FACTS_BYTES"), "{mode}");
+    }
+}
+
 /// A refusal while no vetter lives is written down by the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_without_a_vetter_is_in_the_audit_log() {

@@ -158,6 +158,19 @@ async fn calls_that_cannot_be_read_pass_as_they_came() {
     }
     let said = || gate.crivet.log().matches("a call was relayed that enforce mode would refuse").count();
     until("each is said", 20, || said() >= 10).await;
+    // All but the long name, which is a call like any other.
+    assert!(node.metric("crivet_audit_calls_not_vetted_total").await >= 12.0);
+    for (kind, path) in [("PullImage", PULL), ("CreateContainer", CREATE)] {
+        for says in ["VETTED_CALL_BYTES", "no valid"] {
+            let is_it = |r: &serde_json::Value| {
+                r["image"] == json!(path) && r["message"].as_str().unwrap().contains(says)
+            };
+            let record = node.record(says, is_it).await;
+            let told = (&record["kind"], &record["decision"], &record["effective"], &record["reason"]);
+            let expected = [kind, "undecided", "forwarded", "CallNotVettable"].map(|word| json!(word));
+            assert_eq!(told, (&expected[0], &expected[1], &expected[2], &expected[3]), "{record}");
+        }
+    }
     passes(&node, &gate, &node.named("app:1")).await;
 }
 
@@ -173,6 +186,35 @@ async fn calls_beyond_what_waits_for_vetting_pass_and_are_counted() {
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     gate.signal_vetter("CONT");
     assert!(node.metric("crivet_audit_calls_not_vetted_total").await >= more as f64);
+}
+
+/// What a process has in memory, bytes.
+fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+#[tokio::test]
+async fn large_calls_are_not_kept_while_they_wait_for_vetting() {
+    const CALLS: usize = 16;
+    const BYTES: usize = 8 << 20;
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    // As a field that nobody knows: the log says when its call is about to be vetted.
+    let mut message = pull(&node.named("app:1")).encode_to_vec();
+    prost::encoding::bytes::encode(99, &vec![0; BYTES], &mut message);
+    let before = resident(gate.crivet.pid());
+    gate.signal_vetter("STOP");
+    for _ in 0..CALLS {
+        assert!(allowed(&gate.client.call(PULL, &message).await));
+    }
+    let waiting = || gate.crivet.log().matches("fields=PullImageRequest.99").count();
+    until("all wait", 5, || waiting() == CALLS).await;
+    // Less than half of what they have: of what was freed, not all goes back at once.
+    let held = || resident(gate.crivet.pid()).saturating_sub(before);
+    until("their bytes are gone", 5, || held() < CALLS * BYTES / 2).await;
+    gate.signal_vetter("CONT");
 }
 
 #[tokio::test]

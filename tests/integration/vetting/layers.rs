@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use crivet::control::wire::{CheckedImage, CheckedLayer, ContentChecked, ContentReport};
 use crivet::control::{self, Control};
+use crivet::cri::v1;
+use prost::Message;
 use serde_json::{Value, json};
 
-use super::node::{Gate, Node, allowed, refusal};
+use super::node::{Gate, Node, allowed, create, refusal};
 use super::registry::Image;
 use super::runtime::{REMOVE, SNAPSHOT};
-use crate::support::client::CREATE;
+use crate::support::client::{Answer, CREATE};
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: image ";
 const EXPECTED: &str = "expected a check that has found its layers whole within the last 72h";
@@ -242,6 +244,29 @@ async fn in_audit_mode_it_is_recorded_and_nothing_is_requested() {
     assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("forwarded")));
     assert!(record["message"].as_str().unwrap().contains(EXPECTED), "{record}");
     assert!(!request(&node).exists());
+}
+
+/// A container whose own image no policy covers, and into which an image is mounted whose policy asks for a check.
+async fn mounting(gate: &Gate, image: &Image, name: &str) -> Answer {
+    let own = super::registry::digest_of(b"whatever it is");
+    let mut create = create("prod", &own, "elsewhere.invalid/app:1");
+    let volume =
+        v1::ImageSpec { image: image.id(), user_specified_image: name.to_owned(), ..Default::default() };
+    create.config.as_mut().unwrap().mounts.push(v1::Mount { image: Some(volume) });
+    gate.client.call(CREATE, &create.encode_to_vec()).await
+}
+
+#[tokio::test]
+async fn what_is_mounted_has_to_be_checked_whatever_it_is_mounted_into() {
+    let (_node, gate, image, name) = asking(ENFORCE).await;
+    let text = refusal(&mounting(&gate, &image, &name).await);
+    assert!(text.contains(EXPECTED), "{text}");
+
+    let (node, gate, image, name) = asking("mode: audit\n").await;
+    assert!(allowed(&mounting(&gate, &image, &name).await));
+    let is_it = |record: &Value| record["reason"] == "ContentNotChecked" && record["image"] == image.id();
+    let record = node.record("the record", is_it).await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("undecided"), &json!("forwarded")));
 }
 
 #[tokio::test]

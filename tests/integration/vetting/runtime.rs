@@ -24,7 +24,7 @@ const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
 const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
-const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
+pub const CONTAINER: &str = "/containerd.services.containers.v1.Containers/Get";
 const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
 pub const SNAPSHOT: &str = "/containerd.services.snapshots.v1.Snapshots/Stat";
 /// containerd's content service.
@@ -62,6 +62,8 @@ pub struct State {
     pub snapshotter: Option<String>,
     /// The runtime of all containers, if not runc.
     pub runtime: Option<String>,
+    /// Sandboxes cannot be stopped.
+    pub stops_nothing: bool,
     /// containerd's containers service answers with an error.
     pub no_containers_service: bool,
     /// containerd's content service answers with an error.
@@ -71,6 +73,8 @@ pub struct State {
     pub error: Option<(u16, String)>,
     /// Pulls and creates take so long.
     pub takes: Duration,
+    /// A look at a container takes so long.
+    pub look_takes: Duration,
     /// Pods that run, each with one container.
     pub pods: Vec<Pod>,
 }
@@ -231,6 +235,10 @@ async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
             return call.trailers_only(code, &message);
         }
     }
+    if path == CONTAINER {
+        let takes = state.lock().unwrap().look_takes;
+        tokio::time::sleep(takes).await;
+    }
     if path == CONTENT && state.lock().unwrap().no_content_service {
         return call.trailers_only(INTERNAL, "no content");
     }
@@ -322,6 +330,7 @@ fn answer(state: &mut State, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             state.containers.insert(id.clone(), image);
             v1::RunPodSandboxResponse { pod_sandbox_id: id }.encode_to_vec()
         }
+        STOP_SANDBOX if state.stops_nothing => return None,
         REMOVE_SANDBOX => {
             let id = v1::RemovePodSandboxRequest::decode(body).ok()?.pod_sandbox_id;
             state.containers.remove(&id)?;

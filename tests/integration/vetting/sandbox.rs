@@ -1,14 +1,16 @@
 //! RunPodSandbox in enforce mode: the pause image, which no call names.
 
+use std::time::Duration;
+
 use crivet::cri::v1;
 use prost::Message;
 use serde_json::json;
 
 use super::node::{Gate, Node, allowed, pod, refusal};
 use super::registry::{Image, digest_of};
-use super::runtime::{REMOVE_SANDBOX, SANDBOX, STOP_SANDBOX};
+use super::runtime::{CONTAINER, REMOVE_SANDBOX, SANDBOX, STOP_SANDBOX};
 use crate::support::client::{Answer, PULL};
-use crate::support::framed;
+use crate::support::{framed, until};
 
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
 
@@ -73,12 +75,45 @@ async fn sandbox_on_other_layers_is_stopped_and_removed() {
 }
 
 #[tokio::test]
+async fn sandbox_on_other_layers_that_cannot_be_stopped_is_removed() {
+    let (node, gate, image) = node(true).await;
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    node.runtime.state().parent = Some(digest_of(b"other layers"));
+    node.runtime.state().stops_nothing = true;
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.starts_with(UNDECIDED) && text.contains(&image.chain()), "{text}");
+    assert_eq!((node.runtime.calls(REMOVE_SANDBOX).len(), node.runtime.containers()), (1, 0));
+}
+
+#[tokio::test]
+async fn sandbox_on_other_layers_is_removed_though_its_caller_has_given_up() {
+    let (node, gate, image) = node(true).await;
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    node.runtime.state().parent = Some(digest_of(b"other layers"));
+    node.runtime.state().look_takes = Duration::from_millis(500);
+    let Gate { crivet: _crivet, client } = gate;
+    let _call = client.begin(SANDBOX, &run()).await;
+    until("it is looked at", 10, || !node.runtime.calls(CONTAINER).is_empty()).await;
+    client.leave();
+    assert_eq!(node.runtime.containers(), 1);
+    until("it is removed", 10, || node.runtime.containers() == 0).await;
+    let record = node.record("the record", |r| r["reason"] == "ContentDiffers").await;
+    assert_eq!((&record["kind"], &record["decision"]), (&json!("RunPodSandbox"), &json!("undecided")));
+}
+
+#[tokio::test]
 async fn pause_image_that_is_not_known_leaves_sandboxes_undecided() {
     let node = Node::strict().await;
     let gate = node.enforce().await;
     let text = refusal(&gate.sandbox().await);
     assert!(text.starts_with(UNDECIDED) && text.contains("set pauseImage"), "{text}");
     assert!(node.runtime.calls(SANDBOX).is_empty());
+
+    let node = Node::strict().await;
+    let gate = node.audit().await;
+    gate.sandbox().await;
+    let record = node.record("the record", |r| r["kind"] == "RunPodSandbox").await;
+    assert_eq!((&record["reason"], &record["effective"]), (&json!("PauseImage"), &json!("forwarded")));
 }
 
 #[tokio::test]
