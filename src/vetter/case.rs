@@ -226,16 +226,26 @@ impl<'a> Case<'a> {
         digests.iter().flat_map(of).collect()
     }
 
-    /// A deny rule by digest beats every proof.
-    pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
-        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+    /// The policy that denies one of these digests.
+    fn denying(&self, digests: &[Digest]) -> Option<&'a Policy> {
         let subject = self.subject();
         let policies = self.in_force.policies.as_ref().ok()?;
         // One that only audits does not stand in the way of one that refuses.
         let enforces = |policy: &Policy| self.counts(policy) && self.in_force.enforces(policy.mode());
-        let policy = policies
-            .denies(&subject, &digests, enforces)
-            .or_else(|| policies.denies(&subject, &digests, |policy| self.counts(policy)))?;
+        policies
+            .denies(&subject, digests, enforces)
+            .or_else(|| policies.denies(&subject, digests, |policy| self.counts(policy)))
+    }
+
+    /// Whether a deny rule names this digest.
+    pub fn denies(&self, digest: Digest) -> bool {
+        self.denying(&[digest]).is_some()
+    }
+
+    /// A deny rule by digest beats every proof.
+    pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
+        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+        let policy = self.denying(&digests)?;
         Some(Vetting { digest: digests.first().copied(), ..self.judge_by_name(&[policy], &digests) })
     }
 

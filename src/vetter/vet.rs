@@ -26,7 +26,7 @@ use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
 use crate::cri::facts::ROLE_PAUSE;
-use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
+use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, WalkError, quoted};
 use crate::limits;
 use crate::policy::{Policy, Subject};
 use crate::proofs::Proofs;
@@ -343,6 +343,7 @@ impl Vetter {
         let id = self.id_of(image).await?;
         let candidates = self.candidates(case, id, image).await?;
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
+        let mut may_be_denied = None::<Trouble>;
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
             match self.found(case, id, &candidate, allowed.is_some()).await {
                 Ok(Found::DeniedByDigest(denied)) => return Ok(denied),
@@ -351,11 +352,18 @@ impl Vetter {
                 Ok(Found::Judged(vetting)) if case.may_be_denied() => allowed = Some(vetting),
                 Ok(Found::Judged(vetting)) => return Ok(vetting),
                 // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
-                Err(why) => trouble = trouble.or(Some(why)),
+                Err(why) => {
+                    // But of one that is denied that has to be seen.
+                    let leads_nowhere = matches!(why, Trouble::Walk(WalkError::NoSuchId { .. }));
+                    if !leads_nowhere && case.denies(candidate.root) {
+                        may_be_denied = may_be_denied.or(Some(why.clone()));
+                    }
+                    trouble = trouble.or(Some(why));
+                }
             }
         }
         if let Some(allowed) = allowed {
-            return Ok(allowed);
+            return may_be_denied.map_or(Ok(allowed), Err);
         }
         match (trouble, refused) {
             // An image that was decided about, and suggestions that led nowhere.
