@@ -73,6 +73,18 @@ pub(super) struct Case<'a> {
     pub part: Part,
     /// The highest time ever seen: what ends by the clock ends by this.
     pub now: SystemTime,
+    /// While a call waits, registries are waited for until then: [`evidence_by`].
+    pub evidence_by: Instant,
+}
+
+/// Longest that is kept of a call's time for judging by what is held, when a registry has not answered.
+const LEFT_FOR_JUDGING: Duration = Duration::from_millis(500);
+
+/// Until when evidence is waited for if an answer is due by `answer_by`: what is held has to be judged before that, or it would
+/// be held in vain.
+pub(super) fn evidence_by(answer_by: Instant) -> Instant {
+    let left = answer_by.saturating_duration_since(Instant::now());
+    answer_by - LEFT_FOR_JUDGING.min(left / 10)
 }
 
 /// Which policies have a say. Those that only audit are asked after those that refuse have said yes: what is a trial must
@@ -255,9 +267,9 @@ impl<'a> Case<'a> {
         self.context.answer_by.max(Instant::now() + longest)
     }
 
-    /// Nobody waits beside a call.
-    pub fn answer_by(&self) -> Instant {
-        if self.context.beside { self.work_by() } else { self.context.answer_by }
+    /// Until when evidence is waited for. Nobody waits beside a call.
+    pub fn evidence_by(&self) -> Instant {
+        if self.context.beside { self.work_by() } else { self.evidence_by }
     }
 
     /// What is said where no policy is to be asked.

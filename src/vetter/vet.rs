@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::background::{Background, Guest};
-use super::case::{Case, Context, InForce, Part};
+use super::case::{Case, Context, InForce, Part, evidence_by};
 use super::credentials::Credentials;
 use super::evaluator::Evaluator;
 use super::evidence::Evidences;
@@ -170,6 +170,7 @@ impl Vetter {
             policies,
             part,
             now,
+            evidence_by: evidence_by(context.answer_by),
         };
         let vetting = if mixed {
             let (refuse, audit) = covering.iter().copied().partition(|policy| enforces(policy));
@@ -194,7 +195,8 @@ impl Vetter {
         }
         let now = Instant::now();
         let answer_by = now + case.context.answer_by.saturating_duration_since(now) / 2;
-        let case = Case { context: Context { answer_by, ..case.context }, ..case };
+        let context = Context { answer_by, ..case.context };
+        let case = Case { context, evidence_by: evidence_by(answer_by), ..case };
         match timeout_at(answer_by, self.vetted(&case, image)).await {
             Ok(vetting) => vetting,
             Err(_) => case.undecided(Trouble::Late),
