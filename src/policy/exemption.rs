@@ -28,11 +28,12 @@ pub struct Exemption {
 }
 
 impl Exemption {
-    /// Whether it covers an image, by its name or by one of its digests, whatever it is called by.
+    /// Whether it covers an image: by its name, or by one of its digests, whatever it is called by. The digest in a reference is
+    /// none of them until the content is tied to it: a runtime may have something else under that name.
     fn covers(&self, subject: &Subject<'_>, digests: &[Digest]) -> bool {
-        self.patterns.iter().any(|pattern| {
-            let is_digest = pattern.digest().is_some_and(|digest| digests.contains(&digest));
-            pattern.matches(subject.name) || (is_digest && pattern.matches_name(subject.name))
+        self.patterns.iter().any(|pattern| match pattern.digest() {
+            Some(digest) => digests.contains(&digest) && pattern.matches_name(subject.name),
+            None => pattern.matches(subject.name),
         })
     }
 
@@ -64,9 +65,10 @@ impl Policy {
         self.last_exemption(subject, digests).filter(|exemption| !exemption.is_over(now))
     }
 
-    /// Those that cover an image by its name, or by the digest in it.
+    /// Those that cover an image by what is written: its name, and the digest in it.
     pub(super) fn exemptions_of(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Exemption> {
-        self.exemptions.iter().filter(|exemption| exemption.covers(subject, &[]))
+        let covers = |exemption: &&Exemption| exemption.patterns.iter().any(|p| p.matches(subject.name));
+        self.exemptions.iter().filter(covers)
     }
 
     /// The exemption for an image that ends last, or has.

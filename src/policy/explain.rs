@@ -14,7 +14,7 @@ pub use self::takes::Named;
 use super::compile::{PolicySet, Scope, sigstore_names};
 use super::exemption::Exemption;
 use super::model::{Mode, Policy, Rule, Subject};
-use super::pattern::lookup_key;
+use super::pattern::{Specificity, lookup_key};
 use super::scope::{ALL, NAMELESS, Scopes};
 use crate::config::spoken;
 use crate::image::ImageName;
@@ -151,10 +151,10 @@ impl PolicySet {
         let mut of: BTreeMap<usize, (bool, &Scope)> = BTreeMap::new();
         for scope in self.native.entries().filter(|scope| scope.pattern.matches_name(subject.name)) {
             let found = (scope.pattern.matches(subject.name), scope);
-            let rank = |(whole, scope): &(bool, &Scope)| (*whole, scope.specificity, Reverse(scope.line));
+            let place = |(whole, scope): &(bool, &Scope)| (*whole, rank(scope));
             of.entry(scope.policy)
                 .and_modify(|best| {
-                    if rank(&found) > rank(best) {
+                    if place(&found) > place(best) {
                         *best = found
                     }
                 })
@@ -217,9 +217,13 @@ impl PolicySet {
 
     /// Those for pods with labels: they only add.
     fn explain_labelled(&self, subject: &Subject<'_>, decides: &dyn Fn(&Policy) -> bool) -> Vec<Covering> {
+        // Of each policy the most specific pattern that covers the image.
         let mut of: BTreeMap<usize, &Scope> = BTreeMap::new();
         for scope in self.labelled.entries().filter(|scope| scope.pattern.matches(subject.name)) {
-            of.entry(scope.policy).or_insert(scope);
+            let best = of.entry(scope.policy).or_insert(scope);
+            if rank(scope) > rank(best) {
+                *best = scope;
+            }
         }
         let covering_ones = of.into_iter().filter_map(|(at, scope)| Some((self.policies.get(at)?, scope)));
         covering_ones
@@ -315,6 +319,11 @@ impl PolicySet {
         }
         found
     }
+}
+
+/// By which one of a policy's patterns is told: of equally specific ones the first, and on one line the first by its text.
+fn rank(scope: &Scope) -> (Specificity, Reverse<u64>, Reverse<String>) {
+    (scope.specificity, Reverse(scope.line), Reverse(scope.pattern.to_string()))
 }
 
 /// Why a policy for pods with labels decides, or does not.

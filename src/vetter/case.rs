@@ -73,6 +73,18 @@ pub(super) struct Case<'a> {
     pub part: Part,
     /// The highest time ever seen: what ends by the clock ends by this.
     pub now: SystemTime,
+    /// While a call waits, registries are waited for until then: [`evidence_by`].
+    pub evidence_by: Instant,
+}
+
+/// Longest that is kept of a call's time for judging by what is held, when a registry has not answered.
+const LEFT_FOR_JUDGING: Duration = Duration::from_millis(500);
+
+/// Until when evidence is waited for if an answer is due by `answer_by`: what is held has to be judged before that, or it would
+/// be held in vain.
+pub(super) fn evidence_by(answer_by: Instant) -> Instant {
+    let left = answer_by.saturating_duration_since(Instant::now());
+    answer_by - LEFT_FOR_JUDGING.min(left / 10)
 }
 
 /// Which policies have a say. Those that only audit are asked after those that refuse have said yes: what is a trial must
@@ -226,16 +238,26 @@ impl<'a> Case<'a> {
         digests.iter().flat_map(of).collect()
     }
 
-    /// A deny rule by digest beats every proof.
-    pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
-        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+    /// The policy that denies one of these digests.
+    fn denying(&self, digests: &[Digest]) -> Option<&'a Policy> {
         let subject = self.subject();
         let policies = self.in_force.policies.as_ref().ok()?;
         // One that only audits does not stand in the way of one that refuses.
         let enforces = |policy: &Policy| self.counts(policy) && self.in_force.enforces(policy.mode());
-        let policy = policies
-            .denies(&subject, &digests, enforces)
-            .or_else(|| policies.denies(&subject, &digests, |policy| self.counts(policy)))?;
+        policies
+            .denies(&subject, digests, enforces)
+            .or_else(|| policies.denies(&subject, digests, |policy| self.counts(policy)))
+    }
+
+    /// Whether a deny rule names this digest.
+    pub fn denies(&self, digest: Digest) -> bool {
+        self.denying(&[digest]).is_some()
+    }
+
+    /// A deny rule by digest beats every proof.
+    pub fn denied_by_digest(&self, ties: &[Tie]) -> Option<Vetting> {
+        let digests: Vec<Digest> = ties.iter().flat_map(Tie::digests).collect();
+        let policy = self.denying(&digests)?;
         Some(Vetting { digest: digests.first().copied(), ..self.judge_by_name(&[policy], &digests) })
     }
 
@@ -245,9 +267,9 @@ impl<'a> Case<'a> {
         self.context.answer_by.max(Instant::now() + longest)
     }
 
-    /// Nobody waits beside a call.
-    pub fn answer_by(&self) -> Instant {
-        if self.context.beside { self.work_by() } else { self.context.answer_by }
+    /// Until when evidence is waited for. Nobody waits beside a call.
+    pub fn evidence_by(&self) -> Instant {
+        if self.context.beside { self.work_by() } else { self.evidence_by }
     }
 
     /// What is said where no policy is to be asked.

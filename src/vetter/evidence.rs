@@ -66,7 +66,7 @@ pub struct Question<'a> {
     /// How it is kept.
     pub form: &'a Form,
     /// Waited for until then; what is held has to do otherwise.
-    pub answer_by: Instant,
+    pub by: Instant,
 }
 
 impl Question<'_> {
@@ -106,7 +106,7 @@ impl Evidences {
     /// # Errors
     /// It could not be fetched; what is held is then still in the proofs.
     pub async fn about(&self, question: Question<'_>, wanted: Wanted) -> Result<Gathered, Trouble> {
-        let Question { visit, digest, answer_by, .. } = question;
+        let Question { visit, digest, by, .. } = question;
         let (place, now) = (question.place(), Moment::now());
         let longest = match wanted {
             Wanted::Fresh(longest) => longest,
@@ -130,7 +130,7 @@ impl Evidences {
             place,
             proofs: Arc::clone(&self.proofs),
         };
-        self.flights.join(key, answer_by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
+        self.flights.join(key, by, fetch.run()).await.unwrap_or(Err(Trouble::Late))
     }
 
     /// What is held, unless it is older than `usable`. There may be more: only a yes follows from it.

@@ -100,7 +100,7 @@ impl Verifier<'_> {
         signer: &Signer,
         sought: &Sought<'_>,
     ) -> Result<Verified, Failure> {
-        let key = self.key(evidence, signer, sought);
+        let key = self.key(evidence, &signer.fingerprint, sought);
         if let Some(outcome) = self.held.find(&key, self.now) {
             return outcome.as_ref().clone();
         }
@@ -116,7 +116,7 @@ impl Verifier<'_> {
         outcome
     }
 
-    fn key(&self, evidence: &Evidence, signer: &Signer, sought: &Sought<'_>) -> Digest {
+    fn key(&self, evidence: &Evidence, signer: &Digest, sought: &Sought<'_>) -> Digest {
         let mut hash = Sha256::new();
         // With their lengths, so that no two questions have one key.
         let mut part = |bytes: &[u8]| {
@@ -124,7 +124,7 @@ impl Verifier<'_> {
             hash.update(bytes);
         };
         part(self.version.to_string().as_bytes());
-        part(signer.fingerprint.to_string().as_bytes());
+        part(signer.to_string().as_bytes());
         let annotations = match evidence {
             Evidence::Simple(signing) => {
                 part(b"simple");
@@ -150,7 +150,10 @@ impl Verifier<'_> {
         }
         match sought {
             Sought::Signature => part(b"signature"),
+            // A type is whatever a policy writes, and may be the word for a signature.
             Sought::Attestation { predicate_types } => {
+                part(b"attestation");
+                part(&(predicate_types.len() as u64).to_be_bytes());
                 for predicate_type in *predicate_types {
                     part(predicate_type.as_bytes());
                 }
@@ -206,5 +209,33 @@ mod tests {
         assert_eq!(held.bytes, before);
         held.remove(&key(19));
         assert_eq!(held.bytes, before - each);
+    }
+
+    #[test]
+    fn each_question_is_remembered_by_a_key_of_its_own() {
+        let verifications = Verifications::default();
+        let (trust, evidence) = (Trust::default(), Evidence::Bundle(b"{}".as_slice().into()));
+        let image = Digest::of(b"image");
+        let key = |digests: &[Digest], sought: Sought<'_>| {
+            verifications.about(digests, &trust, SystemTime::UNIX_EPOCH).key(&evidence, &image, &sought)
+        };
+        let types = |of: &[&str]| of.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        let attested = |digests: &[Digest], of: &[&str]| {
+            key(digests, Sought::Attestation { predicate_types: &types(of) })
+        };
+        // A type that is called as what else is told apart.
+        let shown = image.to_string();
+        let keys = [
+            key(&[image], Sought::Signature),
+            attested(&[image], &["signature"]),
+            attested(&[image], &["attestation"]),
+            attested(&[image], &[&shown]),
+            attested(&[image], &[]),
+            attested(&[image, image], &[]),
+            key(&[], Sought::Signature),
+        ];
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len(), "{keys:?}");
+        assert_eq!(keys[0], key(&[image], Sought::Signature));
     }
 }

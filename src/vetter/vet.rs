@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::background::{Background, Guest};
-use super::case::{Case, Context, InForce, Part};
+use super::case::{Case, Context, InForce, Part, evidence_by};
 use super::credentials::Credentials;
 use super::evaluator::Evaluator;
 use super::evidence::Evidences;
@@ -26,7 +26,7 @@ use super::visit::Visit;
 use super::wire::{ImageUse, Kind};
 use crate::audit::Decision;
 use crate::cri::facts::ROLE_PAUSE;
-use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, quoted};
+use crate::image::{Digest, ImageId, ImageName, Platform, Reference, Tie, WalkError, quoted};
 use crate::limits;
 use crate::policy::{Policy, Subject};
 use crate::proofs::Proofs;
@@ -170,13 +170,14 @@ impl Vetter {
             policies,
             part,
             now,
+            evidence_by: evidence_by(context.answer_by),
         };
         let vetting = if mixed {
             let (refuse, audit) = covering.iter().copied().partition(|policy| enforces(policy));
             let vetting = self.vetted(&case(refuse, Part::Enforcing), image).await;
             match vetting.decision {
                 Decision::Allowed => {
-                    vetting.with_audited(self.vetted(&case(audit, Part::Auditing), image).await)
+                    vetting.with_audited(self.on_trial(case(audit, Part::Auditing), image).await)
                 }
                 Decision::Denied | Decision::Undecided => vetting,
             }
@@ -184,6 +185,22 @@ impl Vetter {
             self.vetted(&case(covering, Part::All), image).await
         };
         Vetting { reference: normalised, ..vetting }
+    }
+
+    /// What those say that only audit, while a call waits that those that refuse have allowed: it must not be late for them. They
+    /// have half of the time that is left, as another image of the call may need some.
+    async fn on_trial(&self, case: Case<'_>, image: &ImageUse) -> Vetting {
+        if case.context.beside {
+            return self.vetted(&case, image).await;
+        }
+        let now = Instant::now();
+        let answer_by = now + case.context.answer_by.saturating_duration_since(now) / 2;
+        let context = Context { answer_by, ..case.context };
+        let case = Case { context, evidence_by: evidence_by(answer_by), ..case };
+        match timeout_at(answer_by, self.vetted(&case, image)).await {
+            Ok(vetting) => vetting,
+            Err(_) => case.undecided(Trouble::Late),
+        }
     }
 
     async fn vetted(&self, case: &Case<'_>, image: &ImageUse) -> Vetting {
@@ -343,6 +360,7 @@ impl Vetter {
         let id = self.id_of(image).await?;
         let candidates = self.candidates(case, id, image).await?;
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
+        let mut may_be_denied = None::<Trouble>;
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
             match self.found(case, id, &candidate, allowed.is_some()).await {
                 Ok(Found::DeniedByDigest(denied)) => return Ok(denied),
@@ -351,11 +369,18 @@ impl Vetter {
                 Ok(Found::Judged(vetting)) if case.may_be_denied() => allowed = Some(vetting),
                 Ok(Found::Judged(vetting)) => return Ok(vetting),
                 // What the runtime lists only suggests: a suggestion that leads nowhere says nothing.
-                Err(why) => trouble = trouble.or(Some(why)),
+                Err(why) => {
+                    // But of one that is denied that has to be seen.
+                    let leads_nowhere = matches!(why, Trouble::Walk(WalkError::NoSuchId { .. }));
+                    if !leads_nowhere && case.denies(candidate.root) {
+                        may_be_denied = may_be_denied.or(Some(why.clone()));
+                    }
+                    trouble = trouble.or(Some(why));
+                }
             }
         }
         if let Some(allowed) = allowed {
-            return Ok(allowed);
+            return may_be_denied.map_or(Ok(allowed), Err);
         }
         match (trouble, refused) {
             // An image that was decided about, and suggestions that led nowhere.

@@ -25,7 +25,7 @@ const WEB_SITES: [(&str, &str); 4] = [
 impl PolicySet {
     pub(super) fn doubtful_scopes(&self) -> Vec<Warning> {
         let mut found = Vec::new();
-        for scope in self.native.entries() {
+        for scope in self.patterns() {
             let Some(policy) = self.policies.get(scope.policy) else { continue };
             let shown = scope.pattern.to_string();
             let mut warn =
@@ -72,6 +72,11 @@ impl PolicySet {
         found
     }
 
+    /// Of native policies, whatever pods they are for.
+    fn patterns(&self) -> impl Iterator<Item = &Scope> {
+        self.native.entries().chain(self.labelled.entries())
+    }
+
     /// The policy that denies all that a pattern with a digest covers, wherever it may count.
     fn always_denied(&self, scope: &Scope, policy: &Policy) -> Option<&Policy> {
         let digest: Digest = scope.pattern.digest()?;
@@ -86,6 +91,7 @@ impl PolicySet {
         let denying = denying.filter_map(|denying| self.policies.get(denying.policy));
         denying.into_iter().find(|denying| {
             denying.mode == policy.mode
+                && denying.pod_labels.iter().all(|(key, value)| policy.pod_labels.get(key) == Some(value))
                 && match (&denying.namespaces, &policy.namespaces) {
                     (None, _) => true,
                     (Some(denied), Some(own)) => own.is_subset(denied),
@@ -118,7 +124,7 @@ impl PolicySet {
 
     fn rechecks_of_digests(&self, found: &mut Vec<Warning>) {
         for (at, policy) in self.policies.iter().enumerate().filter(|(_, policy)| policy.recheck.is_some()) {
-            let mut patterns = self.native.entries().filter(|scope| scope.policy == at);
+            let mut patterns = self.patterns().filter(|scope| scope.policy == at);
             if patterns.all(|scope| scope.pattern.digest().is_some()) {
                 let text = "spec.recheck: all patterns name a digest, and a digest cannot move; remove it";
                 found.push(Warning::at(policy, 0, text.to_owned()));

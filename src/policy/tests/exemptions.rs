@@ -65,10 +65,16 @@ fn exempted_digest_is_held_against_the_content_under_every_name() {
         judged(&exempted, "r.io/team/a:v1", &[index(), manifest()], now),
         Judgement::Exempted { .. }
     ));
-    assert!(matches!(
-        judged(&exempted, &format!("r.io/team/a@{}", manifest()), &[], now),
-        Judgement::Exempted { .. }
-    ));
+    // What is written beside the name says nothing of what a runtime has under it.
+    let named = format!("r.io/team/a@{}", manifest());
+    assert!(matches!(judged(&exempted, &named, &[manifest()], now), Judgement::Exempted { .. }));
+    for digests in [&[][..], &[index()]] {
+        assert_eq!(found(judged(&exempted, &named, digests, now)), "no signature", "{digests:?}");
+    }
+    let set = compile(&signed(&Signer::new().pem(), &exempted)).unwrap();
+    let name = ImageName::parse(&named).unwrap();
+    let subject = Subject { name: &name, namespace: None, labels: &NO_LABELS, is_pause: false };
+    assert_eq!(set.explain(&subject, false).policies[0].exemptions, ["2026-12-01T00:00:00.000Z (x)"]);
     assert_eq!(found(judged(&exempted, "r.io/team/a:v1", &[index()], now)), "no signature");
     let elsewhere = exempted.replace("**@", "r.io/team/b@");
     assert_eq!(found(judged(&elsewhere, "r.io/team/a:v1", &[manifest()], now)), "no signature");

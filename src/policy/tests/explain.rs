@@ -254,6 +254,23 @@ fn policies_for_pods_with_labels_only_add_and_say_when() {
     assert_eq!((running.says, running.policies[0].decides), (Says::Denies, true));
 }
 
+/// The patterns are found in no order: each set has another.
+#[test]
+fn of_several_patterns_of_one_policy_the_same_one_is_told_each_time() {
+    // The most specific one; of equally specific ones on one line the first by its text.
+    for (patterns, told) in [
+        ("'**', 'r.io/**', 'r.io/team/app:v1', 'r.io/team/app', 'r.io/team/*'", "r.io/team/app:v1"),
+        ("'*/team/*pp', '*/*eam/app'", "*/*eam/app"),
+    ] {
+        for labels in ["", ", podLabels: {tier: web}"] {
+            for _ in 0..20 {
+                let set = compile(&denying("a", &format!("images: [{patterns}]{labels}"))).unwrap();
+                assert_eq!(explain(&set, "r.io/team/app:v1", None).policies[0].scope, told, "{labels}");
+            }
+        }
+    }
+}
+
 #[test]
 fn trees_ages_and_exemptions_are_told() {
     let keys = [Signer::new(), Signer::new()].map(|signer| signer.pem().replace('\n', "\n            "));

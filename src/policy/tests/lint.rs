@@ -138,6 +138,7 @@ fn policy_that_never_counts_is_doubtful() {
     );
     // Elsewhere, or not always.
     assert_eq!(denied(", namespaces: [dev]"), [] as [&str; 0]);
+    assert_eq!(denied(", podLabels: {tier: web}"), [] as [&str; 0]);
     let other = denying("d", &format!("images: ['x.io/**@{digest}']"));
     assert_eq!(lint(&[accepts, other].concat()), [] as [&str; 0]);
 
@@ -293,6 +294,34 @@ fn recheck_of_a_digest_is_doubtful() {
         "{:?}",
         lint(&by_digest)
     );
+}
+
+#[test]
+fn policy_for_labels_is_looked_at_as_any() {
+    const LABELS: &str = "podLabels: {tier: web}";
+    let labelled = |more: &str| signed(&Signer::new().pem(), &format!("  {LABELS}\n{more}"));
+    let recheck = labelled(
+        "  recheck: {interval: 1h, onDrift: warn, whenRegistryDown: allow, whenLoginRefused: allow}\n",
+    );
+    assert_eq!(lint(&recheck), [] as [&str; 0]);
+    let by_digest = recheck.replace("r.io/team/**", &format!("r.io/team/app@{}", index()));
+    let warnings = lint(&by_digest);
+    assert!(warnings.len() == 1 && warnings[0].contains("a digest cannot move"), "{warnings:?}");
+    let nowhere = lint(&denying("a", &format!("images: ['github.com/acme/app'], {LABELS}")));
+    assert!(nowhere.len() == 1 && nowhere[0].contains(" covers no image: "), "{nowhere:?}");
+    // One that is denied to all pods, or to those with its labels among others.
+    let by_digest = labelled("").replace("r.io/team/**", &format!("r.io/team/app@{}", index()));
+    for (labels, never) in [
+        ("", true),
+        (", podLabels: {tier: web}", true),
+        (", podLabels: {tier: db}", false),
+        (", podLabels: {tier: web, team: a}", false),
+    ] {
+        let denied = denying("d", &format!("images: ['**@{}']{labels}", index()));
+        let warnings = lint(&format!("{by_digest}{denied}"));
+        assert_eq!(warnings.len(), usize::from(never), "{labels}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains(" never counts: policy d ")), "{warnings:?}");
+    }
 }
 
 #[test]

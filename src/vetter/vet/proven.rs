@@ -25,13 +25,13 @@ struct Guide<'a> {
     visit: Visit,
     /// Whom else another repository may let in.
     others: Option<Logins<'a>>,
-    answer_by: Instant,
+    by: Instant,
 }
 
 impl Guide<'_> {
     fn question<'a>(&'a self, digest: Digest, form: &'a Form) -> Question<'a> {
         let (visit, tag_prefix) = (&self.visit, self.place.tag_prefix.as_str());
-        Question { visit, tag_prefix, digest, form, answer_by: self.answer_by }
+        Question { visit, tag_prefix, digest, form, by: self.by }
     }
 
     async fn evidence(
@@ -179,7 +179,7 @@ impl Vetter {
             visit = self.visit(case, repository, first);
             others = Some(logins);
         }
-        Guide { place, visit, others, answer_by: case.answer_by() }
+        Guide { place, visit, others, by: case.evidence_by() }
     }
 
     /// Verifies what is not `known` yet piece by piece, and lets others work in between: a single one takes a millisecond

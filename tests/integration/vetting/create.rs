@@ -11,6 +11,7 @@ use serde_json::json;
 use super::node::{Gate, Node, allowed, create, refusal};
 use super::registry::{Image, digest_of};
 use super::runtime::REMOVE;
+use crate::registry::fake::reply;
 use crate::support::client::CREATE;
 use crate::support::framed;
 
@@ -194,6 +195,46 @@ async fn unsigned_image_imported_under_a_signed_image_s_digest_is_refused() {
         assert!(text.starts_with(UNDECIDED) && text.contains(&unsigned.id()), "{text}");
     }
     assert_eq!(node.runtime.containers(), 0);
+}
+
+/// An index that nobody has but the registry, over these manifests.
+fn index(images: &[&Image]) -> String {
+    let manifests: Vec<_> = images
+        .iter()
+        .map(|image| {
+            json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": image.digest(),
+                "size": image.manifest.len()})
+        })
+        .collect();
+    json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests})
+        .to_string()
+}
+
+#[tokio::test]
+async fn image_that_may_be_what_is_denied_waits_for_the_registry_to_say() {
+    for contains in [true, false] {
+        let (node, gate, image, name) = preloaded("").await;
+        let other = node.push("app", "2", "two");
+        let index = index(&[if contains { &image } else { &other }]);
+        let digest = digest_of(index.as_bytes());
+        node.registry.put_manifest("app", &digest, index);
+        for listed in node.runtime.state().images.values_mut() {
+            listed.repo_digests.push(format!("{}@{digest}", node.named("app")));
+        }
+        node.policy("denied.yaml", &node.denying("denied").replace("/**'", &format!("/**@{digest}'")));
+        gate.reload().await;
+        let asked = digest.clone();
+        node.registry.instead(move |seen| seen.path.ends_with(&asked).then(|| reply(503, &[], "")));
+        let text = refusal(&gate.create(&image.id(), &name).await);
+        assert!(text.starts_with("RegistryUnavailable: ") && text.contains(&digest), "{text}");
+        node.registry.well();
+        let answer = gate.create(&image.id(), &name).await;
+        match contains {
+            true => assert!(refusal(&answer).contains("policy denied "), "{answer:?}"),
+            false => assert!(allowed(&answer), "{answer:?}"),
+        }
+        assert_eq!(node.runtime.containers(), usize::from(!contains));
+    }
 }
 
 #[tokio::test]

@@ -99,6 +99,21 @@ async fn exempted_digest_runs_by_its_content_under_every_name() {
     assert!(refusal(&gate.pull(&name).await).starts_with(DENIED));
 }
 
+/// Under an exempted digest a runtime may have something else: an import gives its images whatever names it likes.
+#[tokio::test]
+async fn content_that_only_bears_an_exempted_digest_in_its_name_is_refused() {
+    let by_digest = |node: &Node, image: &Image| format!("{}/**@{}", node.host(), image.digest());
+    let (node, gate, image, _) = node(by_digest, SystemTime::now() + HOUR).await;
+    let named = format!("{}@{}", node.named("app"), image.digest());
+    assert!(allowed(&gate.pull(&node.named("app:1")).await));
+    assert!(allowed(&gate.create(&image.id(), &named).await));
+    let other = Image::new("not vouched for");
+    node.runtime.preloaded(&named, &other);
+    let text = refusal(&gate.create(&other.id(), &named).await);
+    assert!(text.contains("undecided: ") && text.contains(&other.id()), "{text}");
+    assert_eq!(node.runtime.containers(), 1);
+}
+
 #[tokio::test]
 async fn denial_by_digest_beats_an_exemption() {
     let (node, gate, image, name) = node(by_name, SystemTime::now() + HOUR).await;

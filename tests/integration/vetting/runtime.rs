@@ -38,7 +38,7 @@ const INTERNAL: u16 = 13;
 #[derive(Default)]
 pub struct State {
     /// By the name it was pulled as.
-    images: BTreeMap<String, v1::Image>,
+    pub images: BTreeMap<String, v1::Image>,
     /// What a pull of a name brings.
     arrives: HashMap<String, Image>,
     content: HashMap<String, Vec<u8>>,

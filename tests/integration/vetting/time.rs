@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::node::{Node, allowed, create, pull, refusal};
 use super::registry::Image;
+use super::signer::Signer;
 use crate::registry::fake::endless;
 use crate::support::client::{CREATE, PULL};
 
@@ -107,6 +108,29 @@ async fn what_was_proven_is_allowed_while_the_registry_hangs() {
     node.runtime.preloaded(&node.named("app:2"), &unknown);
     let text = refusal(&gate.timed(CREATE, "2S", create("prod", &unknown.id(), &name).encode_to_vec()).await);
     assert!(text.contains(LATE), "{text}");
+}
+
+/// Between pieces others have their turn, and conditions are asked of a thread: what is held is judged before the answer is due.
+#[tokio::test]
+async fn what_takes_time_to_judge_is_allowed_while_the_registry_hangs() {
+    let other = Signer::new();
+    for conditions in ["", "    conditions: [{cel: \"pod.namespace == 'prod'\"}]\n"] {
+        let node = Node::new().await;
+        let policy = node.signed_by("all", &node.signer, "");
+        node.policy("all.yaml", &format!("{policy}{conditions}"));
+        let (image, name) = (node.push("app", "1", "one"), node.named("app:1"));
+        let signed = [&other, &node.signer].map(|by| by.sign(&image.digest(), &node.named("app")));
+        let of_policy = if conditions.is_empty() { &signed[..] } else { &signed[1..] };
+        node.registry.put_signatures("app", &image.digest(), of_policy);
+        let gate = node.serve("mode: enforce\nvetting: {freshFor: 1s}\n").await;
+        assert!(allowed(&gate.pull(&name).await));
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        hang(&node);
+        let started = Instant::now();
+        let answer = gate.timed(CREATE, "2S", create("prod", &image.id(), &name).encode_to_vec()).await;
+        assert!(allowed(&answer), "{conditions}: {answer:?}");
+        assert!(started.elapsed() < Duration::from_millis(1400), "{:?}", started.elapsed());
+    }
 }
 
 /// Equal records are merged for a minute; a stop in order writes what is merged.

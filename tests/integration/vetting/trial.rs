@@ -1,11 +1,17 @@
 //! A policy on trial, that only audits, beside policies that refuse: it decides nothing, and takes nothing from what does.
 
+use std::time::Duration;
+
+use crivet::cri::v1;
+use prost::Message;
 use serde_json::json;
 
-use super::node::{Gate, Node, allowed, refusal};
+use super::node::{Gate, Node, allowed, create, refusal};
 use super::registry::{Image, digest_of};
 use super::runtime::REMOVE;
 use super::signer::Signer;
+use crate::registry::fake::endless;
+use crate::support::client::CREATE;
 
 const DENIED: &str = "SignatureValidationFailed: image ";
 const UNDECIDED: &str = "SignatureValidationFailed: undecided: ";
@@ -89,4 +95,28 @@ async fn container_on_other_layers_is_removed_although_a_trial_does_not_hold() {
     let text = refusal(&gate.create(&image.id(), &name).await);
     assert!(text.starts_with(UNDECIDED) && text.contains(&digest_of(b"other layers")), "{text}");
     assert_eq!(node.runtime.calls(REMOVE).len(), 1);
+}
+
+#[tokio::test]
+async fn trial_that_waits_for_a_registry_does_not_make_the_call_late() {
+    let trial = |node: &Node, _: &Image| {
+        let policy = on_trial(&node.signed_by("trial", &Signer::new(), ""));
+        format!("{policy}    evidence: [{{repository: {}}}]\n", node.named("slow"))
+    };
+    let (node, gate, image, name) = node(true, trial).await;
+    let volume = node.push_signed("volume", "1", "files");
+    let volume_name = node.named("volume:1");
+    node.runtime.preloaded(&volume_name, &volume);
+    node.registry
+        .instead(|seen| seen.path.starts_with("/v2/slow/").then(|| endless(b"", Duration::from_secs(3600))));
+    // Nor for another image of the call, which comes after it.
+    let mut call = create("prod", &image.id(), &name);
+    let mount = v1::ImageSpec { image: volume.id(), user_specified_image: volume_name, ..Default::default() };
+    call.config.as_mut().unwrap().mounts.push(v1::Mount { image: Some(mount) });
+    let answer = gate.timed(CREATE, "4S", call.encode_to_vec()).await;
+    assert!(allowed(&answer), "{answer:?}");
+    let record = node.record("the trial", |r| r["decision"] == "undecided").await;
+    assert_eq!((&record["effective"], &record["reason"]), (&json!("forwarded"), &json!("TooSlow")));
+    let of_trial = record["policies"].as_array().unwrap().iter().find(|policy| policy["name"] == "trial");
+    assert_eq!(of_trial.unwrap()["decision"], "undecided");
 }
