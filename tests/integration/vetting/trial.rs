@@ -117,6 +117,4 @@ async fn trial_that_waits_for_a_registry_does_not_make_the_call_late() {
     assert!(allowed(&answer), "{answer:?}");
     let record = node.record("the trial", |r| r["decision"] == "undecided").await;
     assert_eq!((&record["effective"], &record["reason"]), (&json!("forwarded"), &json!("TooSlow")));
-    let of_trial = record["policies"].as_array().unwrap().iter().find(|policy| policy["name"] == "trial");
-    assert_eq!(of_trial.unwrap()["decision"], "undecided");
 }
