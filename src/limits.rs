@@ -428,7 +428,7 @@ pub const REPORT_POLICY_SETS: usize = 256;
 /// Largest file of the node that `crivet node` reads or keeps, bytes: units and configurations are kilobytes.
 pub const NODE_FILE_BYTES: usize = 1024 * 1024;
 
-/// Bytes of what a program says that `crivet node` keeps. `systemctl show` of a few properties has some hundred.
+/// Bytes of what a program says that `crivet node` and `crivet doctor` keep. `systemctl show` of a few properties has some hundred.
 pub const NODE_PROGRAM_BYTES: usize = 256 * 1024;
 
 /// Longest time a program that `crivet node` runs may take, seconds. Stopping crivet may take 20 (`TimeoutStopSec=`).

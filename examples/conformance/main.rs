@@ -79,6 +79,7 @@ impl VerifyBundle {
             expires: None,
             error: None,
             failures: 0,
+            kept: None,
         };
         let trust = Trust::new([(ROOT.to_owned(), state)]);
         let witnesses = Witnesses {

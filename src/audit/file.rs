@@ -43,6 +43,9 @@ impl LineFile {
             Some(open) => open,
             None => Open::new(&self.path)?,
         };
+        // Somebody may have cut it (logrotate's copytruncate): what goes wrong is taken back to where it ends now.
+        open.size = open.file.metadata()?.len();
+        open.torn &= open.size > 0;
         let after = open.size.saturating_add(line.len() as u64 + u64::from(open.torn));
         if open.size > 0 && after > self.max_bytes {
             self.rotate()?;

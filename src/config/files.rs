@@ -122,6 +122,18 @@ pub fn guard_file(path: &Path) -> Result<(), FileError> {
     guard(path, &metadata, "file")
 }
 
+/// Refuses a program that others could have written, or could have put in its place. `file` is the program, open, and `path` is
+/// where it lies, or lay before it was replaced.
+pub fn guard_program(path: &Path, file: &File) -> Result<(), FileError> {
+    let metadata = file.metadata().map_err(at(path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile { path: path.to_owned() });
+    }
+    guard(path, &metadata, "file")?;
+    let mut folders = path.ancestors().skip(1);
+    folders.try_for_each(|folder| guard(folder, &folder.metadata().map_err(at(folder))?, "folder"))
+}
+
 /// Reads a file that decides something, at most `cap` bytes (`limit` is that limit's name). Links are followed, as
 /// Kubernetes volumes need; the file they lead to and its folder are held to the rules.
 pub fn read_guarded(path: &Path, limit: &'static str, cap: usize) -> Result<Vec<u8>, FileError> {

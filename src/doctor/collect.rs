@@ -1,7 +1,9 @@
 //! Takes the facts: from files, `/proc`, the daemon, the runtime and registries. What cannot be had is a fact too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::canary;
@@ -146,7 +149,7 @@ async fn settled(control: &mut Control) -> Result<Status, ControlError> {
 /// The marker of `crivet node bypass`.
 fn bypass() -> Option<String> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(MARKER).ok()?;
+    let file = File::open(MARKER).ok()?;
     file.take(limits::KUBELET_FILE_BYTES as u64).read_to_end(&mut bytes).ok()?;
     Some(marked(&bytes).reason)
 }
@@ -208,11 +211,10 @@ fn real(path: &Path) -> String {
 
 async fn kubelets(config: Option<&Configuration>) -> Vec<Kubelet> {
     let proc = Path::new(PROC);
-    let space = |pid: &str| std::fs::read_link(proc.join(pid).join("ns/pid")).ok();
     let mut kubelets = Vec::new();
     for running in process::running(proc) {
         // A node in a container of this node (kind) has a kubelet of its own.
-        if space(&running.pid.to_string()) != space("self") {
+        if !process::shares(proc, running.pid, "pid") {
             continue;
         }
         let endpoints = running.settings(proc).and_then(|settings| {
@@ -226,18 +228,42 @@ async fn kubelets(config: Option<&Configuration>) -> Vec<Kubelet> {
                 [runtime, image].into_iter().any(|p| *p == config.listen || config.runtime.contains(p))
             })
         });
-        let version = if ours { version(running.pid).await } else { None };
+        let version = match ours {
+            true => version(&running, proc).await,
+            false => {
+                Err("its program is not asked, as its endpoints are not known to be this crivet's".to_owned())
+            }
+        };
         kubelets.push(Kubelet { pid: running.pid, endpoints, version });
     }
     kubelets
 }
 
-/// What the very program that runs says to `--version`.
-async fn version(pid: u32) -> Option<(u32, u32)> {
-    let mut command = tokio::process::Command::new(format!("{PROC}/{pid}/exe"));
-    command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let said = timeout(EACH, command.output()).await.ok()?.ok()?;
-    kubelet::version(&String::from_utf8_lossy(&said.stdout))
+/// What the very program that runs says to `--version`: as root, so it must be root's.
+async fn version(kubelet: &process::Kubelet, proc: &Path) -> Result<(u32, u32), String> {
+    let program = kubelet.program(proc).map_err(|why| format!("its program is not asked: {why}"))?;
+    asked(&program).await
+}
+
+async fn asked(program: &File) -> Result<(u32, u32), String> {
+    // By the open file: the process may be another by now.
+    let path = format!("{PROC}/{}/fd/{}", std::process::id(), program.as_raw_fd());
+    let said = timeout(EACH, said(&path)).await;
+    let said = said.map_err(|_| format!("its program does not answer within {} s", EACH.as_secs()))?;
+    let said = said.map_err(|error| format!("its program does not run: {error}"))?;
+    kubelet::version(&String::from_utf8_lossy(&said)).ok_or_else(|| "its program does not say one".to_owned())
+}
+
+/// The beginning of what a program says to `--version`.
+async fn said(program: &str) -> std::io::Result<Vec<u8>> {
+    let mut command = tokio::process::Command::new(program);
+    command.arg("--version").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn()?;
+    let mut bytes = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        out.take(limits::NODE_PROGRAM_BYTES as u64).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
 }
 
 fn names(status: Option<&Status>) -> BTreeMap<u32, String> {
@@ -429,5 +455,20 @@ async fn canary_of(
     match status.mode.as_str() {
         "enforce" => canary::send(&RuntimeClient::new(listen, listen), &bait).await,
         _ => canary::ask(control, &bait).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_is_run_by_its_open_file_and_what_it_says_is_read() {
+        // It says the version of something else, so it did run.
+        let program = File::open("/bin/echo").unwrap();
+        assert_eq!(asked(&program).await, Err("its program does not say one".to_owned()));
+        let folder = File::open("/bin").unwrap();
+        let why = asked(&folder).await.unwrap_err();
+        assert!(why.starts_with("its program does not run: "), "{why}");
     }
 }

@@ -80,8 +80,8 @@ pub struct Kubelet {
     pub pid: u32,
     /// Paths of the runtime's and the image service's socket, as its flags and files say now.
     pub endpoints: Result<(String, String), String>,
-    /// Its version, where it says one.
-    pub version: Option<(u32, u32)>,
+    /// Its version, or why that is not known.
+    pub version: Result<(u32, u32), String>,
 }
 
 /// What a socket is.

@@ -97,17 +97,17 @@ fn configured(config: &Configuration, kubelet: &Kubelet, findings: &mut Findings
             ),
         },
     }
-    match kubelet.version {
-        Some(version) if version < OLDEST => findings.failure(
+    match &kubelet.version {
+        Ok(version) if *version < OLDEST => findings.failure(
             "kubelet-old",
             format!("kubelet {pid} is {}.{}, older than {}.{}", version.0, version.1, OLDEST.0, OLDEST.1),
             "upgrade the kubelet: crivet cannot serve its connections",
         ),
-        Some((major, minor)) => findings.ok("kubelet-version", format!("kubelet {pid} is {major}.{minor}")),
-        None => findings.note(
+        Ok((major, minor)) => findings.ok("kubelet-version", format!("kubelet {pid} is {major}.{minor}")),
+        Err(why) => findings.note(
             "kubelet-version-unknown",
-            format!("kubelet {pid} does not say its version"),
-            "see that it is 1.31 or later",
+            format!("the version of kubelet {pid} is not known: {why}"),
+            "see that it is 1.31 or later: ask the program that runs for its --version, where it runs",
         ),
     }
 }

@@ -109,7 +109,7 @@ fn protected() -> Facts {
         kubelets: vec![Kubelet {
             pid: 7,
             endpoints: Ok((LISTEN.into(), LISTEN.into())),
-            version: Some((1, 36)),
+            version: Ok((1, 36)),
         }],
         names: [(7, "kubelet".to_owned())].into(),
         sockets: vec![socket(Role::Listen, LISTEN), socket(Role::Runtime, RUNTIME)],
@@ -292,8 +292,8 @@ const CASES: &[Case] = {
         ("kubelet-image-only", Failure, |f| endpoints(f, RUNTIME, LISTEN)),
         ("kubelet-runtime-only", Failure, |f| endpoints(f, LISTEN, RUNTIME)),
         ("kubelet-bypasses", Failure, |f| endpoints(f, RUNTIME, RUNTIME)),
-        ("kubelet-old", Failure, |f| f.kubelets[0].version = Some((1, 30))),
-        ("kubelet-version-unknown", Note, |f| f.kubelets[0].version = None),
+        ("kubelet-old", Failure, |f| f.kubelets[0].version = Ok((1, 30))),
+        ("kubelet-version-unknown", Note, |f| f.kubelets[0].version = Err("why".into())),
         ("kubelet-not-connected", Failure, |f| daemon(f).clients.iter_mut().for_each(|c| c.pid = 99)),
         ("kubelet-quiet", Failure, |f| daemon(f).clients.iter_mut().for_each(|c| c.last_call = NOW - 61_000)),
         ("kubelet-one-connection", Warning, |f| daemon(f).clients.truncate(1)),
@@ -391,8 +391,7 @@ fn the_page_in_docs_lists_every_finding_with_its_level() {
 #[test]
 fn a_kubelet_of_another_runtime_is_not_this_crivet_s_business() {
     let mut facts = protected();
-    let other =
-        Kubelet { pid: 9, endpoints: Ok(("/x.sock".into(), "/x.sock".into())), version: Some((1, 20)) };
+    let other = Kubelet { pid: 9, endpoints: Ok(("/x.sock".into(), "/x.sock".into())), version: Ok((1, 20)) };
     facts.kubelets.push(other);
     assert!(is_protected(&examine(&facts)));
 }

@@ -116,6 +116,7 @@ fn trust() -> Trust {
         expires: Some(UNIX_EPOCH + Duration::from_secs(8)),
         error: None,
         failures: 2,
+        kept: None,
     };
     let lost = State { root: None, origin: Origin::Nothing, at: None, expires: None, ..state.clone() };
     Trust::new([("corp".to_owned(), state), ("lost".to_owned(), lost)])

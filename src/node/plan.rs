@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeError;
 use super::checks;
-use super::detect::{Found, Kind, show, unit_files};
+use super::detect::{Found, Kind, command_line, show, unit_files};
 use super::host::{self, Host, read_text};
 use super::journal::{Journal, Pointed};
 use super::unit;
@@ -97,7 +97,7 @@ pub struct Plan {
     pub restart_crivet: bool,
     /// The drop-in's text.
     pub drop_in: String,
-    /// The drop-in that is there says the same, and the kubelet runs with it.
+    /// The drop-in that is there says the same, the kubelet runs with it, and crivet runs and will after a reboot.
     pub in_place: bool,
     /// What the operator should know.
     pub notes: Vec<String>,
@@ -164,7 +164,11 @@ pub fn plan(
     };
     let drop_in = drop_in_text(&pointed);
     let there = read_text(host, &self::drop_in(&found.unit))?;
-    let in_place = installed == Some(&pointed) && there.as_ref() == Some(&drop_in) && files.is_empty();
+    let in_place = installed == Some(&pointed)
+        && there.as_ref() == Some(&drop_in)
+        && files.is_empty()
+        && runs_with(host, found.pid, &pointed)
+        && crivet_runs(host)?;
     Ok(Plan {
         found,
         pointed,
@@ -178,6 +182,23 @@ pub fn plan(
         notes,
         timeout,
     })
+}
+
+/// Whether the kubelet was started with these flags. Where it is within another program, what that shows of its flags tells nothing.
+fn runs_with(host: &dyn Host, kubelet: u32, pointed: &Pointed) -> bool {
+    let arguments = command_line(host, kubelet);
+    !pointed.is_the_kubelet || pointed.flags.iter().all(|flag| arguments.contains(flag))
+}
+
+/// Whether crivet's units run, and are started with the machine.
+fn crivet_runs(host: &dyn Host) -> Result<bool, NodeError> {
+    for name in UNITS {
+        let shown = show(host, name)?;
+        if !shown.enabled || !matches!(shown.active.as_str(), "active" | "reloading") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// crivet's folders that are not there; systemd-tmpfiles makes them where the package is installed.

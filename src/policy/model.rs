@@ -205,7 +205,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    pub(super) fn new(authority: Authority) -> Self {
+    pub(crate) fn new(authority: Authority) -> Self {
         let fingerprint = Digest::of(format!("{authority:?}").as_bytes());
         Self { authority, fingerprint, line: 0 }
     }

@@ -122,8 +122,9 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct Watched {
     active: Option<Active>,
-    /// What was in force and has ended: a clock that jumps back does not revive it.
-    spent: Option<Written>,
+    /// What was in force and has ended. Who takes the file away and puts it back has what was left of it, and a clock that
+    /// jumps back gives nothing more.
+    ended: Option<Active>,
     rejected: Option<String>,
 }
 
@@ -163,6 +164,10 @@ impl Watched {
     ) -> Option<Event> {
         let over = self.active.is_some() && self.left(wall, monotonic).is_zero();
         if over {
+            // Nothing is left of it, whichever clock says so.
+            if let Some(active) = &mut self.active {
+                active.until = Duration::ZERO;
+            }
             let ended = self.end("it expired");
             self.rejected = Some(EXPIRED.to_owned());
             return ended;
@@ -183,21 +188,23 @@ impl Watched {
         if self.active() == Some(&written) {
             return None;
         }
-        if self.spent.as_ref() == Some(&written) {
+        let left = written.expires.duration_since(wall).unwrap_or_default();
+        let mut until = monotonic.saturating_add(left);
+        if let Some(ended) = self.ended.as_ref().filter(|ended| ended.written == written) {
+            until = until.min(ended.until);
+        }
+        if until <= monotonic {
             return self.reject(EXPIRED.to_owned());
         }
-        match written.expires.duration_since(wall) {
-            Ok(left) if left > LONGEST => self.reject(format!(
+        if left > LONGEST {
+            return self.reject(format!(
                 "it expires more than {} hours ahead (limits::BREAK_GLASS_SECONDS); {WRITE_IT_SO}",
                 LONGEST.as_secs() / 3600
-            )),
-            Ok(left) if !left.is_zero() => {
-                self.rejected = None;
-                self.active = Some(Active { written, until: monotonic + left });
-                Some(Event::Begun)
-            }
-            _ => self.reject(EXPIRED.to_owned()),
+            ));
         }
+        self.rejected = None;
+        self.active = Some(Active { written, until });
+        Some(Event::Begun)
     }
 
     fn reject(&mut self, why: String) -> Option<Event> {
@@ -208,7 +215,7 @@ impl Watched {
     }
 
     fn end(&mut self, why: &'static str) -> Option<Event> {
-        self.spent = Some(self.active.take()?.written);
+        self.ended = Some(self.active.take()?);
         Some(Event::Ended(why))
     }
 }

@@ -79,6 +79,23 @@ fn a_file_that_becomes_wrong_ends_it_and_one_that_cannot_be_read_does_not() {
 }
 
 #[test]
+fn a_file_that_was_away_or_wrong_for_a_while_is_in_force_again_for_what_was_left_of_it() {
+    for away in [Ok(None), Err(NotTaken::Wrong("mode 0666".into()))] {
+        let mut watched = Watched::default();
+        let file = || until(noon() + HOUR);
+        watched.look(file(), noon(), Duration::ZERO);
+        assert!(matches!(watched.look(away, noon(), MINUTE), Some(Event::Ended(_))));
+        // The clock was set back meanwhile.
+        assert_eq!(watched.look(file(), noon() - HOUR, 2 * MINUTE), Some(Event::Begun));
+        assert_eq!(watched.rejected(), None);
+        assert_eq!(watched.left(noon() - HOUR, 2 * MINUTE), 58 * MINUTE);
+        assert_eq!(watched.look(file(), noon() - HOUR, HOUR), ended());
+        assert_eq!(watched.look(file(), noon() - HOUR, HOUR), None);
+        assert_eq!(watched.active(), None);
+    }
+}
+
+#[test]
 fn expired_and_over_long_files_change_nothing_and_are_said_once() {
     for (expires, said) in [
         (noon(), "it has expired"),

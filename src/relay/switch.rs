@@ -12,7 +12,7 @@ use super::{Relay, look, pause, vouched};
 use crate::cri::bound;
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::runtime::RuntimeError;
-use crate::cri::v1::{ContainerState, PodSandbox, PodSandboxState};
+use crate::cri::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
 
@@ -85,7 +85,8 @@ async fn pause_image(relay: &Relay) -> Result<Call, String> {
     }
 }
 
-/// The images of the running containers of static pods, those that are mounted into them among them.
+/// The images of the containers of static pods, those that are mounted into them among them. Also of those that have ended: an
+/// init container is needed at the pod's next start, one that crashes at its own.
 async fn static_pods(relay: &Relay) -> Result<Vec<Running>, String> {
     let failed = |error: RuntimeError| error.to_string();
     let sandboxes = relay.runtime.pod_sandboxes().await.map_err(failed)?;
@@ -95,11 +96,8 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Running>, String> {
         .map(|sandbox| (sandbox.id.clone(), sandbox))
         .collect();
     let mut running = Vec::new();
-    for container in relay.runtime.containers().await.map_err(failed)? {
+    for container in newest(relay.runtime.containers().await.map_err(failed)?) {
         let Some(sandbox) = sandboxes.get(&container.pod_sandbox_id) else { continue };
-        if container.state() != ContainerState::ContainerRunning {
-            continue;
-        }
         let pod = sandbox.metadata.clone().unwrap_or_default();
         let spec = container.image.unwrap_or_default();
         let named = if container.image_id.is_empty() { spec.image } else { container.image_id };
@@ -129,6 +127,21 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Running>, String> {
     running.sort_by(|a, b| place(a).cmp(&place(b)));
     running.dedup_by(|a, b| place(a) == place(b));
     Ok(running)
+}
+
+/// Each container of a sandbox once, as it was made last: those before it are what it was tried with before.
+fn newest(all: Vec<Container>) -> impl Iterator<Item = Container> {
+    let mut newest = BTreeMap::<(String, String), Container>::new();
+    let rank =
+        |container: &Container| (container.state() == ContainerState::ContainerRunning, container.created_at);
+    for container in all {
+        let name = container.metadata.clone().unwrap_or_default().name;
+        let place = (container.pod_sandbox_id.clone(), name);
+        if newest.get(&place).is_none_or(|known| rank(known) <= rank(&container)) {
+            newest.insert(place, container);
+        }
+    }
+    newest.into_values()
 }
 
 /// The image under the pod's own words. A runtime older than that field (containerd 1.6) and CRI-O do not keep them; then

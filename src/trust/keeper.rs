@@ -145,13 +145,16 @@ impl Keeper {
         let client = Arc::new(self.client.as_guest());
         let files = Files::of(&tuf.mirror, &tuf.targets, &client, deadline);
         let (folder, name, blank) = (self.state.clone(), source.name.clone(), State::of(source));
+        let held = before.kept.clone();
         let runtime = tokio::runtime::Handle::current();
         // Not on the thread that calls wait for: megabytes of JSON may have to be read.
         let work = move || {
             let anchor = anchor(&tuf)?;
             // What is damaged or another repository's is no floor for versions.
             let kept = kept::read(&folder, &name).ok().flatten();
-            let asked = tuf::refresh(files, &anchor, &tuf.target, kept.as_ref(), SystemTime::now());
+            // The disk may not have taken what was said last.
+            let floor = kept.as_ref().into_iter().chain(held.as_deref()).max_by_key(|kept| kept.at);
+            let asked = tuf::refresh(files, &anchor, &tuf.target, floor, SystemTime::now());
             let asked = tokio::time::timeout_at(deadline, asked);
             let fetched = runtime.block_on(asked).unwrap_or_else(|_| {
                 Err(format!("no end within {} seconds (limit TUF_SECONDS)", limits::TUF_SECONDS))
@@ -302,6 +305,63 @@ mod tests {
             assert_eq!(wait(failures, true, 0), 43_200);
             assert!(wait(failures, false, u64::MAX) <= 86_400);
         }
+    }
+
+    /// Copies a repository's files over those in a folder.
+    fn laid_over(repository: &str, folder: &Path) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tuf").join(repository);
+        for below in ["", "targets"] {
+            std::fs::create_dir_all(folder.join(below)).unwrap();
+            for entry in std::fs::read_dir(from.join(below)).unwrap().map(Result::unwrap) {
+                if entry.path().is_file() {
+                    std::fs::copy(entry.path(), folder.join(below).join(entry.file_name())).unwrap();
+                }
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_disk_did_not_take_is_neither_undone_by_a_reload_nor_by_its_repository() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mirror, state) = (folder.path().join("mirror"), folder.path().join("state"));
+        laid_over("good", &mirror);
+        let tuf = TufSource {
+            anchor: Anchor::Inline(std::fs::read(mirror.join("1.root.json")).unwrap().into()),
+            mirror: Mirror::Folder(mirror.clone()),
+            targets: "targets".to_owned(),
+            target: TRUSTED_ROOT_TARGET.to_owned(),
+        };
+        let source = RootSource { name: "corp".to_owned(), given: None, tuf: Some(tuf), document: None };
+        let keeper = Keeper { sources: vec![source.clone()], state: state.clone(), ..keeper() };
+        let version = |state: &State| state.root.as_ref().unwrap().version();
+        let first = keeper.refresh(&source, State::of(&source)).await;
+        assert!(kept::read(&state, "corp").unwrap().is_some());
+
+        // From now on nothing can be written there.
+        let kept_file = state.join(kept::FOLDER).join("corp.json");
+        let aside = folder.path().join("corp.json");
+        std::fs::copy(&kept_file, &aside).unwrap();
+        std::fs::remove_dir_all(state.join(kept::FOLDER)).unwrap();
+        std::fs::write(state.join(kept::FOLDER), "").unwrap();
+        laid_over("newer", &mirror);
+        let second = keeper.refresh(&source, first.clone()).await;
+        assert!(second.error.is_none() && version(&second) != version(&first));
+
+        // The repository says again what it said before; nothing but memory knows better.
+        laid_over("good", &mirror);
+        let third = keeper.refresh(&source, second.clone()).await;
+        assert!(third.error.as_ref().unwrap().contains("rollback detected"), "{:?}", third.error);
+        assert_eq!(version(&third), version(&second));
+
+        // A reload, with the older one on the disk, which can be written again.
+        std::fs::remove_file(state.join(kept::FOLDER)).unwrap();
+        std::fs::create_dir(state.join(kept::FOLDER)).unwrap();
+        std::fs::copy(&aside, &kept_file).unwrap();
+        let trust = Trust::new([("corp".to_owned(), second.clone())]);
+        let reloaded = keeper.load(Some(&trust), SystemTime::now());
+        assert_eq!(version(reloaded.state("corp").unwrap()), version(&second));
+        let on_disk = keeper.look(SystemTime::now());
+        assert_eq!(version(on_disk.state("corp").unwrap()), version(&second), "and is kept at last");
     }
 
     #[test]

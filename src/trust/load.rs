@@ -45,7 +45,10 @@ pub(super) fn reload(
     let blank = State::of(source);
     let previous = previous.filter(|previous| previous.root.is_some() && previous.source == blank.source);
     let (loaded, kept) = match (&source.tuf, &source.given) {
-        (Some(tuf), given) => (repository(source, tuf, given.as_ref(), state, &blank), None),
+        (Some(tuf), given) => {
+            let held = previous.and_then(|previous| previous.kept.as_deref());
+            repository(source, tuf, given.as_ref(), state, held, &blank)
+        }
         (None, Some(Given::File(path))) => file(source, path, state, now, &blank),
         (None, Some(given)) => (at_hand(given, state_of(&blank, Origin::Source)), None),
         (None, None) => (State { error: Some("no source".to_owned()), ..blank }, None),
@@ -129,21 +132,30 @@ fn repository(
     tuf: &TufSource,
     given: Option<&Given>,
     state: &Path,
+    held: Option<&Kept>,
     blank: &State,
-) -> State {
-    let before = anchor(tuf).and_then(|anchor| match kept::read(state, &source.name)? {
-        Some(kept) => tuf::from_kept(&kept, &anchor, &tuf.target).map(Some),
-        None => Ok(None),
+) -> (State, Option<Kept>) {
+    let mut unwritten = None;
+    let before = anchor(tuf).and_then(|anchor| {
+        let Some(kept) = kept::read(state, &source.name)? else { return Ok(None) };
+        // The disk did not take what was said last, and perhaps does now.
+        if let Some(newer) = held.filter(|held| held.at > kept.at && held.files != kept.files)
+            && let Ok(fetched) = tuf::from_kept(newer, &anchor, &tuf.target)
+        {
+            unwritten = Some(newer.clone());
+            return Ok(Some(fetched));
+        }
+        tuf::from_kept(&kept, &anchor, &tuf.target).map(Some)
     });
     match before.and_then(|fetched| fetched.map(|fetched| taken(&fetched, blank)).transpose()) {
-        Ok(Some(loaded)) => loaded,
+        Ok(Some(loaded)) => (loaded, unwritten),
         other => {
             let error = other.err().map(|why| format!("what was kept is of no use: {why}"));
             let loaded = match given {
                 Some(given) => at_hand(given, state_of(blank, Origin::Given)),
                 None => state_of(blank, Origin::Nothing),
             };
-            State { error: error.or(loaded.error), ..loaded }
+            (State { error: error.or(loaded.error), ..loaded }, None)
         }
     }
 }
@@ -164,6 +176,7 @@ pub(super) fn taken(fetched: &Fetched, blank: &State) -> Result<State, String> {
         root: Some(Arc::new(parse(&fetched.target)?)),
         at: Some(fetched.kept.at),
         expires: Some(fetched.expires),
+        kept: Some(Arc::new(fetched.kept.clone())),
         ..state_of(blank, Origin::Source)
     })
 }

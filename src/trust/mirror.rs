@@ -49,10 +49,8 @@ impl Files {
                 client.file(&address, cap, *deadline).await.map_err(|cause| said(&cause))
             }
             Self::Folder { folder, .. } => read_file(&folder.join(path), cap),
-            Self::Packed { files, .. } | Self::Away(files) => match files.get(path) {
-                Some(bytes) if bytes.len() > cap.bytes => Err(exceeded(cap)),
-                found => Ok(found.cloned()),
-            },
+            Self::Packed { files, .. } => within(files.get(path), cap),
+            Self::Away(files) => within(files.get(path).or_else(|| files.get(without_version(path)?)), cap),
         }
     }
 
@@ -76,6 +74,20 @@ fn said(cause: &Cause) -> String {
         Cause::Unauthorized(_) => "the mirror wants a login (401), which TUF repositories do not".to_owned(),
         other => other.to_string(),
     }
+}
+
+fn within(found: Option<&Bytes>, cap: Cap) -> Result<Option<Bytes>, String> {
+    match found {
+        Some(bytes) if bytes.len() > cap.bytes => Err(exceeded(cap)),
+        found => Ok(found.cloned()),
+    }
+}
+
+/// The name under which metadata are kept that were asked for by their version. A root of another version is another root.
+fn without_version(name: &str) -> Option<&str> {
+    let (version, role) = name.split_once('.')?;
+    let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    (is_version && role != "root.json").then_some(role)
 }
 
 fn exceeded(cap: Cap) -> String {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
+use super::kept::Kept;
 use super::root::{Material, Root};
 use super::source::RootSource;
 use crate::audit::rfc3339;
@@ -61,6 +62,8 @@ pub struct State {
     pub error: Option<String>,
     /// Tries in a row that failed.
     pub failures: u32,
+    /// All that a TUF repository said for it: the disk may not have taken it.
+    pub kept: Option<Arc<Kept>>,
 }
 
 impl State {
@@ -74,6 +77,7 @@ impl State {
             expires: None,
             error: None,
             failures: 0,
+            kept: None,
         }
     }
 

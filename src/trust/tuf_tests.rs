@@ -1,6 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sigstore_tuf::Repository as _;
+
 use super::super::load::load;
 use super::super::source::{Anchor, Mirror, RootSource, TufSource};
 use super::super::{Origin, kept};
@@ -101,4 +103,19 @@ fn only_what_is_needed_is_kept() {
     assert_eq!(names, expected);
     let second = fetch("newer", Some(&first), SystemTime::now()).unwrap().kept;
     assert_eq!(second.files.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn kept_metadata_are_found_by_their_version_and_a_newer_root_is_not() {
+    let kept = ["role.json", "root.json", "root_history/1.root.json"];
+    let kept = kept.map(|name| (name.to_owned(), Bytes::from_static(b"{}")));
+    let away = Files::Away(Arc::new(kept.into()));
+    let found = |name| away.fetch_metadata(name, 10).now_or_never().unwrap().unwrap().is_some();
+    // A role that another delegates to is asked for so where snapshots are consistent.
+    for name in ["role.json", "5.role.json", "root.json"] {
+        assert!(found(name), "{name}");
+    }
+    for name in ["2.root.json", "5.other.json", ".role.json", "v5.role.json"] {
+        assert!(!found(name), "{name}");
+    }
 }

@@ -53,6 +53,7 @@ pub(crate) fn trust_of(root: Root) -> Trust {
         expires: None,
         error: None,
         failures: 0,
+        kept: None,
     };
     Trust::new([(ROOT.to_owned(), state)])
 }

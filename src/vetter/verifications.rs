@@ -12,7 +12,7 @@ use crate::image::Digest;
 use crate::limits;
 use crate::policy::Signer;
 use crate::trust::Trust;
-use crate::verify::{self, Annotations, Authority, Evidence, Failure, Sought, Verified};
+use crate::verify::{self, Annotations, Authority, Checked, Evidence, Failure, Sought, Step, Verified};
 
 /// What verifying came to.
 type Outcome = Arc<Result<Verified, Failure>>;
@@ -92,6 +92,12 @@ impl Verifications {
     }
 }
 
+/// Whether the node's clock may have decided: it does about a log's proof where nobody else tells a time.
+fn is_by_the_clock(failure: &Failure) -> bool {
+    let tells_a_time = |check: &Checked| matches!(check.step, Step::Promise | Step::Timestamp);
+    failure.step == Step::Inclusion && !failure.checks.iter().any(tells_a_time)
+}
+
 impl Verifier<'_> {
     /// As [`verify::verify`], or what it said before.
     pub fn verify(
@@ -108,7 +114,11 @@ impl Verifier<'_> {
         let keeps = match &outcome {
             Ok(_) => true,
             // What is not known, or what the clock has refused, may be so no more the next time.
-            Err(failure) => !failure.undecided && !matches!(signer.authority, Authority::Pki(_)),
+            Err(failure) => {
+                !failure.undecided
+                    && !matches!(signer.authority, Authority::Pki(_))
+                    && !is_by_the_clock(failure)
+            }
         };
         if keeps {
             self.held.keep(key, &Arc::new(outcome.clone()));
@@ -169,6 +179,7 @@ impl Verifier<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::fixture::{self, Fixture};
     use crate::verify::{Predicate, Signer};
 
     fn outcome(predicate: usize) -> Outcome {
@@ -237,5 +248,38 @@ mod tests {
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len(), "{keys:?}");
         assert_eq!(keys[0], key(&[image], Sought::Signature));
+    }
+
+    /// The log of the first begins before now, by the clock; that of the second at a time that an authority vouches for.
+    #[test]
+    fn a_failure_by_a_wrong_clock_is_not_remembered_once_the_clock_is_right() {
+        for (name, by_the_clock) in [("key-rekor2-bundle", true), ("key-rekor2-tsa-bundle", false)] {
+            let Fixture { digests, evidence, authorities, trust, .. } = Fixture::load(name);
+            let signer = crate::policy::Signer::new(authorities[0].clone());
+            let verifications = Verifications::default();
+            let verified = |now| {
+                let verifier = verifications.about(&digests, &trust, now);
+                verifier.verify(&evidence[0], &signer, &Sought::Signature)
+            };
+            let early = verified(SystemTime::UNIX_EPOCH);
+            assert_eq!(
+                early.as_ref().err().map(|failure| failure.step),
+                by_the_clock.then_some(Step::Inclusion)
+            );
+            assert!(verified(fixture::now()).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_no_clock_decides_is_remembered() {
+        let Fixture { digests, evidence, authorities, trust, .. } = Fixture::load("key-rekor2-bundle");
+        let signer = crate::policy::Signer::new(authorities[0].clone());
+        let verifications = Verifications::default();
+        let other = [Digest::of(b"another image")];
+        for digests in [&digests[..], &other[..]] {
+            let verifier = verifications.about(digests, &trust, fixture::now());
+            let _ = verifier.verify(&evidence[0], &signer, &Sought::Signature);
+        }
+        assert_eq!(verifications.held.lock().unwrap().outcomes.len(), 2);
     }
 }

@@ -370,6 +370,16 @@ fn a_full_disk_leaves_no_torn_line_and_the_log_goes_on_when_there_is_room() {
     let all = lines(&path);
     assert_eq!((all.len(), &all[written - 1]["image"]), (written, &Value::from("after")));
     assert_eq!(log.lost(), 1);
+    // Cut by somebody else, as logrotate's copytruncate does, and full again.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    fs::write(&filler, [0; 8192]).unwrap();
+    let mut cut = 0;
+    while log.lost() == 1 {
+        log.log(named(&format!("cut {cut}")), at(2));
+        cut += 1;
+        assert!(cut < 1000, "the disk never filled");
+    }
+    assert_eq!(lines(&path).len(), cut - 1, "whole lines only, from the file's beginning");
 }
 
 #[test]

@@ -115,6 +115,7 @@ pub(super) fn says(text: &str, policy: &str, fixtures: &[&str], now: SystemTime)
         expires: None,
         error: None,
         failures: 0,
+        kept: None,
     };
     let named = ["public-good", "corp", "github"].map(str::to_owned);
     let trust = match material {

@@ -81,6 +81,7 @@ impl Signed {
                 expires: None,
                 error: None,
                 failures: 0,
+                kept: None,
             };
             (source.name.clone(), state)
         });

@@ -152,7 +152,11 @@ impl Session {
                 true => opened.and_journal(Path::new(JOURNAL_SOCKET)),
                 false => opened,
             };
-            *self.audit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
+            let old = self.audit.write().unwrap_or_else(PoisonError::into_inner).replace(Arc::new(opened));
+            // What it has counted, nobody would write any more.
+            if let Some(old) = old {
+                old.flush(SystemTime::now());
+            }
         }
         let traces_change = self.in_force().is_none_or(|old| old.config.tracing != new.config.tracing);
         if traces_change {

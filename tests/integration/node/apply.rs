@@ -339,3 +339,36 @@ fn drift_is_noticed_and_mended_by_another_installation() {
     assert_eq!(status(&fake).unwrap().in_front, Some(Stage::Both));
     assert!(Path::new(&fake.at("/run")).exists());
 }
+
+#[test]
+fn a_kubelet_that_runs_past_crivet_is_mended_by_another_installation_though_all_files_are_there() {
+    let fake = Fake::kubeadm();
+    run(&fake, Some(Stage::Both)).unwrap();
+    let drop_in = drop_in(KUBELET);
+    let (path, text) = (drop_in.to_str().unwrap(), fake.read(drop_in.to_str().unwrap()));
+    fs::remove_file(fake.at(path)).unwrap();
+    fake.systemctl(&["restart", "--no-block", KUBELET]).unwrap();
+    fake.write(path, &text);
+    assert!(is_direct(&fake));
+    let drift = status(&fake).unwrap().drift;
+    assert!(drift.len() == 1 && drift[0].contains("run `crivet node install` again"), "{drift:?}");
+    assert!(!planned(&fake, None).unwrap().in_place);
+    run(&fake, None).unwrap();
+    assert_eq!(status(&fake).unwrap().in_front, Some(Stage::Both));
+    assert!(planned(&fake, None).unwrap().in_place);
+}
+
+#[test]
+fn crivet_that_does_not_run_or_will_not_after_a_reboot_is_mended_by_another_installation() {
+    let fake = Fake::kubeadm();
+    run(&fake, Some(Stage::Both)).unwrap();
+    for change in ["stop", "disable"] {
+        for unit in ["crivet.socket", "crivet.service"] {
+            assert!(planned(&fake, None).unwrap().in_place);
+            fake.systemctl(&[change, unit]).unwrap();
+            assert!(!planned(&fake, None).unwrap().in_place, "{change} {unit}");
+            run(&fake, None).unwrap();
+            assert!(fake.is_active(unit) && fake.is_enabled(unit), "{change} {unit}");
+        }
+    }
+}

@@ -3,13 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::node::{Gate, Node, allowed, refusal};
 use crate::support::client::{PULL, VERSION};
 use crate::support::daemon::CRIVET;
-use crate::support::until;
+use crate::support::{until, within};
 
 /// A node that runs in enforce mode, with a signed and an unsigned image that can be pulled.
 async fn both() -> (Node, Gate, String, String) {
@@ -39,6 +40,25 @@ async fn mode_is_taken_over_live() {
     let record = node.record("the record in enforce mode", |r| r["mode"] == "enforce").await;
     assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("refused")));
     assert_eq!(record["reason"], "SignatureMissing");
+}
+
+#[tokio::test]
+async fn decisions_that_were_counted_are_written_before_the_audit_log_is_another() {
+    let (node, gate, _, unsigned) = both().await;
+    for _ in 0..3 {
+        assert!(denied(&gate, &unsigned).await);
+    }
+    let counted = async {
+        while node.metric("crivet_decisions_total").await < 3.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the decisions", 20, counted).await;
+    let other = node.place.path().join("other.jsonl");
+    node.configure(&format!("mode: enforce\nauditLog: {{path: {}}}\n", other.display()));
+    gate.reload().await;
+    let counts = node.records().iter().map(|record| record["count"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(counts, 3, "{:?}", node.records());
 }
 
 #[tokio::test]

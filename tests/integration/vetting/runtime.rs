@@ -51,7 +51,7 @@ pub struct State {
     made: usize,
     /// Sandboxes and containers that are there already, as they are listed.
     sandboxes: Vec<v1::PodSandbox>,
-    running: Vec<v1::Container>,
+    pub running: Vec<v1::Container>,
     /// Images that are mounted into each container.
     pub volumes: Vec<v1::ImageSpec>,
     /// The image that sandboxes are made of, by name.

@@ -174,6 +174,48 @@ async fn a_static_pod_with_an_image_volume_that_would_be_denied_refuses_the_swit
     node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
 }
 
+/// A container of the static pod that has ended.
+fn ended(node: &Node, name: &str, created_at: i64, image: &Image, reference: &str) {
+    let image = v1::ImageSpec {
+        image: image.id(),
+        user_specified_image: node.named(reference),
+        ..Default::default()
+    };
+    node.runtime.state().running.push(v1::Container {
+        id: format!("{name}-{created_at}"),
+        pod_sandbox_id: "sandbox of etcd-node".to_owned(),
+        metadata: Some(v1::ContainerMetadata { name: name.to_owned() }),
+        image_ref: image.image.clone(),
+        image: Some(image),
+        state: v1::ContainerState::ContainerExited.into(),
+        created_at,
+        ..Default::default()
+    });
+}
+
+#[tokio::test]
+async fn a_container_of_a_static_pod_that_has_ended_refuses_the_switch_by_its_last_image() {
+    let (node, _) = node(true).await;
+    let (old, init) = (node.push("old", "1", "old"), node.push("init", "1", "init"));
+    for (image, name) in [(&old, "old:1"), (&init, "init:1")] {
+        node.runtime.preloaded(&node.named(name), image);
+    }
+    // Made of another image since, and it was that one which failed.
+    ended(&node, "setup", 2, &init, "init:1");
+    ended(&node, "setup", 1, &old, "old:1");
+    ended(&node, "main", 1, &old, "old:1");
+    let _gate = switched(&node).await;
+    let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
+    for said in ["static pod kube-system/etcd-node container setup", &init.digest(), "no signature"] {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
+    for unsaid in ["container main", &old.digest()] {
+        assert!(!status.mode_because.contains(unsaid), "{unsaid}: {}", status.mode_because);
+    }
+    node.registry.sign("init", &init, &node.signer);
+    node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
+}
+
 #[tokio::test]
 async fn a_static_pod_on_a_snapshotter_that_binds_nothing_refuses_the_switch_until_it_is_allowed() {
     let (node, _) = node(true).await;
