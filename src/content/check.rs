@@ -51,8 +51,24 @@ pub struct Checker {
     runtime: RuntimeClient,
     lease: String,
     views: u64,
-    done: HashMap<(Digest, Digest), Layer>,
+    done: HashMap<(Digest, Digest), Done>,
     skeletons: HashMap<Digest, Arc<Tree>>,
+}
+
+/// What came of a layer.
+struct Done {
+    layer: Layer,
+    /// There was a folder to compare it with.
+    compared: bool,
+}
+
+impl Done {
+    /// Whether it says all that looking at the layer for this image would. One that was compared for an image that overlayfs has not
+    /// unpacked says nothing of the folder in which another image has it.
+    fn is_enough(&self, plan: &Plan) -> bool {
+        let has = |name: &String| self.layer.unpacked.iter().any(|unpacked| unpacked.snapshotter == *name);
+        (self.compared || plan.folders.is_err()) && plan.snapshotters.iter().all(has)
+    }
 }
 
 /// The image's layers, as they are to be looked at.
@@ -209,7 +225,7 @@ impl Checker {
         let chains: Vec<Digest> = (1..=diff_ids.len()).filter_map(|n| chain_id(diff_ids.get(..n)?)).collect();
         let layers: Vec<_> = plan.manifest.layers.iter().zip(diff_ids).zip(chains).collect();
         let known = |((layer, _), chain): &((&crate::image::manifest::Descriptor, &Digest), Digest)| {
-            self.done.contains_key(&(*chain, layer.digest))
+            self.done.get(&(*chain, layer.digest)).is_some_and(|done| done.is_enough(plan))
         };
         let to_do = layers.len() - layers.iter().rev().take_while(|each| known(each)).count();
         let mut found = Vec::with_capacity(layers.len());
@@ -217,13 +233,16 @@ impl Checker {
         for (at, ((descriptor, diff_id), chain)) in layers.into_iter().enumerate() {
             let key = (chain, descriptor.digest);
             let skeleton = self.skeletons.get(&chain).cloned();
-            let layer = self.done.get(&key).filter(|_| at >= to_do || skeleton.is_some()).cloned();
-            let (layer, skeleton) = match layer {
-                Some(layer) => (layer, skeleton),
+            let done = self.done.get(&key).filter(|done| done.is_enough(plan));
+            let (layer, skeleton) = match done.filter(|_| at >= to_do || skeleton.is_some()) {
+                Some(done) => (done.layer.clone(), skeleton),
                 None => {
                     let expected =
                         Expected { digest: descriptor.digest, diff_id: *diff_id, below: below.clone() };
-                    self.layer(plan, at, chain, expected).await
+                    let (layer, skeleton) = self.layer(plan, at, chain, expected).await;
+                    let compared = plan.folders.is_ok();
+                    self.done.insert(key, Done { layer: layer.clone(), compared });
+                    (layer, skeleton)
                 }
             };
             if let (Some(below), Some(skeleton)) = (&mut below, &skeleton) {
@@ -233,20 +252,19 @@ impl Checker {
             if skeleton.is_none() || weight > limits::CONTENT_TREES_BYTES {
                 below = None;
             }
-            self.keep(key, &layer, skeleton);
+            self.keep(chain, skeleton);
             found.push(layer);
         }
         found
     }
 
-    fn keep(&mut self, key: (Digest, Digest), layer: &Layer, skeleton: Option<Arc<Tree>>) {
-        self.done.insert(key, layer.clone());
+    fn keep(&mut self, chain: Digest, skeleton: Option<Arc<Tree>>) {
         let Some(skeleton) = skeleton else { return };
         let weight: u64 = self.skeletons.values().map(|tree| tree.weight()).sum();
         if weight > limits::CONTENT_TREES_BYTES {
             self.skeletons.clear();
         }
-        self.skeletons.insert(key.0, skeleton);
+        self.skeletons.insert(chain, skeleton);
     }
 
     async fn layer(
