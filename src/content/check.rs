@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::folders::folders;
 use super::layer::{self, Expected, Found};
 use super::{Image, Layer, Outcome, Unpacked};
+use crate::cri::runtime::unpacked::Snapshot;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::layer::Tree;
 use crate::image::manifest::{Document, ImageConfig, Manifest, chain_id};
@@ -192,8 +193,10 @@ impl Checker {
         let mut snapshotters =
             self.runtime.unpacked_by(&id.to_string()).await.map_err(|error| unread(error.to_string()))?;
         // What another image had unpacked already has no label of this one's.
-        if self.runtime.snapshot(OVERLAYFS, &chain).await.is_ok() {
-            snapshotters.push(OVERLAYFS.to_owned());
+        match self.runtime.snapshot(OVERLAYFS, &chain).await {
+            Ok(_) => snapshotters.push(OVERLAYFS.to_owned()),
+            Err(RuntimeError::NotFound(_)) => {}
+            Err(error) => return Err(unread(error.to_string())),
         }
         snapshotters.sort();
         snapshotters.dedup();
@@ -275,6 +278,10 @@ impl Checker {
         expected: Expected,
     ) -> (Layer, Option<Arc<Tree>>) {
         let (digest, began) = (expected.digest, Instant::now());
+        let mut snapshots = Vec::with_capacity(plan.snapshotters.len());
+        for snapshotter in &plan.snapshotters {
+            snapshots.push(self.runtime.snapshot(snapshotter, &chain.to_string()).await);
+        }
         let folder = plan.folders.as_ref().ok().and_then(|(_, folders)| folders.get(at).cloned());
         let Found { blob, unpacked, skeleton, bytes } = match layer::open(&self.runtime, digest).await {
             Ok(pieces) => {
@@ -291,10 +298,13 @@ impl Checker {
             Err(error) => Found::unreadable(&error.to_string(), 0),
         };
         let mut by_snapshotter = Vec::new();
-        for snapshotter in &plan.snapshotters {
-            let snapshot = self.runtime.snapshot(snapshotter, &chain.to_string()).await;
+        for (snapshotter, mut snapshot) in plan.snapshotters.iter().zip(snapshots) {
+            // Of what is altered nobody can be told without its time.
+            if matches!(&snapshot, Err(error) if !matches!(error, RuntimeError::NotFound(_))) {
+                snapshot = self.runtime.snapshot(snapshotter, &chain.to_string()).await;
+            }
             let outcome = match (&plan.folders, snapshotter.as_str()) {
-                (Ok((view, _)), OVERLAYFS) => self.confirmed(view, unpacked.clone()).await,
+                (Ok((view, _)), OVERLAYFS) => self.confirmed(view, &snapshot, unpacked.clone()).await,
                 (Err(why), OVERLAYFS) => Outcome::Unchecked(why.clone()),
                 (_, other) => {
                     Outcome::Unchecked(format!("snapshotter {other}: crivet reads {OVERLAYFS} only"))
@@ -312,13 +322,22 @@ impl Checker {
         )
     }
 
-    /// What was removed meanwhile was not altered.
-    async fn confirmed(&self, view: &str, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Altered(_) if self.runtime.snapshot(OVERLAYFS, view).await.is_err() => {
-                Outcome::Unchecked("the runtime removed it while it was read".to_owned())
-            }
-            outcome => outcome,
+    /// What was removed meanwhile was not altered. Whether it was, only the runtime can say.
+    async fn confirmed(
+        &self,
+        view: &str,
+        snapshot: &Result<Snapshot, RuntimeError>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let removed = || Outcome::Unchecked("the runtime removed it while it was read".to_owned());
+        match (outcome, snapshot) {
+            (Outcome::Altered(_) | Outcome::Whole, Err(RuntimeError::NotFound(_))) => removed(),
+            (Outcome::Whole, Err(error)) => Outcome::Unchecked(error.to_string()),
+            (Outcome::Altered(found), _) => match self.runtime.snapshot(OVERLAYFS, view).await {
+                Err(RuntimeError::NotFound(_)) => removed(),
+                Ok(_) | Err(_) => Outcome::Altered(found),
+            },
+            (outcome, _) => outcome,
         }
     }
 }

@@ -252,3 +252,59 @@ fn failing(mut times: usize, method: &'static str, about: impl Fn(&str) -> bool 
         fails.then_some(UNAVAILABLE)
     })
 }
+
+#[tokio::test]
+async fn runtime_that_does_not_answer_has_not_removed_what_is_altered() {
+    let mut node = Node::new().await;
+    let image = node.pull(&["base", "a"]);
+    alter(&node.layer("base"), "base");
+    // The view.
+    node.state().fails =
+        Some(failing(usize::MAX, "Snapshots/Stat", |key| key.starts_with("crivet-content-")));
+    let found = node.check(&image).await;
+    assert!(is_altered(&found.layers[0].outcome()), "{:?}", found.layers[0]);
+}
+
+#[tokio::test]
+async fn time_of_a_layer_is_asked_for_again_where_the_runtime_did_not_answer() {
+    let mut node = Node::new().await;
+    let image = node.pull(&["base", "a"]);
+    alter(&node.layer("base"), "base");
+    let base = image.chains[0].clone();
+    node.state().fails = Some(failing(1, "Snapshots/Stat", move |key| key == base));
+    let found = node.check(&image).await;
+    assert!(is_altered(&found.layers[0].outcome()), "{:?}", found.layers[0]);
+    assert_eq!(found.layers[0].unpacked[0].created, "1.000000000");
+}
+
+#[tokio::test]
+async fn layer_whose_time_the_runtime_does_not_say_is_not_whole() {
+    let mut node = Node::new().await;
+    let image = node.pull(&["base", "a"]);
+    let base = image.chains[0].clone();
+    node.state().fails = Some(failing(usize::MAX, "Snapshots/Stat", move |key| key == base));
+    let found = node.check(&image).await;
+    assert_ne!(found.layers[0].outcome(), Outcome::Whole);
+}
+
+#[tokio::test]
+async fn image_of_which_the_runtime_does_not_say_whether_it_is_unpacked_is_not_whole() {
+    let mut node = Node::new().await;
+    let image = node.pull(&["base", "a"]);
+    let top = image.chains[1].clone();
+    node.state().fails = Some(failing(usize::MAX, "Snapshots/Stat", move |key| key == top));
+    let found = node.check(&image).await;
+    assert!(matches!(found.outcome(), Outcome::Unchecked(_)), "{found:?}");
+}
+
+#[tokio::test]
+async fn layer_that_was_removed_while_it_was_read_is_not_altered() {
+    let mut node = Node::new().await;
+    let image = node.pull(&["base", "a"]);
+    alter(&node.layer("base"), "base");
+    node.state().fails = Some(Box::new(|asked, key| {
+        (asked == "Snapshots/Stat" && key.starts_with("crivet-content-")).then_some(NOT_FOUND)
+    }));
+    let found = node.check(&image).await;
+    assert!(matches!(found.layers[0].outcome(), Outcome::Unchecked(_)), "{:?}", found.layers[0]);
+}
