@@ -110,6 +110,10 @@ pub async fn vet_then_forward(
                 Vetted::PullImage => hold_to_digest(relay, &call, &permit, budget).await?,
                 Vetted::CreateContainer | Vetted::RunPodSandbox => {
                     let chain_id = chain_id(&call, &permit);
+                    let whole = match whole {
+                        Ok(()) => still_stand_on_whole_layers(relay, &call, &permit).await,
+                        refused => refused,
+                    };
                     let whole = match container(&call, &looked_at) {
                         Some(snapshotters) if !snapshotters.is_empty() && whole.is_ok() => {
                             let made = facts::made(vetted, &answer.data).unwrap_or_default();
@@ -169,6 +173,15 @@ async fn are_whole(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) 
         altered::stand_on_whole_layers(relay, call, chain_ids).await
     });
     let whole = whole.await;
+    whole.unwrap_or_else(|_| Err(documents::not_read()))
+}
+
+/// The same of the layers alone, when something was made of the images: the runtime may have unpacked one within the call, onto what is
+/// altered. That took its time, so nothing of the budget need be left.
+async fn still_stand_on_whole_layers(relay: &Relay, call: &Call, permit: &Permit) -> Result<(), Refusal> {
+    let chain_ids = permit.images().iter().map(|image| image.chain_id.as_deref());
+    let within = Duration::from_secs(limits::RUNTIME_CALL_SECONDS);
+    let whole = timeout(within, altered::stand_on_whole_layers(relay, call, chain_ids)).await;
     whole.unwrap_or_else(|_| Err(documents::not_read()))
 }
 
