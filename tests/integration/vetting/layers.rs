@@ -76,7 +76,7 @@ async fn image_that_no_check_has_found_whole_is_requested_and_runs_when_one_has(
     assert_eq!(daemon(&node).await.content_requests().await.unwrap(), [image.id()]);
     assert!(!request(&node).exists());
     let text = refusal(&gate.create(&image.id(), &name).await);
-    assert!(text.contains("one was begun"), "{text}");
+    assert!(text.contains("one was begun, and the container is made if it finds the image whole"), "{text}");
     checked(&node, &image, |_| {}).await;
     assert!(allowed(&gate.create(&image.id(), &name).await));
     assert_eq!(node.metric("crivet_content_requested_images").await, 0.0);
