@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::folders::folders;
 use super::layer::{self, Expected, Found};
 use super::{Image, Layer, Outcome, Unpacked};
+use crate::cri::runtime::unpacked::Snapshot;
 use crate::cri::runtime::{RuntimeClient, RuntimeError};
 use crate::image::layer::Tree;
 use crate::image::manifest::{Document, ImageConfig, Manifest, chain_id};
@@ -51,8 +52,24 @@ pub struct Checker {
     runtime: RuntimeClient,
     lease: String,
     views: u64,
-    done: HashMap<(Digest, Digest), Layer>,
+    done: HashMap<(Digest, Digest), Done>,
     skeletons: HashMap<Digest, Arc<Tree>>,
+}
+
+/// What came of a layer.
+struct Done {
+    layer: Layer,
+    /// There was a folder to compare it with.
+    compared: bool,
+}
+
+impl Done {
+    /// Whether it says all that looking at the layer for this image would. One that was compared for an image that overlayfs has not
+    /// unpacked says nothing of the folder in which another image has it.
+    fn is_enough(&self, plan: &Plan) -> bool {
+        let has = |name: &String| self.layer.unpacked.iter().any(|unpacked| unpacked.snapshotter == *name);
+        (self.compared || plan.folders.is_err()) && plan.snapshotters.iter().all(has)
+    }
 }
 
 /// The image's layers, as they are to be looked at.
@@ -176,8 +193,10 @@ impl Checker {
         let mut snapshotters =
             self.runtime.unpacked_by(&id.to_string()).await.map_err(|error| unread(error.to_string()))?;
         // What another image had unpacked already has no label of this one's.
-        if self.runtime.snapshot(OVERLAYFS, &chain).await.is_ok() {
-            snapshotters.push(OVERLAYFS.to_owned());
+        match self.runtime.snapshot(OVERLAYFS, &chain).await {
+            Ok(_) => snapshotters.push(OVERLAYFS.to_owned()),
+            Err(RuntimeError::NotFound(_)) => {}
+            Err(error) => return Err(unread(error.to_string())),
         }
         snapshotters.sort();
         snapshotters.dedup();
@@ -209,7 +228,7 @@ impl Checker {
         let chains: Vec<Digest> = (1..=diff_ids.len()).filter_map(|n| chain_id(diff_ids.get(..n)?)).collect();
         let layers: Vec<_> = plan.manifest.layers.iter().zip(diff_ids).zip(chains).collect();
         let known = |((layer, _), chain): &((&crate::image::manifest::Descriptor, &Digest), Digest)| {
-            self.done.contains_key(&(*chain, layer.digest))
+            self.done.get(&(*chain, layer.digest)).is_some_and(|done| done.is_enough(plan))
         };
         let to_do = layers.len() - layers.iter().rev().take_while(|each| known(each)).count();
         let mut found = Vec::with_capacity(layers.len());
@@ -217,13 +236,16 @@ impl Checker {
         for (at, ((descriptor, diff_id), chain)) in layers.into_iter().enumerate() {
             let key = (chain, descriptor.digest);
             let skeleton = self.skeletons.get(&chain).cloned();
-            let layer = self.done.get(&key).filter(|_| at >= to_do || skeleton.is_some()).cloned();
-            let (layer, skeleton) = match layer {
-                Some(layer) => (layer, skeleton),
+            let done = self.done.get(&key).filter(|done| done.is_enough(plan));
+            let (layer, skeleton) = match done.filter(|_| at >= to_do || skeleton.is_some()) {
+                Some(done) => (done.layer.clone(), skeleton),
                 None => {
                     let expected =
                         Expected { digest: descriptor.digest, diff_id: *diff_id, below: below.clone() };
-                    self.layer(plan, at, chain, expected).await
+                    let (layer, skeleton) = self.layer(plan, at, chain, expected).await;
+                    let compared = plan.folders.is_ok();
+                    self.done.insert(key, Done { layer: layer.clone(), compared });
+                    (layer, skeleton)
                 }
             };
             if let (Some(below), Some(skeleton)) = (&mut below, &skeleton) {
@@ -233,20 +255,19 @@ impl Checker {
             if skeleton.is_none() || weight > limits::CONTENT_TREES_BYTES {
                 below = None;
             }
-            self.keep(key, &layer, skeleton);
+            self.keep(chain, skeleton);
             found.push(layer);
         }
         found
     }
 
-    fn keep(&mut self, key: (Digest, Digest), layer: &Layer, skeleton: Option<Arc<Tree>>) {
-        self.done.insert(key, layer.clone());
+    fn keep(&mut self, chain: Digest, skeleton: Option<Arc<Tree>>) {
         let Some(skeleton) = skeleton else { return };
         let weight: u64 = self.skeletons.values().map(|tree| tree.weight()).sum();
         if weight > limits::CONTENT_TREES_BYTES {
             self.skeletons.clear();
         }
-        self.skeletons.insert(key.0, skeleton);
+        self.skeletons.insert(chain, skeleton);
     }
 
     async fn layer(
@@ -257,6 +278,10 @@ impl Checker {
         expected: Expected,
     ) -> (Layer, Option<Arc<Tree>>) {
         let (digest, began) = (expected.digest, Instant::now());
+        let mut snapshots = Vec::with_capacity(plan.snapshotters.len());
+        for snapshotter in &plan.snapshotters {
+            snapshots.push(self.runtime.snapshot(snapshotter, &chain.to_string()).await);
+        }
         let folder = plan.folders.as_ref().ok().and_then(|(_, folders)| folders.get(at).cloned());
         let Found { blob, unpacked, skeleton, bytes } = match layer::open(&self.runtime, digest).await {
             Ok(pieces) => {
@@ -273,10 +298,13 @@ impl Checker {
             Err(error) => Found::unreadable(&error.to_string(), 0),
         };
         let mut by_snapshotter = Vec::new();
-        for snapshotter in &plan.snapshotters {
-            let snapshot = self.runtime.snapshot(snapshotter, &chain.to_string()).await;
+        for (snapshotter, mut snapshot) in plan.snapshotters.iter().zip(snapshots) {
+            // Of what is altered nobody can be told without its time.
+            if matches!(&snapshot, Err(error) if !matches!(error, RuntimeError::NotFound(_))) {
+                snapshot = self.runtime.snapshot(snapshotter, &chain.to_string()).await;
+            }
             let outcome = match (&plan.folders, snapshotter.as_str()) {
-                (Ok((view, _)), OVERLAYFS) => self.confirmed(view, unpacked.clone()).await,
+                (Ok((view, _)), OVERLAYFS) => self.confirmed(view, &snapshot, unpacked.clone()).await,
                 (Err(why), OVERLAYFS) => Outcome::Unchecked(why.clone()),
                 (_, other) => {
                     Outcome::Unchecked(format!("snapshotter {other}: crivet reads {OVERLAYFS} only"))
@@ -294,13 +322,22 @@ impl Checker {
         )
     }
 
-    /// What was removed meanwhile was not altered.
-    async fn confirmed(&self, view: &str, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Altered(_) if self.runtime.snapshot(OVERLAYFS, view).await.is_err() => {
-                Outcome::Unchecked("the runtime removed it while it was read".to_owned())
-            }
-            outcome => outcome,
+    /// What was removed meanwhile was not altered. Whether it was, only the runtime can say.
+    async fn confirmed(
+        &self,
+        view: &str,
+        snapshot: &Result<Snapshot, RuntimeError>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let removed = || Outcome::Unchecked("the runtime removed it while it was read".to_owned());
+        match (outcome, snapshot) {
+            (Outcome::Altered(_) | Outcome::Whole, Err(RuntimeError::NotFound(_))) => removed(),
+            (Outcome::Whole, Err(error)) => Outcome::Unchecked(error.to_string()),
+            (Outcome::Altered(found), _) => match self.runtime.snapshot(OVERLAYFS, view).await {
+                Err(RuntimeError::NotFound(_)) => removed(),
+                Ok(_) | Err(_) => Outcome::Altered(found),
+            },
+            (outcome, _) => outcome,
         }
     }
 }

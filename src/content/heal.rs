@@ -1,6 +1,6 @@
 //! Removing what was found altered, so that the next pull fetches it and unpacks it anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::check::OVERLAYFS;
 use super::report::Report;
@@ -39,8 +39,12 @@ pub async fn heal(
     let snapshots = snapshots_of(runtime, &content).await?;
     let mut healed = Vec::new();
     for image in report.images.iter().filter(is_altered) {
-        let kept = match keeps(&altered(image), &snapshots, &users) {
+        let altered = altered(image);
+        let kept = match keeps(&altered, &snapshots, &users) {
             Some(why) => why,
+            None if !is_there(&altered, &snapshots) => {
+                "what was altered of it was removed or unpacked anew since; check again".to_owned()
+            }
             None => remove(runtime, control, &content, image).await.err().unwrap_or_default(),
         };
         healed.push(Healed { name: image.name().to_owned(), id: image.id.clone(), kept });
@@ -52,7 +56,7 @@ pub async fn heal(
             let created = |all: &Snapshots| all.get(*chain).map(|snapshot| snapshot.created.clone());
             created(&left).is_some_and(|left| created(&snapshots) == Some(left))
         };
-        if let (true, Some(chain)) = (healed.kept.is_empty(), altered(image).iter().find(same)) {
+        if let (true, Some(chain)) = (healed.kept.is_empty(), altered(image).keys().find(same)) {
             healed.kept = format!("it was removed, and the runtime still keeps its layer {chain}");
         }
     }
@@ -77,25 +81,39 @@ async fn snapshots_of(runtime: &RuntimeClient, content: &Content) -> Result<Snap
     Ok(snapshots.collect())
 }
 
-/// The chain IDs of an image's altered layers.
-fn altered_snapshots(image: &Image) -> BTreeSet<String> {
+/// What is altered, by the names that [`Snapshots`] go by, with when it was made; empty: that is not known, or it was unpacked nowhere.
+type Found = BTreeMap<String, String>;
+
+/// An image's altered layers by their chain IDs.
+fn altered_snapshots(image: &Image) -> Found {
     let layers = image.layers.iter().filter(|layer| matches!(layer.outcome(), Outcome::Altered(_)));
-    layers.map(|layer| layer.chain_id.to_string()).collect()
+    let altered = layers.map(|layer| {
+        let unpacked = layer.unpacked.iter().find(|unpacked| unpacked.snapshotter == OVERLAYFS);
+        (layer.chain_id.to_string(), unpacked.map(|unpacked| unpacked.created.clone()).unwrap_or_default())
+    });
+    altered.collect()
 }
 
-/// The IDs of an image's altered layers in CRI-O's store; by those its folders are called.
-fn altered_folders(image: &Image) -> BTreeSet<String> {
+/// An image's altered layers by their IDs in CRI-O's store; by those its folders are called.
+fn altered_folders(image: &Image) -> Found {
     let unpacked = image.layers.iter().flat_map(|layer| &layer.unpacked);
     let altered = unpacked.filter(|unpacked| matches!(unpacked.outcome, Outcome::Altered(_)));
-    altered.filter_map(|unpacked| Some(unpacked.snapshotter.split_once('/')?.1.to_owned())).collect()
+    let altered = altered.filter_map(|unpacked| {
+        Some((unpacked.snapshotter.split_once('/')?.1.to_owned(), unpacked.created.clone()))
+    });
+    altered.collect()
+}
+
+/// Whether anything of it is still there as it was found: a check may take hours, and the image may have been pulled anew meanwhile.
+fn is_there(altered: &Found, snapshots: &Snapshots) -> bool {
+    altered.iter().any(|(name, created)| match snapshots.get(name) {
+        Some(snapshot) => snapshot.created == *created,
+        None => created.is_empty(),
+    })
 }
 
 /// Why an image cannot be removed, or its removal would mend nothing.
-fn keeps(
-    altered: &BTreeSet<String>,
-    snapshots: &Snapshots,
-    users: &BTreeMap<String, String>,
-) -> Option<String> {
+fn keeps(altered: &Found, snapshots: &Snapshots, users: &BTreeMap<String, String>) -> Option<String> {
     if altered.is_empty() {
         return Some("what stands on it is not known; remove it with all its containers by hand".to_owned());
     }
@@ -103,7 +121,7 @@ fn keeps(
         let mut below = snapshots.get(*key).map(|snapshot| snapshot.parent.as_str());
         let mut steps = 0;
         while let Some(parent) = below.filter(|parent| !parent.is_empty() && steps <= crate::limits::LAYERS) {
-            if altered.contains(parent) {
+            if altered.contains_key(parent) {
                 return true;
             }
             (below, steps) = (snapshots.get(parent).map(|snapshot| snapshot.parent.as_str()), steps + 1);
@@ -210,7 +228,7 @@ mod tests {
             created: "1".to_owned(),
             outcome: Outcome::Unchecked("x".to_owned()),
         });
-        assert_eq!(altered_folders(&image), BTreeSet::from(["aa".to_owned()]));
+        assert_eq!(altered_folders(&image), Found::from([("aa".to_owned(), "1".to_owned())]));
         let users = BTreeMap::from([("container".to_owned(), "container c of pod a/b".to_owned())]);
         let kept = |below: &str| {
             let all = snapshots(&[("aa", "", true), ("copy", "", true), ("container", below, false)]);
@@ -218,5 +236,38 @@ mod tests {
         };
         assert!(kept("aa").is_some_and(|why| why.starts_with("container c of pod a/b stands on ")));
         assert_eq!(kept("copy"), None);
+    }
+
+    #[test]
+    fn what_is_not_there_any_more_as_it_was_found_is_not_removed() {
+        let name = Digest::of(b"base").to_string();
+        let made = |created: &str| {
+            let mut all = snapshots(&[(&name, "", true)]);
+            all.values_mut().for_each(|snapshot| snapshot.created = created.to_owned());
+            all
+        };
+        let mut altered = image("base", &[(b"base", true)]);
+        assert!(is_there(&altered_snapshots(&altered), &made("1")));
+        assert!(!is_there(&altered_snapshots(&altered), &made("2")));
+        assert!(!is_there(&altered_snapshots(&altered), &snapshots(&[])));
+        // When it was made could not be told.
+        altered.layers[0].unpacked[0].created.clear();
+        assert!(!is_there(&altered_snapshots(&altered), &made("1")));
+        // Its bytes are altered, and nothing has unpacked them.
+        altered.layers[0].unpacked.clear();
+        altered.layers[0].blob = Some(Outcome::Altered("x".to_owned()));
+        assert!(is_there(&altered_snapshots(&altered), &snapshots(&[])));
+        assert!(!is_there(&altered_snapshots(&altered), &made("1")));
+        altered.layers[0].unpacked.push(Unpacked {
+            snapshotter: "overlay/aa".to_owned(),
+            created: "1".to_owned(),
+            outcome: Outcome::Altered("x".to_owned()),
+        });
+        let stored = |created: &str| {
+            let mut all = snapshots(&[("aa", "", true)]);
+            all.values_mut().for_each(|snapshot| snapshot.created = created.to_owned());
+            is_there(&altered_folders(&altered), &all)
+        };
+        assert!(stored("1") && !stored("2"));
     }
 }

@@ -15,6 +15,11 @@ use crate::limits;
 const REMEDY: &str = "Find out who wrote to the runtime's folder. Then remove these images with all containers of them (crictl rmp, crictl rmi): \
     the next pull fetches and unpacks them anew.";
 
+/// What to do about an image whose layers the runtime has, and has unpacked by no snapshotter: only the create would, which waits for a check.
+const NOT_UNPACKED: &str = "the runtime has not unpacked it, and of what it unpacks within a create nothing is checked; pull it \
+    (crictl pull), or without a registry unpack it (ctr -n k8s.io snapshots unpack, with its digest in ctr -n k8s.io images ls), and run \
+    crivet content check";
+
 /// A whole check.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -151,9 +156,12 @@ pub fn told(image: &Image, now: Instant) -> Vec<CheckedLayer> {
     layers.collect()
 }
 
-/// What it is told of the image, when it has been told of all its layers.
+/// What it is told of the image, when it has been told of all its layers. For whoever waits for a check of it, an image is not whole that
+/// there was nothing to compare of.
 pub fn told_of_image(image: &Image) -> CheckedImage {
     let found = image.layers.iter().find_map(said).unwrap_or_else(|| image.outcome().text().to_owned());
+    let is_unpacked = image.layers.last().is_none_or(|top| !top.unpacked.is_empty());
+    let found = if found.is_empty() && !is_unpacked { NOT_UNPACKED.to_owned() } else { found };
     CheckedImage { image_id: image.id.clone(), found: short(&found) }
 }
 
@@ -179,4 +187,48 @@ fn said(layer: &Layer) -> Option<String> {
 fn shown(name: &str) -> String {
     let harmless = name.len() < limits::QUOTED_CHARS && name.bytes().all(|byte| byte.is_ascii_graphic());
     if harmless { name.to_owned() } else { quoted_name(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Unpacked;
+    use super::*;
+    use crate::image::Digest;
+
+    #[test]
+    fn image_that_is_unpacked_nowhere_is_not_whole_to_who_waits_for_it() {
+        let layer = |outcomes: &[Outcome]| Layer {
+            digest: Digest::of(b"layer"),
+            chain_id: Digest::of(b"layer"),
+            blob: Some(Outcome::Whole),
+            unpacked: outcomes
+                .iter()
+                .map(|outcome| Unpacked {
+                    snapshotter: "overlayfs".to_owned(),
+                    created: "1".to_owned(),
+                    outcome: outcome.clone(),
+                })
+                .collect(),
+            bytes: 0,
+            began: Instant::now(),
+        };
+        let found = |layers: &[Layer]| {
+            let image = Image {
+                names: Vec::new(),
+                id: "id".to_owned(),
+                documents: Outcome::Whole,
+                layers: layers.to_vec(),
+            };
+            told_of_image(&image).found
+        };
+        let (whole, nowhere) = (layer(&[Outcome::Whole]), layer(&[]));
+        assert_eq!(found(&[whole.clone(), whole.clone()]), "");
+        // What is below may be another image's.
+        assert_eq!(found(&[whole, nowhere.clone()]), NOT_UNPACKED);
+        let altered = layer(&[Outcome::Altered("a file".to_owned())]);
+        assert!(found(&[altered, nowhere]).ends_with("unpacked: a file"));
+        // It is handed on as it is.
+        assert_eq!(short(NOT_UNPACKED), NOT_UNPACKED);
+        assert!(NOT_UNPACKED.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    }
 }

@@ -64,6 +64,18 @@ pub enum StorageError {
         /// What.
         what: String,
     },
+    /// A layer is not in this store, and something in it stands on that.
+    #[error(
+        "the store at {root} does not have layer {layer}, which container {container} stands on (additionalimagestores in storage.conf?): what is in it cannot be held to the image's config; pull the image into CRI-O's own store"
+    )]
+    Elsewhere {
+        /// The store's folder.
+        root: PathBuf,
+        /// The layer's ID.
+        layer: String,
+        /// The container.
+        container: String,
+    },
     /// A layer's content is bound to nothing that a config names.
     #[error(
         "layer {layer} was pulled in part or is not bound to a diff ID: what is in it cannot be held to the image's config; pull without zstd:chunked (storage.conf: enable_partial_images = \"false\")"
@@ -135,13 +147,19 @@ impl Storage {
     pub fn chain_under(&self, container: &str) -> Result<String, StorageError> {
         let top = self.layer_of(container)?;
         let layers = self.all_layers()?;
-        let layer = |id: &str| layers.get(id).ok_or_else(|| self.missing(format!("layer {id}")));
-        let (mut diff_ids, mut next) = (Vec::new(), layer(&top)?.parent.as_str());
+        let own = layers.get(&top).ok_or_else(|| self.missing(format!("layer {top}")))?;
+        // What the container stands on is there as long as it is; so it is somewhere else, and the container is not gone.
+        let elsewhere = |layer: &str| StorageError::Elsewhere {
+            root: self.root.clone(),
+            layer: layer.to_owned(),
+            container: container.to_owned(),
+        };
+        let (mut diff_ids, mut next) = (Vec::new(), own.parent.as_str());
         while !next.is_empty() {
             if diff_ids.len() >= limits::LAYERS {
                 return Err(StorageError::TooMany { what: format!("container {container}") });
             }
-            let under = layer(next)?;
+            let under = layers.get(next).ok_or_else(|| elsewhere(next))?;
             let bound = under.diff_digest.as_deref().filter(|_| under.toc_digest.is_none());
             let diff_id = bound.and_then(|digest| Digest::parse(digest).ok());
             diff_ids.push(diff_id.ok_or_else(|| StorageError::Unbound { layer: next.to_owned() })?);
@@ -344,10 +362,32 @@ mod tests {
         assert_eq!(error, format!("the store at ROOT has no container {CONTAINER}"));
     }
 
-    #[test]
-    fn layer_the_store_does_not_know() {
-        let error = refused(|lists| lists[1].2[1]["parent"] = json!("gone"));
-        assert_eq!(error, "the store at ROOT has no layer gone");
+    #[tokio::test]
+    async fn layer_that_another_store_has_is_not_a_container_that_is_gone() {
+        use crate::cri::runtime::{RuntimeClient, RuntimeError};
+
+        type Broken = fn(&mut [(&str, &str, Value); 4]);
+        let asked = async |broken: Broken| {
+            let (root, storage) = store(broken);
+            let found = RuntimeClient::in_storage(move || storage.chain_under(CONTAINER)).await;
+            found.map_err(|error| (error.to_string().replace(root.path().to_str().unwrap(), "ROOT"), error))
+        };
+        let elsewhere: [Broken; 2] = [
+            |lists| lists[1].2[1]["parent"] = json!("gone"),
+            |lists| lists[2].2[0]["parent"] = json!("gone"),
+        ];
+        for broken in elsewhere {
+            let (text, error) = asked(broken).await.unwrap_err();
+            let says =
+                format!("the store at ROOT does not have layer gone, which container {CONTAINER} stands on ");
+            assert!(text.contains(&says) && matches!(error, RuntimeError::Store(_)), "{text}");
+        }
+        // The second is being removed.
+        let gone: [Broken; 2] = [|lists| lists[0].2 = json!([]), |lists| lists[2].2 = json!([])];
+        for broken in gone {
+            let (text, error) = asked(broken).await.unwrap_err();
+            assert!(matches!(error, RuntimeError::NotFound(_)), "{text}");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub async fn vet_then_forward(
                     let made = Made {
                         vetted,
                         answer: answer.data.clone(),
-                        chain_id: chain_id(&call, &permit).map(str::to_owned),
+                        chain_ids: permit.images().iter().map(|image| image.chain_id.clone()).collect(),
                         snapshotters: container(&call, &looked_at).cloned().unwrap_or_default(),
                         user,
                         whole,
@@ -173,6 +173,19 @@ async fn are_whole(relay: &Relay, call: &Call, permit: &Permit, budget: Budget) 
         altered::stand_on_whole_layers(relay, call, chain_ids).await
     });
     let whole = whole.await;
+    whole.unwrap_or_else(|_| Err(documents::not_read()))
+}
+
+/// The same of the layers alone, when something was made of the images: the runtime may have unpacked one within the call, onto what is
+/// altered. That took its time, so nothing of the budget need be left.
+async fn still_stand_on_whole_layers(
+    relay: &Relay,
+    call: &Call,
+    chain_ids: &[Option<String>],
+) -> Result<(), Refusal> {
+    let chain_ids = chain_ids.iter().map(Option::as_deref);
+    let within = Duration::from_secs(limits::RUNTIME_CALL_SECONDS);
+    let whole = timeout(within, altered::stand_on_whole_layers(relay, call, chain_ids)).await;
     whole.unwrap_or_else(|_| Err(documents::not_read()))
 }
 
@@ -284,8 +297,8 @@ pub fn same_id(a: &str, b: &str) -> bool {
 struct Made {
     vetted: Vetted,
     answer: Bytes,
-    /// The layers that it has to stand on.
-    chain_id: Option<String>,
+    /// The layers that each of the call's images stands on, where they are known. What was made has to stand on those of its own.
+    chain_ids: Vec<Option<String>>,
     /// The snapshotters whose layers were looked at; empty: nothing asked for that.
     snapshotters: Vec<String>,
     user: Option<user::Asked>,
@@ -294,13 +307,16 @@ struct Made {
 
 impl Made {
     fn is_held_to_anything(&self) -> bool {
-        self.chain_id.is_some() || !self.snapshotters.is_empty() || self.user.is_some() || self.whole.is_err()
+        self.chain_ids.iter().any(Option::is_some)
+            || !self.snapshotters.is_empty()
+            || self.user.is_some()
+            || self.whole.is_err()
     }
 }
 
 /// As [`hold_to_vetted`]; a refusal is recorded here, because its caller may have gone.
 async fn hold_and_record(relay: Arc<Relay>, call: Call, made: Made, budget: Budget) -> Result<(), Refusal> {
-    let mut held = hold_to_vetted(&relay, made, budget).await;
+    let mut held = hold_to_vetted(&relay, &call, made, budget).await;
     if let Err(refusal) = &mut held
         && let Some((outcome, reason)) = refusal.unrecorded.take()
     {
@@ -310,16 +326,20 @@ async fn hold_and_record(relay: Arc<Relay>, call: Call, made: Made, budget: Budg
 }
 
 /// What was made must stand on the image that was vetted, as the kubelet took it for, or it is removed.
-async fn hold_to_vetted(relay: &Relay, made: Made, budget: Budget) -> Result<(), Refusal> {
-    let Made { vetted, answer, chain_id, snapshotters, user, whole } = made;
+async fn hold_to_vetted(relay: &Relay, call: &Call, made: Made, budget: Budget) -> Result<(), Refusal> {
+    let Made { vetted, answer, chain_ids, snapshotters, user, whole } = made;
     let made =
         facts::made(vetted, &answer).map_err(|error| Refusal::own(&error.to_string(), Reason::Runtime))?;
+    let whole = match whole {
+        Ok(()) => still_stand_on_whole_layers(relay, call, &chain_ids).await,
+        refused => refused,
+    };
     let whole = match whole {
         Ok(()) if !snapshotters.is_empty() => vouched::stands_on(relay, &made, &snapshotters).await,
         whole => whole,
     };
     let looked = async {
-        let Some(chain_id) = &chain_id else { return Ok(()) };
+        let Some(Some(chain_id)) = container(call, &chain_ids) else { return Ok(()) };
         look::look(relay, &made, chain_id).await
     };
     let told = async {
@@ -336,11 +356,6 @@ async fn hold_to_vetted(relay: &Relay, made: Made, budget: Budget) -> Result<(),
         look::remove(relay, vetted, &made, refusal).await;
     }
     held
-}
-
-/// The layers that what is made has to stand on, where they are known.
-fn chain_id<'p>(call: &Call, permit: &'p Permit) -> Option<&'p str> {
-    container(call, permit.images())?.chain_id.as_deref()
 }
 
 /// Of what there is of each image, that of the one that is run.

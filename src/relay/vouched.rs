@@ -267,8 +267,8 @@ async fn refusal(
 
 fn told(asked: &Asked) -> String {
     match asked {
-        Asked::Waits => "one was requested, and the container is made when it is done; if that does not happen: systemctl enable --now crivet-content-requested.path".to_owned(),
-        Asked::Begun => "one was begun, and the container is made when it is done".to_owned(),
+        Asked::Waits => "one was requested, and the container is made if it finds the image whole; if none is made: systemctl enable --now crivet-content-requested.path".to_owned(),
+        Asked::Begun => "one was begun, and the container is made if it finds the image whole".to_owned(),
         Asked::NotWhole(why) => format!(
             "the last one could not find it whole: {}; it is tried again later",
             altered::printable(why)

@@ -9,6 +9,7 @@
 )]
 
 mod audit;
+mod content;
 mod documents;
 mod fixtures;
 mod metrics;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::tree::{Attributes, Kind, Tree};
+use super::tree::{Attributes, Kind, Tree, UNINHERITED};
 use crate::image::{Digest, quoted};
 use crate::limits;
 
@@ -172,6 +172,7 @@ impl Comparison {
             return false;
         };
         let (expected, content, implied) = (inode.attributes.clone(), inode.content, inode.implied);
+        let is_uninherited = inode.inherited && (found.mode, found.uid, found.gid) == UNINHERITED;
         let mut to_be_read = None;
         match (&expected.kind, &found.kind) {
             (Kind::File { size: expected }, Kind::File { size }) if expected != size => {
@@ -191,12 +192,12 @@ impl Comparison {
             _ => {}
         }
         // Made by a runtime under its umask, whatever that is, but never so that others may write.
-        let is_made = implied && found.mode & 0o7022 == 0;
+        let is_made = is_uninherited || implied && found.mode & 0o7022 == 0;
         if expected.mode != found.mode && !matches!(found.kind, Kind::Symlink { .. }) && !is_made {
             self.differs(path, Change::Mode { expected: expected.mode, found: found.mode });
         }
         let owners = ((expected.uid, expected.gid), (found.uid, found.gid));
-        if owners.0 != owners.1 {
+        if owners.0 != owners.1 && !is_uninherited {
             self.differs(path, Change::Owner { expected: owners.0, found: owners.1 });
         }
         let names: BTreeSet<_> = expected.xattrs.keys().chain(found.xattrs.keys()).collect();

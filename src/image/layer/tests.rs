@@ -243,6 +243,38 @@ fn folders_that_are_implied_have_what_they_have_below() {
 }
 
 #[test]
+fn folders_that_are_implied_may_have_inherited_nothing_and_no_others() {
+    let private = |name| Head { mode: 0o700, owner: (9, 9), ..head(b'5', name) };
+    let lowest = Tar::default().entry(private("a"), b"").entry(private("r"), b"").tree(true).without_files();
+    // Of `r` nothing is left of a file, and the one below it is inherited.
+    let middle = Tar::default().file("r", "").tree(false).without_files();
+    let upper = || {
+        let mut upper = Tar::default().entry(private("own"), b"").file("a/x", "").file("r/q", "").tree(false);
+        upper.inherit(&[&middle, &lowest]);
+        upper
+    };
+    let found = |path: &[u8], mode, (uid, gid)| {
+        let mut comparison = Comparison::new(upper());
+        let found = Attributes { kind: Kind::Directory, mode, uid, gid, xattrs: Default::default() };
+        comparison.found(path, &found);
+        comparison.finish().first.into_iter().filter(|one| one.path == path).count()
+    };
+    for path in [&b"a"[..], b"r"] {
+        for (mode, owner, count) in [
+            (0o700, (9, 9), 0),
+            (0o755, (0, 0), 0),
+            (0o755, (9, 9), 1),
+            (0o700, (0, 0), 1),
+            (0o777, (0, 0), 2),
+            (0o1755, (0, 0), 2),
+        ] {
+            assert_eq!(found(path, mode, owner), count, "{mode:o} {owner:?}");
+        }
+    }
+    assert_eq!(found(b"own", 0o755, (0, 0)), 2);
+}
+
+#[test]
 fn what_no_runtime_unpacks_is_refused() {
     let tar = Tar::default;
     for (archive, why) in [

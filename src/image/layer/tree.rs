@@ -75,6 +75,9 @@ impl Attributes {
     }
 }
 
+/// What a directory has, mode and owner, that no entry of an archive names and that inherits nothing.
+pub(super) const UNINHERITED: (u32, u32, u32) = (0o755, 0, 0);
+
 /// By whose rules a layer is unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rules {
@@ -92,6 +95,9 @@ pub(super) struct Inode {
     pub attributes: Attributes,
     /// The runtime gave it a mode of its own choice, as no entry does.
     pub implied: bool,
+    /// Its mode and owner are those of the layers below, if the runtime looked at these: containerd 2.2 unpacks without (in parallel), and leaves
+    /// [`UNINHERITED`].
+    pub inherited: bool,
     /// Of a regular file.
     pub content: Option<Digest>,
 }
@@ -122,7 +128,11 @@ impl Tree {
         // Made by the snapshotter; an archive's own entry for it is passed over.
         let is_storage = rules == Rules::Storage;
         let root = Attributes::new(Kind::Directory, if is_storage { 0o555 } else { 0o755 }, 0, 0);
-        tree.put(&[], Inode { attributes: root, implied: is_storage, content: None }, false)?;
+        tree.put(
+            &[],
+            Inode { attributes: root, implied: is_storage, inherited: false, content: None },
+            false,
+        )?;
         let mut archive = Archive::new(archive);
         while let Some(entry) = archive.next()? {
             tree.add(entry, &mut archive)?;
@@ -146,6 +156,7 @@ impl Tree {
                 inode.attributes.mode = found.mode;
                 inode.attributes.uid = found.uid;
                 inode.attributes.gid = found.gid;
+                inode.inherited = true;
             }
         }
     }
@@ -168,13 +179,15 @@ impl Tree {
     pub fn without_files(&self) -> Tree {
         let mut kept = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, rules: self.rules };
         for (path, name) in &self.names {
-            let Some(Inode { attributes, implied, content: None }) = self.inodes.get(name.inode) else {
+            let Some(Inode { attributes, implied, inherited, content: None }) = self.inodes.get(name.inode)
+            else {
                 continue;
             };
             let target = if let Kind::Symlink { target } = &attributes.kind { target.len() } else { 0 };
             kept.bytes += (path.len() + target) as u64;
             kept.names.insert(path.clone(), Name { inode: kept.inodes.len(), ..*name });
-            kept.inodes.push(Inode { attributes: attributes.clone(), implied: *implied, content: None });
+            let (attributes, implied, inherited) = (attributes.clone(), *implied, *inherited);
+            kept.inodes.push(Inode { attributes, implied, inherited, content: None });
         }
         kept
     }
@@ -250,7 +263,8 @@ impl Tree {
             return self.set(inode, &entry);
         }
         let attributes = Attributes::new(kind, 0, 0, 0);
-        let inode = self.put(&path, Inode { attributes, implied: false, content }, false)?;
+        let inode =
+            self.put(&path, Inode { attributes, implied: false, inherited: false, content }, false)?;
         self.set(inode, &entry)
     }
 
@@ -315,7 +329,12 @@ impl Tree {
             return Err(refused(&path, "it is there, and whited out"));
         }
         let whiteout = Attributes::new(Kind::Character { major: 0, minor: 0 }, 0, entry.uid, entry.gid);
-        self.put(&path, Inode { attributes: whiteout, implied: false, content: None }, false).map(drop)
+        self.put(
+            &path,
+            Inode { attributes: whiteout, implied: false, inherited: false, content: None },
+            false,
+        )
+        .map(drop)
     }
 
     fn make_opaque(&mut self, directory: &[u8]) -> Result<(), LayerError> {
@@ -344,10 +363,11 @@ impl Tree {
                 Some(Kind::Directory) => {}
                 Some(_) => return Err(refused(parent, "it is no directory, and something is in it")),
                 None => {
-                    let attributes = Attributes::new(Kind::Directory, 0o755, 0, 0);
+                    let (mode, uid, gid) = UNINHERITED;
+                    let attributes = Attributes::new(Kind::Directory, mode, uid, gid);
                     // containerd gives it what it has in the layers below.
                     let implied = self.rules == Rules::Storage;
-                    self.put(parent, Inode { attributes, implied, content: None }, true)?;
+                    self.put(parent, Inode { attributes, implied, inherited: false, content: None }, true)?;
                 }
             }
         }

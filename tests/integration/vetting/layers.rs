@@ -1,6 +1,7 @@
 //! A policy that asks for a check of an image's layers before a create (`content.layersCheckedWithin`). The check is the test.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crivet::control::wire::{CheckedImage, CheckedLayer, ContentChecked, ContentReport};
 use crivet::control::{self, Control};
@@ -77,7 +78,7 @@ async fn image_that_no_check_has_found_whole_is_requested_and_runs_when_one_has(
     assert_eq!(daemon(&node).await.content_requests().await.unwrap(), [image.id()]);
     assert!(!request(&node).exists());
     let text = refusal(&gate.create(&image.id(), &name).await);
-    assert!(text.contains("one was begun"), "{text}");
+    assert!(text.contains("one was begun, and the container is made if it finds the image whole"), "{text}");
     checked(&node, &image, |_| {}).await;
     assert!(allowed(&gate.create(&image.id(), &name).await));
     assert_eq!(node.metric("crivet_content_requested_images").await, 0.0);
@@ -173,9 +174,41 @@ async fn altered_layer_is_denied_until_a_check_that_began_later() {
     // Of one that was under way when the other found it.
     checked(&node, &image, |told| told.age_ms = Some(60_000)).await;
     assert!(denied(refusal(&gate.create(&image.id(), &name).await)));
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
     checked(&node, &image, |told| told.age_ms = Some(0)).await;
     assert!(allowed(&gate.create(&image.id(), &name).await));
+}
+
+#[tokio::test]
+async fn container_of_an_image_that_is_unpacked_within_the_call_onto_an_altered_layer_is_removed() {
+    let (node, gate, image, name) = super::create::preloaded("").await;
+    let below = node.runtime.unpacks_within_the_call(&image);
+    // As unpacking does: what is asked beside it is answered by then.
+    node.runtime.state().takes = Duration::from_millis(500);
+    checked(&node, &image, |told| (told.chain_id, told.found) = (below.clone(), "layer: a file".into()))
+        .await;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(
+        text.starts_with("SignatureValidationFailed: image ") && text.contains("it was altered on this node"),
+        "{text}"
+    );
+    assert_eq!((node.runtime.calls(CREATE).len(), node.runtime.containers()), (1, 0));
+    assert_eq!(node.metric("crivet_content_altered_total").await, 1.0);
+    let record = node
+        .record("the record", |r| r["reason"] == "ContentAltered" && r["kind"] == "CreateContainer")
+        .await;
+    assert_eq!((&record["decision"], &record["effective"]), (&json!("denied"), &json!("refused")));
+}
+
+#[tokio::test]
+async fn container_of_an_image_that_is_unpacked_within_the_call_onto_other_layers_is_kept() {
+    let (node, gate, image, name) = super::create::preloaded("").await;
+    node.runtime.unpacks_within_the_call(&image);
+    let other = super::registry::digest_of(b"other");
+    checked(&node, &image, |told| (told.chain_id, told.found) = (other.clone(), "layer: a file".into()))
+        .await;
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    assert_eq!(node.runtime.containers(), 1);
 }
 
 #[tokio::test]

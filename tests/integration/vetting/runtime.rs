@@ -9,7 +9,7 @@ use crivet::cri::containerd::{containers, content, snapshots, types::Timestamp};
 use crivet::cri::v1;
 use prost::Message;
 
-use super::registry::Image;
+use super::registry::{Image, digest_of};
 use crate::support::client::{CREATE, PULL};
 use crate::support::runtime::{Call, FakeRuntime, Lists, Seen};
 
@@ -45,6 +45,8 @@ pub struct State {
     chains: HashMap<String, String>,
     /// What overlayfs has unpacked, by chain ID: the layer below, and when.
     pub unpacked: BTreeMap<String, (String, i64)>,
+    /// What it unpacks within the next create.
+    unpacks: BTreeMap<String, (String, i64)>,
     /// Other snapshotters that have unpacked all images.
     pub other_snapshotters: Vec<String>,
     containers: BTreeMap<String, String>,
@@ -114,6 +116,16 @@ impl Runtime {
     /// The image is there, under this name.
     pub fn preloaded(&self, name: &str, image: &Image) {
         self.state().take_in(name, image);
+    }
+
+    /// The image is there, and its topmost layer is unpacked within the next create only; the name of what is below it, which is unpacked.
+    pub fn unpacks_within_the_call(&self, image: &Image) -> String {
+        let below = digest_of(b"below");
+        let mut state = self.state();
+        state.unpacked.remove(&image.chain()).unwrap();
+        state.unpacked.insert(below.clone(), (String::new(), 1));
+        state.unpacks.insert(image.chain(), (below.clone(), 1));
+        below
     }
 
     /// What the runtime says an image's digest is, as an import under a false name makes it say.
@@ -241,6 +253,11 @@ async fn serve(state: Arc<Mutex<State>>, mut call: Call) {
     }
     if path == CONTENT && state.lock().unwrap().no_content_service {
         return call.trailers_only(INTERNAL, "no content");
+    }
+    if path == CREATE || path == SANDBOX {
+        let mut state = state.lock().unwrap();
+        let unpacks = std::mem::take(&mut state.unpacks);
+        state.unpacked.extend(unpacks);
     }
     let answer = answer(&mut state.lock().unwrap(), &path, body);
     match answer {

@@ -6,6 +6,7 @@ use crivet::cri::v1;
 use prost::Message;
 use serde_json::json;
 
+use super::layers::checked;
 use super::node::{Gate, Node, allowed, pod, refusal};
 use super::registry::{Image, digest_of};
 use super::runtime::{CONTAINER, REMOVE_SANDBOX, SANDBOX, STOP_SANDBOX};
@@ -132,4 +133,16 @@ async fn pause_image_runs_in_a_namespace_whose_own_containers_policy_rejects_it(
     // In a container it is an image like any other, and the permit of the sandbox is none for it.
     let text = refusal(&gate.create(&image.id(), &name).await);
     assert!(text.contains("namespaces/prod.json#default"), "{text}");
+}
+
+#[tokio::test]
+async fn sandbox_whose_image_is_unpacked_within_the_call_onto_an_altered_layer_is_removed() {
+    let (node, gate, image) = node(true).await;
+    node.runtime.preloaded(&node.named("pause:1"), &image);
+    let below = node.runtime.unpacks_within_the_call(&image);
+    checked(&node, &image, |told| (told.chain_id, told.found) = (below.clone(), "layer: a file".into()))
+        .await;
+    let text = refusal(&gate.sandbox().await);
+    assert!(text.contains("it was altered on this node"), "{text}");
+    assert_eq!((node.runtime.calls(SANDBOX).len(), node.runtime.calls(REMOVE_SANDBOX).len()), (1, 1));
 }
