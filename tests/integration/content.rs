@@ -197,12 +197,7 @@ fn answer(state: &mut State, method: &str, body: &[u8]) -> Result<Vec<u8>, u16> 
                 at.clone_from(below);
             }
             let options = vec![format!("lowerdir={}", folders.join(":"))];
-            let mount = types::Mount {
-                r#type: "overlay".to_owned(),
-                source: "overlay".to_owned(),
-                options,
-                ..Default::default()
-            };
+            let mount = types::Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), options };
             state.views.insert(key, parent);
             snapshots::ViewSnapshotResponse { mounts: vec![mount] }.encode_to_vec()
         }
