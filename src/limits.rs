@@ -708,6 +708,10 @@ pub const REGO_BYTES: usize = 16 * 1024;
 /// is some frames of the stack.
 pub const REGO_DEPTH: usize = 48;
 
+/// How often the words of a policy in Rego are read to parse it, all together: regorus may read what is within `[` or `{` three times
+/// (as a comprehension, its first statement again, and as a list), and what is within that nine times.
+pub const REGO_READINGS: usize = 500_000;
+
 /// Longest that a policy in Rego may take, milliseconds. On 10,000 packages simple ones take some tens.
 pub const REGO_MILLISECONDS: u64 = 1_000;
 

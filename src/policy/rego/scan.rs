@@ -349,6 +349,8 @@ fn too_deep(line: usize) -> Refused {
 fn tokens(text: &str) -> Result<Vec<Token<'_>>, Refused> {
     let mut tokens: Vec<Token<'_>> = Vec::new();
     let (mut at, mut line, mut depth, mut first) = (0, 1, 0_usize, true);
+    // Round brackets are read once.
+    let (mut lists, mut readings) = (0_u32, 0_usize);
     while let Some(rest) = text.get(at..)
         && let Some(c) = rest.chars().next()
     {
@@ -395,10 +397,20 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, Refused> {
         };
         if matches!(kind, Kind::Sign(')' | ']' | '}')) {
             depth = depth.saturating_sub(1);
+            lists = lists.saturating_sub(u32::from(c != ')'));
         }
         tokens.push(Token { kind, line, first, depth });
+        readings = readings.saturating_add(3_usize.saturating_pow(lists));
+        if readings > limits::REGO_READINGS {
+            let text = format!(
+                "expected a policy that is parsed by reading its words at most {} times (limit REGO_READINGS), found lists within each other that take more; make rules of the inner ones",
+                limits::REGO_READINGS
+            );
+            return Err(Refused::new(line, text));
+        }
         if matches!(kind, Kind::Sign('(' | '[' | '{')) {
             depth += 1;
+            lists += u32::from(c != '(');
         }
         line += rest.get(..bytes).unwrap_or_default().matches('\n').count();
         (at, first) = (at + bytes, false);

@@ -233,6 +233,11 @@ fn module_that_cannot_hold_or_be_bounded_is_refused_with_its_line() {
         ),
         (body(&format!("{}1{} == 1", "(".repeat(60), ")".repeat(60))), "limit REGO_DEPTH"),
         (chain(limits::REGO_DEPTH), "limit REGO_DEPTH"),
+        // Not in years: each is read as a comprehension first, and then as a list.
+        (body(&"[".repeat(33)), "limit REGO_READINGS"),
+        (body(&format!("input.a == {}1{}", "[".repeat(33), "]".repeat(33))), "limit REGO_READINGS"),
+        (body(&format!("input.a == {}1{}", "{\"a\": ".repeat(33), "}".repeat(33))), "limit REGO_READINGS"),
+        (body(&format!("{}1{}", "[x | ".repeat(20), ", 1]".repeat(20))), "limit REGO_READINGS"),
         (body(&format!("\"{}\" == input.a", "x".repeat(limits::REGO_BYTES))), "limit REGO_BYTES"),
         (body("\"no end"), "expected the end of a text, found none (line 4 of the policy)"),
         (body("x == 1"), "(line 4 of the policy)"),
@@ -240,6 +245,14 @@ fn module_that_cannot_hold_or_be_bounded_is_refused_with_its_line() {
         let why = refused(&module);
         assert!(why.contains(said), "{module}: {why}");
     }
+}
+
+#[test]
+fn lists_within_each_other_as_far_as_anybody_writes_them_are_read() {
+    let list = format!("{}1{}", "[".repeat(8), "]".repeat(8));
+    let module = format!("package sigstore\nisCompliant {{ input.a == {list} }}");
+    let input = serde_json::from_str(&format!("{{\"a\": {list}}}")).unwrap();
+    assert_eq!(answer(&module, &input), Answer::Holds);
 }
 
 /// Rules of which each needs the next.
