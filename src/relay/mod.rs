@@ -27,6 +27,7 @@ pub mod mode;
 pub mod pause;
 pub mod permits;
 pub mod presence;
+mod questions;
 pub mod requested;
 pub mod revet;
 pub mod serve;
