@@ -74,6 +74,16 @@ impl Loaded {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
+
+    /// What is to be kept of it: nothing, unless it is whole and came from the given file.
+    pub fn last_good(&self) -> Option<LastGood> {
+        match (&self.settings, self.source) {
+            (Settings::Whole(whole), Source::Given) => {
+                Some(LastGood { state_dir: whole.state_dir.clone(), bytes: self.bytes.clone() })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Nothing usable was found: exit 78.
@@ -144,13 +154,17 @@ fn kept(state_dir: &Path) -> Result<(ProxyConfiguration, Vec<u8>), Bad> {
     Ok((ProxyConfiguration::parse(&path.display().to_string(), &bytes)?, bytes))
 }
 
-/// Keeps a copy of the configuration that was loaded from the given file, in its state folder.
-pub fn keep_last_good(loaded: &Loaded) -> Result<(), FileError> {
-    match (&loaded.settings, loaded.source) {
-        (Settings::Whole(whole), Source::Given) => {
-            files::write_state(&whole.state_dir, LAST_GOOD, &loaded.bytes)
-        }
-        _ => Ok(()),
+/// A configuration to be kept for a start with a bad one.
+#[derive(Debug, Clone)]
+pub struct LastGood {
+    state_dir: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl LastGood {
+    /// Writes it into its state folder, and waits for the disk.
+    pub fn write(&self) -> Result<(), FileError> {
+        files::write_state(&self.state_dir, LAST_GOOD, &self.bytes)
     }
 }
 
@@ -235,7 +249,7 @@ mod tests {
         let loaded = node.load(&node.valid()).unwrap();
         assert_eq!((loaded.source, &loaded.error), (Source::Given, &None));
         assert_eq!(kept_mode(&node.state()), None);
-        keep_last_good(&loaded).unwrap();
+        loaded.last_good().unwrap().write().unwrap();
         assert_eq!(fs::read_to_string(node.state().join(LAST_GOOD)).unwrap(), node.valid());
         assert_eq!(kept_mode(&node.state()), Some(Mode::Enforce));
     }
@@ -243,14 +257,13 @@ mod tests {
     #[test]
     fn bad_file_gives_way_to_the_last_good_one_and_is_not_kept() {
         let node = Node::new();
-        keep_last_good(&node.load(&node.valid()).unwrap()).unwrap();
+        node.load(&node.valid()).unwrap().last_good().unwrap().write().unwrap();
         let loaded = node.load(&node.valid().replace("mode", "mood")).unwrap();
         assert_eq!(loaded.source, Source::LastGood);
         assert!(loaded.error.as_ref().unwrap().contains("config.yaml:5: unknown field `mood`"));
         let Settings::Whole(whole) = &loaded.settings else { panic!() };
         assert_eq!(whole.mode, Mode::Enforce);
-        keep_last_good(&loaded).unwrap();
-        assert_eq!(fs::read_to_string(node.state().join(LAST_GOOD)).unwrap(), node.valid());
+        assert!(loaded.last_good().is_none());
     }
 
     #[test]
@@ -289,7 +302,7 @@ mod tests {
     #[test]
     fn nothing_is_taken_from_a_file_others_can_write() {
         let node = Node::new();
-        keep_last_good(&node.load(&node.valid()).unwrap()).unwrap();
+        node.load(&node.valid()).unwrap().last_good().unwrap().write().unwrap();
         let path = node.dir.path().join("config.yaml");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         // Not even the state folder it names.

@@ -17,7 +17,7 @@ mod vetting;
 pub use allowed::InsecureAllowed;
 pub use credential_files::{CredentialProviders, NodeCredentials};
 pub use evidence::Evidence;
-pub use load::{LoadError, Loaded, Salvage, Settings, Source, keep_last_good, kept_mode, load};
+pub use load::{LastGood, LoadError, Loaded, Salvage, Settings, Source, kept_mode, load};
 pub use registry::Registry;
 pub use settings::{AuditLog, ConfigurationError, Mode, ProxyConfiguration, Unmatched};
 pub use tracing::Tracing;

@@ -14,14 +14,14 @@ use super::clients::millis;
 use super::keeper::Orders;
 use super::mode::{self, Asked, Switch};
 use super::{Live, Relay, Stance, descriptors, switch};
-use crate::config::{self, Loaded, Mode, Settings, Source};
+use crate::config::{self, LastGood, Loaded, Mode, Settings, Source};
 use crate::control::wire;
 use crate::image::Digest;
 use crate::metrics::RelayMetrics;
 
 /// How often the break-glass file is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often it is said that break-glass is in force, and that a configuration could not be kept.
+/// How often it is said that break-glass is in force, and how soon a configuration that could not be kept is tried again.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// What a reload tells of itself; the service manager's words are not the relay's business.
@@ -42,8 +42,8 @@ pub struct Governor {
     glass: Watched,
     /// The mode that was in force by configuration, break-glass aside, before the configuration at hand.
     settled: Option<Mode>,
-    /// The configuration at hand is to be kept as the last good one, and is not yet.
-    unkept: bool,
+    /// The newest configuration in force, to be kept for a start with a bad one.
+    good: watch::Sender<Option<LastGood>>,
     serial: u64,
     /// When a refused switch is tried again, and the pause after that.
     retry: Option<Instant>,
@@ -80,7 +80,7 @@ impl Governor {
             switch: Switch::Done,
             glass: Watched::default(),
             settled: None,
-            unkept: false,
+            good: watch::channel(None).0,
             serial: 0,
             retry: None,
             pause: switch::FIRST_RETRY,
@@ -116,6 +116,7 @@ impl Governor {
 
     /// Governs as long as the relay lives.
     pub async fn run(mut self, relay: Arc<Relay>, told: impl Told) {
+        tokio::spawn(keep(self.good.subscribe(), SAY_EVERY));
         let mut hangups = signal(SignalKind::hangup()).ok();
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,15 +212,9 @@ impl Governor {
         if let Settings::Whole(whole) = &self.loaded.settings {
             self.settled = Some(whole.mode);
         }
-        self.keep();
-    }
-
-    /// Kept only now: after a restart a switch that was refused is to be refused again.
-    fn keep(&mut self) {
-        let kept = config::keep_last_good(&self.loaded);
-        self.unkept = kept.is_err();
-        if let Err(error) = kept {
-            tracing::error!(%error, "the configuration cannot be kept for a start with a bad one; it is tried again every minute");
+        // Kept only now: after a restart a switch that was refused is to be refused again.
+        if let Some(good) = self.loaded.last_good() {
+            self.good.send_replace(Some(good));
         }
     }
 
@@ -274,10 +269,6 @@ impl Governor {
             let left = self.glass.left(wall, monotonic).as_secs().div_ceil(60);
             tracing::warn!(reason = %active.reason, minutes_left = left, "BREAK-GLASS: nothing is enforced");
         }
-        if self.unkept && due {
-            self.said = Some(now);
-            self.keep();
-        }
         if event.is_some() || self.glass.rejected() != rejected.as_deref() {
             self.apply();
         }
@@ -315,6 +306,36 @@ impl Governor {
             *old = live;
             changed
         });
+    }
+}
+
+/// Keeps the newest configuration, beside the relay's own thread: a disk that hangs holds up no call. What could not be
+/// kept is tried again after a while.
+async fn keep(mut good: watch::Receiver<Option<LastGood>>, a_while: Duration) {
+    loop {
+        let newest = good.borrow_and_update().clone();
+        let again = match newest {
+            Some(newest) => (!written(newest).await).then_some(a_while),
+            None => None,
+        };
+        tokio::select! {
+            changed = good.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+        }
+    }
+}
+
+async fn written(good: LastGood) -> bool {
+    let written = tokio::task::spawn_blocking(move || good.write()).await;
+    let written = written.map_err(|error| error.to_string());
+    match written.and_then(|written| written.map_err(|error| error.to_string())) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "the configuration cannot be kept for a start with a bad one; it is tried again every minute");
+            false
+        }
     }
 }
 
@@ -360,4 +381,40 @@ fn live(loaded: &Loaded, in_force: mode::InForce) -> Live {
         Settings::Salvaged(_) => (Duration::ZERO, Arc::default()),
     };
     Live { in_force, break_glass: None, break_glass_rejected: String::new(), vetting_timeout, allowed }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_configuration_that_cannot_be_kept_is_kept_once_it_can() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, in_the_way) = (place.path().join("config.yaml"), place.path().join("state"));
+        let text = format!(
+            "apiVersion: crivet.dev/v1alpha1\nkind: ProxyConfiguration\nlisten: unix:///run/l.sock\n\
+             runtimeEndpoint: unix:///run/r.sock\nmode: audit\nunmatched: deny\nstateDir: {}\n",
+            in_the_way.display()
+        );
+        std::fs::write(&file, &text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&in_the_way, "").unwrap();
+        let (good, wanted) = watch::channel(config::load(&file).unwrap().last_good());
+        let a_while = Duration::from_millis(50);
+        let keeping = tokio::spawn(keep(wanted, a_while));
+        tokio::time::sleep(a_while * 3).await;
+        std::fs::remove_file(&in_the_way).unwrap();
+        let kept = in_the_way.join("config.last-good.yaml");
+        let wait = async {
+            while !kept.exists() {
+                tokio::time::sleep(a_while).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it was not tried again");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), text);
+        drop(good);
+        keeping.await.unwrap();
+    }
 }

@@ -62,9 +62,15 @@ impl Node {
         within(what, 30, asking).await
     }
 
-    fn kept(&self) -> String {
+    /// Waits until the configuration that is kept for a start with a bad one has this line.
+    async fn keeps(&self, line: &str) {
         let kept = self.place.path().join("state/config.last-good.yaml");
-        std::fs::read_to_string(kept).unwrap_or_default()
+        let reading = async {
+            while !std::fs::read_to_string(&kept).unwrap_or_default().contains(line) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        within(line, 30, reading).await;
     }
 }
 
@@ -85,7 +91,7 @@ async fn a_switch_that_breaks_nothing_is_made_and_kept() {
     let gate = switched(&node).await;
     node.status_like("enforce", |status| status.mode == "enforce").await;
     assert!(refusal(&gate.pull(&node.named("other:1")).await).contains("no signature"));
-    assert!(node.kept().contains("mode: enforce"));
+    node.keeps("mode: enforce").await;
     let page = node.metrics().await;
     let said = "crivet_mode_info{configured=\"enforce\",mode=\"enforce\",because=\"configuration\"} 1";
     assert!(page.contains(said), "{page}");
@@ -108,14 +114,14 @@ async fn a_static_pod_that_would_be_denied_refuses_the_switch_until_its_image_is
     assert!(gate.crivet.log().contains("forceEnforce: true overrides this"));
     assert!(node.metrics().await.contains("because=\"switch_refused\"} 1"));
     // A restart does not make it one that was always enforcing.
-    assert!(node.kept().contains("mode: audit"));
+    node.keeps("mode: audit").await;
     drop(gate);
     let gate = node.start(&[]).await;
     node.status_like("the refusal after a restart", is_refused).await;
     assert!(allowed(&gate.pull(&node.named("etcd:1")).await));
     node.registry.sign("etcd", &etcd, &node.signer);
     node.status_like("the switch, by itself", |status| status.mode == "enforce").await;
-    assert!(node.kept().contains("mode: enforce"));
+    node.keeps("mode: enforce").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +311,7 @@ async fn force_enforce_switches_at_once() {
     gate.reload().await;
     assert_eq!(node.status().await.mode, "enforce");
     assert!(refusal(&gate.create(&etcd.id(), &node.named("etcd:1")).await).contains("no signature"));
-    assert!(node.kept().contains("forceEnforce"));
+    node.keeps("forceEnforce").await;
 }
 
 #[tokio::test]
