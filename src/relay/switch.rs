@@ -13,7 +13,6 @@ use crate::cri::bound;
 use crate::cri::facts::{ROLE_IMAGE, ROLE_PAUSE};
 use crate::cri::runtime::RuntimeError;
 use crate::cri::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
-use crate::limits;
 use crate::vetter::wire::{Call, ImageUse, Kind};
 
 /// Longest the vetter may take to have the new configuration in force, and to judge one image.
@@ -101,11 +100,13 @@ async fn static_pods(relay: &Relay) -> Result<Vec<Running>, String> {
         let pod = sandbox.metadata.clone().unwrap_or_default();
         let spec = container.image.unwrap_or_default();
         let named = if container.image_id.is_empty() { spec.image } else { container.image_id };
-        let mut images = uses(relay, &named, spec.user_specified_image).await;
+        let mut images = uses(relay, &named, spec.user_specified_image).await.map_err(failed)?;
         match relay.runtime.image_volumes(&container.id).await {
             Ok(volumes) => {
                 for volume in volumes {
-                    images.extend(uses(relay, &volume.image, volume.user_specified_image).await);
+                    images.extend(
+                        uses(relay, &volume.image, volume.user_specified_image).await.map_err(failed)?,
+                    );
                 }
             }
             // It is gone since.
@@ -146,14 +147,14 @@ fn newest(all: Vec<Container>) -> impl Iterator<Item = Container> {
 
 /// The image under the pod's own words. A runtime older than that field (containerd 1.6) and CRI-O do not keep them; then
 /// every name that it has for the image may be the one, and each has to be let through.
-async fn uses(relay: &Relay, named: &str, reference: String) -> Vec<ImageUse> {
+async fn uses(relay: &Relay, named: &str, reference: String) -> Result<Vec<ImageUse>, RuntimeError> {
     let mut references = vec![reference];
     if references.iter().all(String::is_empty)
-        && let Ok(Some(image)) = relay.runtime.image_status(named).await
+        && let Some(image) = relay.runtime.image_status(named).await?
     {
         let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
         if !names.is_empty() {
-            references = names.into_iter().take(limits::CANDIDATES).collect();
+            references = names;
         }
     }
     let image = |reference| ImageUse {
@@ -162,7 +163,7 @@ async fn uses(relay: &Relay, named: &str, reference: String) -> Vec<ImageUse> {
         role: ROLE_IMAGE.to_owned(),
         ..Default::default()
     };
-    references.into_iter().map(image).collect()
+    Ok(references.into_iter().map(image).collect())
 }
 
 fn is_static(sandbox: &PodSandbox) -> bool {

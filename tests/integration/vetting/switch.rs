@@ -3,6 +3,7 @@
 use crivet::control::wire::Status;
 use crivet::control::{self, Control};
 use crivet::cri::v1;
+use crivet::limits;
 use crivet::vetter::wire::{
     self, Call, Configure, FromVetter, ImageUse, Kind, Outcome, RuntimeAnswer, ToVetter, from_vetter,
     to_vetter,
@@ -248,6 +249,21 @@ async fn a_runtime_that_does_not_say_what_the_pod_said_is_asked_for_all_names_of
     let status = node.status_like("the refusal", is_refused).await;
     assert!(status.mode_because.contains("container main: SignatureValidationFailed: image "));
     assert!(status.mode_because.contains("no signature"), "{}", status.mode_because);
+}
+
+#[tokio::test]
+async fn more_names_of_an_image_than_can_be_asked_about_refuse_the_switch() {
+    let (node, etcd) = node(true).await;
+    node.runtime.state().pods[0].reference = String::new();
+    let names = || (0..limits::IMAGES_PER_CALL).map(|name| node.named(&format!("etcd:name-{name}")));
+    for listed in node.runtime.state().images.values_mut().filter(|listed| listed.id == etcd.id()) {
+        listed.repo_tags.extend(names());
+    }
+    let _gate = switched(&node).await;
+    let status = node.status_like("the refusal", |status| status.mode_because.contains("refused")).await;
+    for said in ["static pod kube-system/etcd-node container main", "limits::IMAGES_PER_CALL"] {
+        assert!(status.mode_because.contains(said), "{said}: {}", status.mode_because);
+    }
 }
 
 #[tokio::test]
