@@ -3,6 +3,7 @@
 mod drift;
 mod proven;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -358,7 +359,9 @@ impl Vetter {
     /// A create, by an ID: the ID is tied to a digest by a walk, whatever the runtime lists.
     async fn created(&self, case: &Case<'_>, image: &ImageUse) -> Result<Vetting, Trouble> {
         let id = self.id_of(image).await?;
-        let candidates = self.candidates(case, id, image).await?;
+        let mut candidates = self.candidates(case, id, image).await?;
+        // A denial is not to be pushed past the limit by names that anybody can give an image.
+        candidates.sort_by_key(|candidate| !case.denies(candidate.root));
         let (mut allowed, mut refused, mut trouble) = (None::<Vetting>, None::<Vetting>, None::<Trouble>);
         let mut may_be_denied = None::<Trouble>;
         for candidate in candidates.into_iter().take(limits::CANDIDATES) {
@@ -470,11 +473,11 @@ impl Vetter {
         if let Some((fixed, root)) = fixed.and_then(|fixed| Some((fixed, fixed.digest()?))) {
             return Ok(vec![Candidate { root, repository: reference.unwrap_or(fixed).clone() }]);
         }
-        let mut candidates = Vec::new();
+        let (mut candidates, mut known) = (Vec::new(), HashSet::new());
         let mut add = |root: Digest, repository: &Reference| {
             // The policy is the reference's: so is the place where its evidence is.
             let repository = reference.unwrap_or(repository).clone();
-            if !candidates.iter().any(|known: &Candidate| known.root == root) {
+            if known.insert(root) {
                 candidates.push(Candidate { root, repository });
             }
         };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crivet::cri::v1;
+use crivet::limits;
 use futures_util::future::join_all;
 use prost::Message;
 use serde_json::json;
@@ -235,6 +236,24 @@ async fn image_that_may_be_what_is_denied_waits_for_the_registry_to_say() {
         }
         assert_eq!(node.runtime.containers(), usize::from(!contains));
     }
+}
+
+#[tokio::test]
+async fn names_given_to_an_image_do_not_push_its_denied_digest_past_the_limit() {
+    let (node, gate, image, name) = preloaded("").await;
+    let index = index(&[&image]);
+    let denied = digest_of(index.as_bytes());
+    node.registry.put_manifest("app", &denied, index);
+    let given = (0..=limits::CANDIDATES).map(|name| digest_of(&name.to_be_bytes())).chain([denied.clone()]);
+    let given: Vec<_> = given.map(|digest| format!("{}@{digest}", node.named("app"))).collect();
+    for listed in node.runtime.state().images.values_mut() {
+        listed.repo_digests.extend(given.clone());
+    }
+    assert!(allowed(&gate.create(&image.id(), &name).await));
+    node.policy("denied.yaml", &node.denying("denied").replace("/**'", &format!("/**@{denied}'")));
+    gate.reload().await;
+    let text = refusal(&gate.create(&image.id(), &name).await);
+    assert!(text.contains("policy denied "), "{text}");
 }
 
 #[tokio::test]
