@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::layer::{compare, outcome};
 use super::unpacked::Unpacked as Folder;
 use super::{Image, Layer, Outcome, Unpacked};
-use crate::cri::storage::{Storage, StoredImage, StoredLayer, StoredLayers, stack};
+use crate::cri::storage::{Storage, StorageError, StoredImage, StoredLayer, stack};
 use crate::image::layer::{Attributes, Rebuilt, rebuild};
 use crate::image::manifest::{ImageConfig, chain_id};
 use crate::image::{Digest, quoted};
@@ -170,9 +170,13 @@ impl StoreChecker {
             Err(why) => (Outcome::Unchecked(why), 0, None),
         };
         let outcome = match outcome {
-            Outcome::Altered(_) if !self.is_still(layer) => {
-                Outcome::Unchecked("CRI-O removed it while it was read".to_owned())
-            }
+            Outcome::Altered(text) => match self.is_still(layer) {
+                Ok(true) => Outcome::Altered(text),
+                Ok(false) => Outcome::Unchecked("CRI-O removed it while it was read".to_owned()),
+                Err(error) => Outcome::Unchecked(format!(
+                    "it seems altered ({text}), and whether CRI-O removed it while it was read cannot be known: {error}"
+                )),
+            },
             outcome => outcome,
         };
         let snapshotter = self.storage.name_of(&layer.id);
@@ -185,9 +189,8 @@ impl StoreChecker {
     }
 
     /// The layer as it was when the check of it began. The store marks one as incomplete before it removes anything of it.
-    fn is_still(&self, layer: &StoredLayer) -> bool {
-        let layers: Result<StoredLayers, _> = self.storage.layers();
-        layers.is_ok_and(|layers| layers.get(&layer.id) == Some(layer))
+    fn is_still(&self, layer: &StoredLayer) -> Result<bool, StorageError> {
+        Ok(self.storage.layers()?.get(&layer.id) == Some(layer))
     }
 
     /// What came of it, the bytes read, and the folder itself.
