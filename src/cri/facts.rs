@@ -50,13 +50,22 @@ impl Facts {
     }
 }
 
+/// As what the vetter is asked about a vetted call.
+pub fn kind(vetted: Vetted) -> Kind {
+    match vetted {
+        Vetted::PullImage => Kind::PullImage,
+        Vetted::CreateContainer => Kind::CreateContainer,
+        Vetted::RunPodSandbox => Kind::RunPodSandbox,
+    }
+}
+
 /// Decodes the body of a vetted call.
 pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
     let bytes = only_message(body)?;
     match vetted {
         Vetted::PullImage => {
             let request: PullImageRequest = decode("PullImageRequest", bytes)?;
-            let mut call = of_pod(Kind::PullImage, request.sandbox_config.as_ref());
+            let mut call = of_pod(kind(vetted), request.sandbox_config.as_ref());
             let spec = request.image.unwrap_or_default();
             // The runtime pulls what `image` says; the pod's own words are the policy's only in a create.
             call.images = vec![ImageUse {
@@ -71,7 +80,7 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
         }
         Vetted::CreateContainer => {
             let request: CreateContainerRequest = decode("CreateContainerRequest", bytes)?;
-            let mut call = of_pod(Kind::CreateContainer, request.sandbox_config.as_ref());
+            let mut call = of_pod(kind(vetted), request.sandbox_config.as_ref());
             let config = request.config.unwrap_or_default();
             call.container_name = config.metadata.unwrap_or_default().name;
             call.images.push(created_from(config.image.unwrap_or_default(), ROLE_IMAGE.to_owned()));
@@ -86,7 +95,7 @@ pub fn facts(vetted: Vetted, body: &[u8]) -> Result<Facts, MessageError> {
         }
         Vetted::RunPodSandbox => {
             let request: RunPodSandboxRequest = decode("RunPodSandboxRequest", bytes)?;
-            let call = of_pod(Kind::RunPodSandbox, request.config.as_ref());
+            let call = of_pod(kind(vetted), request.config.as_ref());
             Ok(Facts {
                 call,
                 unknown: unknown_fields("RunPodSandboxRequest", bytes),

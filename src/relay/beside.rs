@@ -65,9 +65,9 @@ pub async fn forward_then_vet(
                 vet(&relay, vetted, facts, &answer).await;
             }
             Some(Err(error)) => {
-                relay.relayed_unread(super::kind(vetted), &path, &Reply::undecided(&error.to_string()));
+                relay.relayed_unread(facts::kind(vetted), &path, &Reply::undecided(&error.to_string()));
             }
-            None => relay.relayed_unread(super::kind(vetted), &path, &not_kept()),
+            None => relay.relayed_unread(facts::kind(vetted), &path, &not_kept()),
         }
         drop(place);
     });

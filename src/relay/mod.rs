@@ -64,6 +64,7 @@ use self::upstream::{Endpoints, Upstream};
 use self::user::answers::Answers;
 use crate::audit::Reason;
 use crate::config::InsecureAllowed;
+use crate::cri::facts;
 use crate::cri::methods::{Class, Service, Vetted, classify, is_server_stream};
 use crate::cri::reply::Reply;
 use crate::cri::runtime::RuntimeClient;
@@ -298,7 +299,7 @@ impl Relay {
 
     /// Refuses a vetted call of which nothing is known but its path.
     fn refused(&self, vetted: Vetted, path: &str, reply: Reply) -> Response<ResponseBody> {
-        self.refused_unread(kind(vetted), path, reply)
+        self.refused_unread(facts::kind(vetted), path, reply)
     }
 
     /// Records a refusal that no vetter was asked about.
@@ -314,14 +315,6 @@ impl Relay {
         self.metrics.not_vetted();
         let call = Call { beside: true, ..unread(kind, path) };
         self.vetter.tell_undecided(&call, reply, Reason::CallNotVettable);
-    }
-}
-
-fn kind(vetted: Vetted) -> Kind {
-    match vetted {
-        Vetted::PullImage => Kind::PullImage,
-        Vetted::CreateContainer => Kind::CreateContainer,
-        Vetted::RunPodSandbox => Kind::RunPodSandbox,
     }
 }
 
