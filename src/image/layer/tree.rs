@@ -90,7 +90,7 @@ pub(super) enum Rules {
 }
 
 /// A file or directory, under one name or several.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Inode {
     pub attributes: Attributes,
     /// The runtime gave it a mode of its own choice, as no entry does.
@@ -100,6 +100,13 @@ pub(super) struct Inode {
     pub inherited: bool,
     /// Of a regular file.
     pub content: Option<Digest>,
+}
+
+impl Inode {
+    /// What an entry of the archive says, or the snapshotter does; without content.
+    fn new(attributes: Attributes) -> Inode {
+        Inode { attributes, implied: false, inherited: false, content: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,11 +135,7 @@ impl Tree {
         // Made by the snapshotter; an archive's own entry for it is passed over.
         let is_storage = rules == Rules::Storage;
         let root = Attributes::new(Kind::Directory, if is_storage { 0o555 } else { 0o755 }, 0, 0);
-        tree.put(
-            &[],
-            Inode { attributes: root, implied: is_storage, inherited: false, content: None },
-            false,
-        )?;
+        tree.put(&[], Inode { implied: is_storage, ..Inode::new(root) }, false)?;
         let mut archive = Archive::new(archive);
         while let Some(entry) = archive.next()? {
             tree.add(entry, &mut archive)?;
@@ -179,15 +182,11 @@ impl Tree {
     pub fn without_files(&self) -> Tree {
         let mut kept = Tree { names: BTreeMap::new(), inodes: Vec::new(), bytes: 0, rules: self.rules };
         for (path, name) in &self.names {
-            let Some(Inode { attributes, implied, inherited, content: None }) = self.inodes.get(name.inode)
-            else {
-                continue;
-            };
-            let target = if let Kind::Symlink { target } = &attributes.kind { target.len() } else { 0 };
+            let Some(inode @ Inode { content: None, .. }) = self.inodes.get(name.inode) else { continue };
+            let target = if let Kind::Symlink { target } = &inode.attributes.kind { target.len() } else { 0 };
             kept.bytes += (path.len() + target) as u64;
             kept.names.insert(path.clone(), Name { inode: kept.inodes.len(), ..*name });
-            let (attributes, implied, inherited) = (attributes.clone(), *implied, *inherited);
-            kept.inodes.push(Inode { attributes, implied, inherited, content: None });
+            kept.inodes.push(inode.clone());
         }
         kept
     }
@@ -263,8 +262,7 @@ impl Tree {
             return self.set(inode, &entry);
         }
         let attributes = Attributes::new(kind, 0, 0, 0);
-        let inode =
-            self.put(&path, Inode { attributes, implied: false, inherited: false, content }, false)?;
+        let inode = self.put(&path, Inode { content, ..Inode::new(attributes) }, false)?;
         self.set(inode, &entry)
     }
 
@@ -329,12 +327,7 @@ impl Tree {
             return Err(refused(&path, "it is there, and whited out"));
         }
         let whiteout = Attributes::new(Kind::Character { major: 0, minor: 0 }, 0, entry.uid, entry.gid);
-        self.put(
-            &path,
-            Inode { attributes: whiteout, implied: false, inherited: false, content: None },
-            false,
-        )
-        .map(drop)
+        self.put(&path, Inode::new(whiteout), false).map(drop)
     }
 
     fn make_opaque(&mut self, directory: &[u8]) -> Result<(), LayerError> {
@@ -367,7 +360,7 @@ impl Tree {
                     let attributes = Attributes::new(Kind::Directory, mode, uid, gid);
                     // containerd gives it what it has in the layers below.
                     let implied = self.rules == Rules::Storage;
-                    self.put(parent, Inode { attributes, implied, inherited: false, content: None }, true)?;
+                    self.put(parent, Inode { implied, ..Inode::new(attributes) }, true)?;
                 }
             }
         }
