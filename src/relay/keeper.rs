@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::millis;
 use super::descriptors;
 use super::permits::Permits;
-use super::questions::{Questions, answer, credential_files, names_no_more_than_there_is};
+use super::questions::{Questions, answer, names_no_more_than_there_is};
 use crate::audit::Reason;
 use crate::config::NodeCredentials;
 use crate::control::wire as control;
@@ -33,7 +33,7 @@ use crate::metrics::RelayMetrics;
 use crate::registry::ProxySettings;
 use crate::vetter::wire::{
     self, Call, Configure, Configured, Decided, FromVetter, ImageUse, Outcome, Ping, RuntimeAnswer, ToVetter,
-    Verdict, from_vetter, runtime_question, to_vetter,
+    Verdict, from_vetter, to_vetter,
 };
 
 /// Longest a call waits for a vetter that is being started.
@@ -258,14 +258,10 @@ impl Keeper {
                 let (runtime, metrics, permits) =
                     (self.runtime.clone(), self.metrics.clone(), self.permits.clone());
                 let credentials = self.orders.borrow().as_ref().map(|orders| orders.credentials.clone());
+                let credentials = credentials.unwrap_or_default();
                 let asked = names_no_more_than_there_is(&question).and_then(|()| {
                     questions.ask(async move {
-                        let answer = match question.question {
-                            Some(runtime_question::Question::CredentialFiles(_)) => {
-                                credential_files(credentials.unwrap_or_default()).await
-                            }
-                            _ => answer(question, &runtime, &metrics, &permits).await,
-                        };
+                        let answer = answer(question, &runtime, &metrics, &permits, credentials).await;
                         to_vetter(message.id, to_vetter::Body::Runtime(answer)).or_else(|| {
                             let error = "the answer is larger than limits::LINK_FRAME_BYTES".to_owned();
                             no_answer(message.id, error)

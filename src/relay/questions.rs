@@ -75,12 +75,13 @@ pub fn names_no_more_than_there_is(question: &RuntimeQuestion) -> Result<(), Str
     }
 }
 
-/// What the vetter may know of the runtime: an image's names and IDs, a blob's bytes, the relay's counters.
+/// What the vetter may know: of the runtime an image's names and IDs and a blob's bytes, the relay's counters, the node's logins.
 pub async fn answer(
     question: RuntimeQuestion,
     runtime: &RuntimeClient,
     metrics: &RelayMetrics,
     permits: &Permits,
+    credentials: NodeCredentials,
 ) -> RuntimeAnswer {
     let result = match question.question {
         Some(runtime_question::Question::ImageStatus(name)) => {
@@ -112,10 +113,8 @@ pub async fn answer(
             },
             ..Default::default()
         }),
-        // The files are another's to answer.
-        Some(runtime_question::Question::CredentialFiles(_)) | None => {
-            Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() })
-        }
+        Some(runtime_question::Question::CredentialFiles(_)) => Ok(credential_files(credentials).await),
+        None => Ok(RuntimeAnswer { error: "an empty question".to_owned(), ..Default::default() }),
     };
     result.unwrap_or_else(|error| RuntimeAnswer {
         not_found: matches!(error, RuntimeError::NotFound(_)),
@@ -125,7 +124,7 @@ pub async fn answer(
 }
 
 /// The files with the node's logins, as they are now. They are root's: the vetter cannot read them itself.
-pub async fn credential_files(settings: NodeCredentials) -> RuntimeAnswer {
+async fn credential_files(settings: NodeCredentials) -> RuntimeAnswer {
     /// A file may be on a network's disk that hangs: no second thread is to hang there.
     static READING: Semaphore = Semaphore::const_new(1);
     let failed = |error: &str| RuntimeAnswer { error: error.to_owned(), ..Default::default() };
