@@ -17,8 +17,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Relay;
 use super::ask::Refusal;
+use super::{Relay, disk};
 use crate::audit::Reason;
 use crate::config::files::{self, FileError};
 use crate::control::wire::{CheckedLayer, ContentChecked, ContentReport};
@@ -169,12 +169,12 @@ impl Altered {
         let (news, refused) = self.remember(report, now);
         if self.behind.swap(false, Ordering::SeqCst) {
             let known = self.known().clone();
-            let written = match dir.clone() {
-                Some(dir) => tokio::task::spawn_blocking(move || write(&dir, &known)).await,
-                None => Ok(Err(FileError::Io { path: NAME.into(), error: io::ErrorKind::NotFound.into() })),
+            let dir = dir.clone();
+            let write = move || match dir {
+                Some(dir) => write(&dir, &known),
+                None => Err(FileError::Io { path: NAME.into(), error: io::ErrorKind::NotFound.into() }),
             };
-            let written = written.map_err(|error| error.to_string());
-            if let Err(error) = written.and_then(|written| written.map_err(|error| error.to_string())) {
+            if let Err(error) = disk::wait_for(write).await {
                 self.behind.store(true, Ordering::SeqCst);
                 return Err(format!(
                     "what was found counts until crivet is restarted, and cannot be kept: {error}"

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::clients::millis;
+use super::disk;
 use crate::config::files::{self, FileError};
 use crate::control::wire::CheckedLayer;
 use crate::image::Digest;
@@ -182,9 +183,7 @@ impl Checked {
         let dir = self.dir.lock().await;
         let Some(folder) = dir.clone() else { return };
         let file = self.known().file();
-        let written = tokio::task::spawn_blocking(move || write(&folder, &file)).await;
-        if let Err(error) = written.unwrap_or_else(|error| Err(failed(NAME.into(), io::Error::other(error))))
-        {
+        if let Err(error) = disk::wait_for(move || write(&folder, &file)).await {
             tracing::error!(%error, "which layers were found whole cannot be kept, and is forgotten when crivet ends");
         }
     }

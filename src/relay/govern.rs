@@ -13,7 +13,7 @@ use super::break_glass::{self, Event, Watched};
 use super::clients::millis;
 use super::keeper::Orders;
 use super::mode::{self, Asked, Switch};
-use super::{Live, Relay, Stance, descriptors, switch};
+use super::{Live, Relay, Stance, descriptors, disk, switch};
 use crate::config::{self, LastGood, Loaded, Mode, Settings, Source};
 use crate::control::wire;
 use crate::image::Digest;
@@ -328,15 +328,11 @@ async fn keep(mut good: watch::Receiver<Option<LastGood>>, a_while: Duration) {
 }
 
 async fn written(good: LastGood) -> bool {
-    let written = tokio::task::spawn_blocking(move || good.write()).await;
-    let written = written.map_err(|error| error.to_string());
-    match written.and_then(|written| written.map_err(|error| error.to_string())) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "the configuration cannot be kept for a start with a bad one; it is tried again every minute");
-            false
-        }
+    let written = disk::wait_for(move || good.write()).await;
+    if let Err(error) = &written {
+        tracing::error!(%error, "the configuration cannot be kept for a start with a bad one; it is tried again every minute");
     }
+    written.is_ok()
 }
 
 async fn hangup(hangups: &mut Option<Signal>) {

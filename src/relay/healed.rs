@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::ask::Refusal;
 use super::intercept::same_id;
-use super::{Relay, Stance};
+use super::{Relay, Stance, disk};
 use crate::audit::Reason;
 use crate::config::files::{self, FileError};
 use crate::cri::facts::ROLE_IMAGE;
@@ -71,8 +71,7 @@ impl Healed {
             return Err(format!("expected at most {cap} removed images (limits::HEALED_IMAGES), found more"));
         }
         let Some(folder) = dir.clone() else { return Err("no state folder is configured".to_owned()) };
-        let written = tokio::task::spawn_blocking(move || write(&folder, &all)).await;
-        written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        disk::wait_for(move || write(&folder, &all)).await?;
         self.add(ids);
         Ok(())
     }

@@ -12,6 +12,7 @@ pub mod checked;
 pub mod clients;
 pub mod control;
 pub mod descriptors;
+mod disk;
 pub mod documents;
 pub mod found;
 pub mod gather;

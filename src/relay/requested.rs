@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::disk;
 use crate::control::wire::{CheckedImage, RequestedImage};
 use crate::limits;
 
@@ -155,8 +156,7 @@ impl Requested {
         let file = self.file.lock().await;
         let Some(path) = file.clone() else { return };
         let waits = self.images().values().any(|image| image.begun.is_none());
-        let followed = tokio::task::spawn_blocking(move || if waits { make(&path) } else { remove(&path) });
-        if let Err(error) = followed.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        if let Err(error) = disk::wait_for(move || if waits { make(&path) } else { remove(&path) }).await {
             tracing::error!(%error, "that images wait for a check cannot be written down; run crivet content check --requested");
         }
     }
